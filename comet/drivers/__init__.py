@@ -1,0 +1,1 @@
+"""How each kind of replica is started, observed and signalled."""
