@@ -1,0 +1,77 @@
+"""What one load balancer is told about itself and its upstreams: plain frozen data, no behaviour.
+
+Both classes travel by pickle (to the forked process) and by `dataclasses.asdict` as JSON (over the control socket), so they
+hold nothing but numbers, strings and None. All times are seconds, all sizes bytes.
+"""
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, Final
+
+ROUND_ROBIN: Final = "round-robin"
+LEAST_CONNECTIONS: Final = "least-connections"
+BALANCES: Final = (ROUND_ROBIN, LEAST_CONNECTIONS)
+
+UP: Final = "up"
+DOWN: Final = "down"
+DRAINING: Final = "draining"
+UPSTREAM_STATES: Final = (UP, DOWN, DRAINING)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that shapes one LB; each field has the default that serves one machine."""
+
+    name: str = "lb-0"
+    balance: str = ROUND_ROBIN
+
+    # Active health checks.
+    health_path: str = "/healthz"
+    health_interval: float = 5.0
+    health_timeout: float = 2.0
+    health_fall: int = 2
+    health_rise: int = 2
+
+    # One exchange.
+    request_timeout: float = 30.0  # until an upstream begins its response, all attempts together (504)
+    queue_timeout: float = 10.0  # waiting for an upstream with room (503)
+    connect_timeout: float = 3.0  # one connection attempt
+    body_timeout: float = 60.0  # no progress in a body, either way
+    retries: int = 2  # further upstreams tried for a request that is safe to repeat
+    max_in_flight: int | None = None  # requests in flight per upstream, this LB's share
+
+    # One client connection.
+    head_timeout: float = 10.0  # from a head's first byte to its last (408)
+    idle_timeout: float = 60.0  # between requests, and before the first
+    linger_timeout: float = 2.0  # how long what a refused client still sends is read and dropped
+    half_close_grace: float = 1.0  # how long a client that sent FIN may still be waiting for its answer
+    tunnel_timeout: float = 3600.0  # no byte either way through an upgraded connection
+
+    # One upstream connection: half of the keep-alive that workers grant (waitress: 120 s), so that we close first.
+    upstream_idle_timeout: float = 60.0
+
+    # Limits.
+    max_body: int | None = None  # 413 above it
+    max_request_line: int = 8192  # 414 above it
+    max_head: int = 32768  # 431 above it
+    max_fields: int = 100  # 431 above it
+
+    shutdown_grace: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamSpec:
+    """A worker as the supervisor (or the command line) describes it; `state` is one of UPSTREAM_STATES."""
+
+    name: str
+    host: str
+    port: int
+    state: str = UP
+
+
+SETTING_NAMES: Final = frozenset(field.name for field in fields(Settings))
+_FIXED: Final = frozenset({"name"})
+
+
+def changed(settings: Settings, partial: dict[str, Any]) -> Settings:
+    """Return `settings` with what `partial` names and may change live; unknown names are ignored (a newer peer's)."""
+    return replace(settings, **{key: value for key, value in partial.items() if key in SETTING_NAMES and key not in _FIXED})
