@@ -1,0 +1,295 @@
+"""config.yaml -> a frozen `Config`, or every problem at once.
+
+Rule 1: reading never starts, creates or changes anything.
+Rule 2: a problem names its line, its key and what is allowed; all problems are reported together, so that one edit can mend them.
+Rule 3: the keys are a table (`KEYS`); documentation, defaults, ranges and the error texts are read from it.
+"""
+
+import difflib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from comet.errors import UserError
+
+Check = Callable[[Any], Any]
+"""Takes the YAML value and returns the checked one; raises ValueError with the reason."""
+
+MEMORY_UNITS = {"": 1, "b": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
+
+
+class ConfigError(UserError):
+    """The config cannot be used. One line per problem, each `FILE:LINE: key: what is wrong (what is allowed)`; exit code 2."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems), exit_code=2)
+        self.problems = problems
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def whole(low: int, high: int) -> Check:
+    def check(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ValueError(f"{_shown(value)} is not a whole number")
+        if not low <= value <= high:
+            raise ValueError(f"{value} is out of range")
+        return value
+
+    return check
+
+
+def number(low: float, high: float) -> Check:
+    def check(value: Any) -> float:
+        if not _is_number(value):
+            raise ValueError(f"{_shown(value)} is not a number")
+        # A NaN fails both comparisons, so it is refused too.
+        if not low <= value <= high:
+            raise ValueError(f"{value} is out of range")
+        return float(value)
+
+    return check
+
+
+def one_of(*names: str) -> Check:
+    def check(value: Any) -> str:
+        if value not in names:
+            raise ValueError(f"{_shown(value)} is not known")
+        return str(value)
+
+    return check
+
+
+def text(pattern: str = r".+") -> Check:
+    def check(value: Any) -> str:
+        if not isinstance(value, str) or not re.fullmatch(pattern, value):
+            raise ValueError(f"{_shown(value)} is not usable")
+        return value
+
+    return check
+
+
+def memory(value: Any) -> int:
+    """Bytes from 268435456, 256m or 1g (the units of docker run --memory)."""
+    match = re.fullmatch(r"(\d+)([bkmg]?)", str(value).lower()) if not isinstance(value, bool) else None
+    if match is None:
+        raise ValueError(f"{_shown(value)} is not an amount of memory")
+    amount = int(match[1]) * MEMORY_UNITS[match[2]]
+    if amount < 32 * MEMORY_UNITS["m"]:
+        raise ValueError(f"{_shown(value)} is too little")
+    return amount
+
+
+def or_word(word: str, check: Check, meaning: Any) -> Check:
+    """`word` (or an empty value, where the word is `none`) stands for `meaning`; anything else goes to `check`."""
+
+    def checked(value: Any) -> Any:
+        return meaning if value == word or (value is None and word == "none") else check(value)
+
+    return checked
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key of config.yaml: its default (as YAML), how it is checked, what is allowed (in words) and what it means."""
+
+    default: Any
+    check: Check
+    allowed: str
+    meaning: str
+
+
+PORT = (whole(1, 65535), "a whole number from 1 to 65535")
+SECONDS = (number(0.05, 86400), "seconds, from 0.05 to 86400")
+HOST = (text(r"[0-9A-Za-z_.:\-]+"), "an IP address or host name")
+
+KEYS: dict[str, Key] = {
+    "worker": Key(3, whole(0, 200), "a whole number from 0 to 200", "worker replicas"),
+    "pool": Key(2, whole(1, 64), "a whole number from 1 to 64", "load-balancer processes"),
+    "stats-dir": Key("worker-stats.db", text(), "a path or a database URL", "where the SQL database lies"),
+    "avg-delay": Key(500, number(0, 600000), "milliseconds, from 0 to 600000", "mean delay of /api/v1/hello"),
+    "failure": Key(12, number(0, 100), "percent, from 0 to 100", "share of requests that fail on purpose"),
+    "load-balancer-port": Key(5050, *PORT, "port of the first load balancer; the next one gets +1"),
+    "worker-port": Key(6000, *PORT, "port of the first worker on the host; the next one gets +1"),
+    "runtime": Key("docker", one_of("docker", "process"), "docker or process", "what runs the workers"),
+    "worker-threads": Key("auto", or_word("auto", whole(1, 2000), None), "auto, or a whole number from 1 to 2000", "threads of a worker"),
+    "worker-memory": Key("256m", memory, "32m or more, with a unit of b, k, m or g", "memory limit of a worker"),
+    "load-balancer-host": Key("0.0.0.0", *HOST, "address that the load balancers listen on"),
+    "worker-host": Key("127.0.0.1", *HOST, "address that the workers are published on"),
+    "balance": Key("round-robin", one_of("round-robin", "least-connections"), "round-robin or least-connections", "choice of the worker"),
+    "health-path": Key("/healthz", text(r"/[!-~]*"), "a path that begins with /", "path of the active health check"),
+    "health-interval": Key(5, *SECONDS, "time between two checks of a worker"),
+    "health-timeout": Key(2, *SECONDS, "time that a check may take"),
+    "health-fall": Key(2, whole(1, 100), "a whole number from 1 to 100", "failed checks until a worker is out"),
+    "health-rise": Key(2, whole(1, 100), "a whole number from 1 to 100", "good checks until a worker is in again"),
+    "request-timeout": Key(30, *SECONDS, "time until a worker begins its response, all attempts together"),
+    "queue-timeout": Key(10, *SECONDS, "time that a request may wait for a worker with room"),
+    "retries": Key(2, whole(0, 10), "a whole number from 0 to 10", "further workers tried for a safe request"),
+    "max-body": Key("none", or_word("none", whole(0, 2**63 - 1), None), "none, or a number of bytes", "largest request body"),
+    "shutdown-grace": Key(10, number(0, 3600), "seconds, from 0 to 3600", "time for requests in flight at a stop"),
+    "start-timeout": Key(60, *SECONDS, "time that a replica may take from its start until it is ready"),
+    "restart-backoff-max": Key(30, *SECONDS, "longest delay before a restart"),
+    "restart-stable": Key(10, *SECONDS, "time ready after which former crashes are forgotten"),
+    "admin-port": Key(5040, whole(0, 65535), "a whole number from 0 to 65535", "dashboard, API and metrics; 0 turns it off"),
+    "delay-distribution": Key(
+        "uniform",
+        one_of("uniform", "constant", "exponential", "lognormal"),
+        "uniform, constant, exponential or lognormal",
+        "distribution of the delay",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """The checked config; a key's dashes are underscores here. Times are in seconds, `avg_delay` in ms, memory in bytes."""
+
+    path: Path
+    worker: int
+    pool: int
+    stats_dir: str
+    avg_delay: float
+    failure: float
+    load_balancer_port: int
+    worker_port: int
+    runtime: str
+    worker_threads: int | None
+    worker_memory: int
+    load_balancer_host: str
+    worker_host: str
+    balance: str
+    health_path: str
+    health_interval: float
+    health_timeout: float
+    health_fall: int
+    health_rise: int
+    request_timeout: float
+    queue_timeout: float
+    retries: int
+    max_body: int | None
+    shutdown_grace: float
+    start_timeout: float
+    restart_backoff_max: float
+    restart_stable: float
+    admin_port: int
+    delay_distribution: str
+    lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def folder(self) -> Path:
+        """The cluster: the folder of the config file, in which `.comet/` lies."""
+        return self.path.parent
+
+
+def load(path: Path) -> Config:
+    """Read and check the config file; raises ConfigError with every problem found."""
+    path = path.absolute()
+    try:
+        content = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError([f"{path}: there is no such file (name the config with --config FILE)"]) from None
+    except IsADirectoryError:
+        raise ConfigError([f"{path}: is a directory (name the config file itself)"]) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError([f"{path}: is not UTF-8 text (byte {error.start})"]) from None
+    except OSError as error:
+        raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from None
+    return parse(content, path)
+
+
+def parse(content: str, path: Path) -> Config:
+    """Check the text of a config file. `path` is where it came from: its name stands in the problems, its folder is the cluster."""
+    problems: list[str] = []
+    values = {name: key.check(key.default) for name, key in KEYS.items()}
+    lines: dict[str, int] = {}
+    for line, name, value in _entries(content, path.name):
+        where = f"{path.name}:{line}: {name}"
+        key = KEYS.get(name)
+        if key is None:
+            problems.append(f"{where}: unknown key{_nearest(name)}")
+        elif name in lines:
+            problems.append(f"{where}: stands twice (first in line {lines[name]}; keep one)")
+        else:
+            lines[name] = line
+            try:
+                values[name] = key.check(value)
+            except ValueError as error:
+                problems.append(f"{where}: {error} (allowed: {key.allowed})")
+    if not problems:
+        problems = list(_port_problems(values, lines, path.name))
+    if problems:
+        raise ConfigError(problems)
+    return Config(path=path, lines=lines, **{name.replace("-", "_"): value for name, value in values.items()})
+
+
+def _entries(content: str, name: str) -> Iterator[tuple[int, str, Any]]:
+    """(line, key, value) of the top mapping, in file order."""
+    loader = yaml.SafeLoader(content)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            raise ConfigError([f"{name}:1: the file is empty (`worker: 3` is a beginning; every key has a default)"])
+        if not isinstance(node, yaml.MappingNode):
+            line = node.start_mark.line + 1
+            raise ConfigError([f"{name}:{line}: the file holds no keys (allowed: lines of the form `key: value`)"])
+        for key_node, value_node in node.value:
+            key = loader.construct_object(key_node, deep=True)
+            yield key_node.start_mark.line + 1, str(key), loader.construct_object(value_node, deep=True)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigError([f"{name}:{line}: not valid YAML: {error.problem or error.context}"]) from None
+    except (yaml.YAMLError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError([f"{name}:1: not valid YAML: {reason}"]) from None
+    finally:
+        loader.dispose()
+
+
+def _nearest(name: str) -> str:
+    near = difflib.get_close_matches(name.lower().replace("_", "-"), KEYS, n=1)
+    return f" (did you mean {near[0]}?)" if near else f" (allowed: {', '.join(KEYS)})"
+
+
+def port_ranges(values: Mapping[str, Any]) -> list[tuple[str, int, int]]:
+    """(key, first port, number of ports) of each range that the cluster takes; an empty range is left out."""
+    ranges = [
+        ("load-balancer-port", values["load-balancer-port"], values["pool"]),
+        ("worker-port", values["worker-port"], values["worker"]),
+        ("admin-port", values["admin-port"], 1 if values["admin-port"] else 0),
+    ]
+    return [(key, first, count) for key, first, count in ranges if count]
+
+
+def _port_problems(values: Mapping[str, Any], lines: Mapping[str, int], name: str) -> Iterator[str]:
+    ranges = port_ranges(values)
+    for key, first, count in ranges:
+        if first + count - 1 > 65535:
+            yield f"{name}:{lines.get(key, 1)}: {key}: {count} ports from {first} go past 65535 (allowed: up to {65536 - count})"
+    for index, (key, first, count) in enumerate(ranges):
+        for other, other_first, other_count in ranges[:index]:
+            if first < other_first + other_count and other_first < first + count:
+                line = max(lines.get(key, 1), lines.get(other, 1))
+                here, there = _span(first, count), _span(other_first, other_count)
+                yield f"{name}:{line}: {key}: {here} overlaps {other} {there} (allowed: ranges that do not meet)"
+
+
+def _span(first: int, count: int) -> str:
+    return str(first) if count == 1 else f"{first}-{first + count - 1}"
+
+
+def _shown(value: Any) -> str:
+    return (
+        "nothing"
+        if value is None
+        else repr(value)
+        if isinstance(value, str)
+        else str(value).lower()
+        if value in (True, False)
+        else str(value)
+    )

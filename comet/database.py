@@ -1,0 +1,152 @@
+"""Where the statistics lie, and the few things the control plane does with them.
+
+SQLite's write-ahead log needs side files in the same directory for every process that opens the database. So the real file lies in a
+directory of its own, which can be mounted into containers as a whole, and the path of the config is a symbolic link to it: removing
+the link means to begin anew.
+
+The schema is the worker's business: everything that needs SQL is executed as `python -m worker_app.database`, by the worker's user.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from comet.cluster import Cluster, Owner
+from comet.config import Config
+from comet.drivers.execute import as_owner
+from comet.errors import UserError
+
+SIDE_FILES = ("", "-wal", "-shm", "-journal")
+SOURCES = Path(__file__).resolve().parents[1]
+"""The folder that holds the packages comet, lb and worker_app."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """`link` is the path of the config, `file` the real database, alone with its side files in `file.parent`."""
+
+    link: Path
+    file: Path
+
+    @property
+    def url(self) -> str:
+        return f"sqlite:///{self.file}"
+
+    def url_under(self, directory: str) -> str:
+        """The database's URL for a container in which its directory is mounted at `directory`."""
+        return f"sqlite:///{directory}/{self.file.name}"
+
+
+def place(config: Config, cluster: Cluster) -> Place:
+    """Where the database of this config lies; UserError for a location that is not supported."""
+    if "://" in config.stats_dir:
+        scheme = config.stats_dir.partition(":")[0]
+        line = config.lines.get("stats-dir", 1)
+        raise UserError(f"{config.path.name}:{line}: stats-dir: {scheme} databases are not supported (allowed: the path of a file)", 2)
+    link = Path(os.path.abspath(config.folder / config.stats_dir))
+    own = cluster.path("stats") if link.parent == config.folder else link.with_name(f"{link.name}.d")
+    return Place(link, own / link.name)
+
+
+def prepare(where: Place, owner: Owner) -> list[str]:
+    """Make or check the database and its link; returns what a user should be told. UserError leaves every existing file as it was."""
+    told: list[str] = []
+    try:
+        if where.link.is_symlink():
+            _check_link(where)
+        elif where.link.exists():
+            _take_over(where, owner)
+            told.append(f"{where.link.name} moved into {where.file.parent}, a link stands in its place")
+        elif where.file.exists():
+            aside = _put_aside(where.file)
+            told.append(f"{where.link.name} was removed: beginning anew, the former database is kept as {aside}")
+        _make_empty(where.file, owner)
+        _run(where, owner, "create")
+        if not where.link.is_symlink():
+            where.link.symlink_to(os.path.relpath(where.file, where.link.parent))
+    except OSError as error:
+        raise UserError(f"{error.filename or where.link}: the database cannot be made there: {error.strerror}") from None
+    return told
+
+
+def read_stats(where: Place, owner: Owner) -> dict[str, Any]:
+    """The statistics in the shape of `/worker/stats`."""
+    if not where.file.exists():
+        raise UserError(f"there are no statistics yet: {where.link} does not exist (start the cluster first)", 3)
+    stats: dict[str, Any] = json.loads(_run(where, owner, "stats"))
+    return stats
+
+
+def reset(where: Place, owner: Owner) -> None:
+    """Begin the statistics anew."""
+    if where.file.exists():
+        _run(where, owner, "reset")
+
+
+def _check_link(where: Place) -> None:
+    target = Path(os.path.abspath(where.link.parent / os.readlink(where.link)))
+    if target != where.file:
+        raise UserError(f"{where.link} is a link to {target}; remove it, or name that file as stats-dir")
+
+
+def _take_over(where: Place, owner: Owner) -> None:
+    """Move a database that was found at the link's place into its directory, if it is one that can be used."""
+    if not where.link.is_file():
+        raise UserError(f"{where.link} is not a file; stats-dir names the database file itself")
+    if where.file.exists():
+        _put_aside(where.file)
+    me = Owner(os.getuid(), os.getgid())
+    _run(Place(where.link, where.link), me, "create")
+    _make_directory(where.file.parent, owner)
+    for suffix in SIDE_FILES:
+        side = Path(f"{where.link}{suffix}")
+        if side.exists():
+            os.chown(side, owner.uid, owner.gid)
+            side.rename(f"{where.file}{suffix}")
+
+
+def _put_aside(file: Path) -> Path:
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    aside = file.with_name(f"{file.name}.{stamp}")
+    for suffix in SIDE_FILES:
+        side = Path(f"{file}{suffix}")
+        if side.exists():
+            side.rename(f"{aside}{suffix}")
+    return aside
+
+
+def _make_directory(directory: Path, owner: Owner) -> None:
+    directory.mkdir(mode=0o700, parents=False, exist_ok=True)
+    if directory.stat().st_uid != owner.uid:
+        os.chown(directory, owner.uid, owner.gid)
+
+
+def _make_empty(file: Path, owner: Owner) -> None:
+    """Directory and file belong to the workers' user before anything opens them: one made by root is read-only to uid 10001."""
+    _make_directory(file.parent, owner)
+    os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    for suffix in SIDE_FILES:
+        side = Path(f"{file}{suffix}")
+        if side.exists() and side.stat().st_uid != owner.uid:
+            os.chown(side, owner.uid, owner.gid)
+
+
+def _run(where: Place, owner: Owner, command: str) -> str:
+    argv = as_owner((sys.executable, "-m", "worker_app.database", command), owner)
+    environment = worker_environment(where.url)
+    done = subprocess.run(argv, env=environment, cwd="/", capture_output=True, text=True, timeout=60, check=False)
+    if done.returncode:
+        reason = done.stderr.strip() or f"exit code {done.returncode}"
+        raise UserError(f"{where.link}: {reason}")
+    return done.stdout
+
+
+def worker_environment(url: str) -> dict[str, str]:
+    """The environment in which this Python runs the worker application on this host."""
+    kept = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL", "TZ") if name in os.environ}
+    return kept | {"PYTHONPATH": str(SOURCES), "PYTHONDONTWRITEBYTECODE": "1", "COMET_DATABASE": url}

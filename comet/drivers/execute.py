@@ -1,0 +1,90 @@
+"""How process workers come into being: executed, as the worker's user, in a session of their own.
+
+Root's workers run as uid 10001. That user cannot enter `.comet/` (mode 0700), nor perhaps the folders that the interpreter lies in, so
+setpriv(1) leaves one capability, CAP_DAC_READ_SEARCH: it may pass and read, and write only what is its own.
+"""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from comet.cluster import Cluster, Owner
+from comet.drivers.process import Launched
+from comet.errors import UserError
+from comet.replica import ReplicaSpec
+
+KEEP_LOG_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class ExecLaunch:
+    """A command line and its environment (complete, apart from what marks it as ours)."""
+
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+    owner: Owner
+    cwd: str
+
+
+def as_owner(argv: tuple[str, ...], owner: Owner) -> tuple[str, ...]:
+    """The command line that runs `argv` as `owner`; UserError where that would need a tool that is missing."""
+    if os.getuid() == owner.uid:
+        return argv
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:
+        raise UserError("workers as processes of another user need setpriv; install util-linux, or do not run as root")
+    ids = (f"--reuid={owner.uid}", f"--regid={owner.gid}", "--clear-groups", "--no-new-privs")
+    rights = ("--inh-caps=-all,+dac_read_search", "--ambient-caps=+dac_read_search", "--bounding-set=-all,+dac_read_search")
+    return (setpriv, *ids, *rights, "--", *argv)
+
+
+class ExecLauncher:
+    """Makes processes from command lines. Their output goes to `.comet/logs/NAME.log`."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+
+    def launch(self, spec: ReplicaSpec, instance: int) -> Launched:
+        launch: ExecLaunch = spec.launch
+        environment = dict(launch.environment) | {"COMET_CLUSTER": self._cluster.id or "", "COMET_REPLICA": spec.name}
+        with open_log(self._cluster.path("logs", f"{spec.name}.log")) as log:
+            process = subprocess.Popen(
+                as_owner(launch.argv, launch.owner),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=launch.cwd,
+                env=environment,
+                start_new_session=True,
+            )
+        return Launched(process.pid, _status_of(process))
+
+    def drain(self, name: str, grace: float) -> bool:
+        return False
+
+    def gone(self, name: str, instance: int) -> None:
+        return
+
+    def release(self, name: str) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+
+def open_log(path: Path) -> IO[bytes]:
+    """Open a replica's log for appending; a grown one is put aside as `.1` first, so that two files bound what is kept."""
+    try:
+        if path.stat().st_size > KEEP_LOG_BYTES:
+            path.replace(path.with_name(f"{path.name}.1"))
+    except FileNotFoundError:
+        pass
+    return path.open("ab")
+
+
+def _status_of(process: "subprocess.Popen[bytes]") -> Callable[[], int | None]:
+    return process.poll

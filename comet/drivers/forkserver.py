@@ -1,0 +1,128 @@
+"""How load balancers come into being: forked from a clean server process.
+
+The supervisor has threads, so a plain fork of it would be unsafe; a fork of multiprocessing's forkserver, which has imported the load
+balancer beforehand and holds nothing else, is safe and takes milliseconds. The start method is named here and nowhere else.
+"""
+
+import multiprocessing
+import os
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing import forkserver
+from pathlib import Path
+
+import lb.forked
+from comet.cluster import Cluster
+from comet.drivers.process import Launched
+from comet.listeners import Listeners
+from comet.replica import ReplicaSpec
+from comet.router import Router
+from lb.settings import Settings, UpstreamSpec
+
+
+@dataclass(frozen=True)
+class LbLaunch:
+    """What a load balancer needs to be started; its listening socket is held by the launcher."""
+
+    settings: Settings
+
+
+class ForkserverLauncher:
+    """Makes load balancers, and connects each with the router."""
+
+    def __init__(self, cluster: Cluster, router: Router, listeners: Listeners) -> None:
+        self._cluster = cluster
+        self._router = router
+        self._listeners = listeners
+        self._context = multiprocessing.get_context("forkserver")
+        self._control: dict[tuple[str, int], str] = {}
+
+    def prepare(self) -> None:
+        """Start the forkserver (some 100 ms), so that it is warm when the first load balancer is wanted."""
+        hide_main()
+        root = str(Path(lb.forked.__file__).parents[1])
+        # The forkserver's interpreter gets no sys.path of ours: the preload would fail, and silently, from another directory.
+        known = os.environ.get("PYTHONPATH", "")
+        if root not in known.split(os.pathsep):
+            os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (root, known)))
+        # Its children inherit its environment: by COMET_CLUSTER they are found; without SPT_NOENV setproctitle would overwrite it.
+        os.environ["COMET_CLUSTER"] = self._cluster.id or ""
+        os.environ["SPT_NOENV"] = "1"
+        self._context.set_forkserver_preload(["lb.preload"])
+        forkserver.ensure_running()
+
+    def launch(self, spec: ReplicaSpec, instance: int) -> Launched:
+        launch: LbLaunch = spec.launch
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        control_name = f"{spec.name}.{instance}.sock"
+        control_listener = self._cluster.listen(control_name)
+        try:
+            process = self._context.Process(
+                target=lb.forked.main,
+                name=spec.name,
+                args=(
+                    launch.settings,
+                    self._listeners[spec.name],
+                    self._router.table,
+                    theirs,
+                    control_listener,
+                    str(self._cluster.path("run", f"{spec.name}.counters")),
+                    str(self._cluster.path("logs", f"{spec.name}.log")),
+                ),
+            )
+            process.start()
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+            control_listener.close()
+        self._control[spec.name, instance] = control_name
+        self._router.attach(spec.name, instance, ours)
+        assert process.pid is not None
+        return Launched(process.pid, _status_of(process), process.sentinel)
+
+    def drain(self, name: str, grace: float) -> bool:
+        return self._router.drain(name, grace)
+
+    def control_name(self, name: str, instance: int) -> str | None:
+        """Under which name in `.comet/run/` a later supervisor reaches it."""
+        return self._control.get((name, instance))
+
+    def gone(self, name: str, instance: int) -> None:
+        self._router.detach(name)
+        control = self._control.pop((name, instance), None)
+        if control is not None:
+            self._cluster.path("run", control).unlink(missing_ok=True)
+
+    def release(self, name: str) -> None:
+        self._listeners.release(name)
+
+    def close(self) -> None:
+        """End the forkserver and multiprocessing's resource tracker; load balancers that still run are not touched."""
+        forkserver._forkserver._stop()  # type: ignore[attr-defined]
+
+
+def _status_of(process: "multiprocessing.context.ForkServerProcess") -> Callable[[], int | None]:
+    def status() -> int | None:
+        try:
+            code = process.exitcode
+        except (OSError, ValueError):
+            return None
+        # 255 is what multiprocessing says when the forkserver died and nobody can know.
+        return None if code == 255 else code
+
+    return status
+
+
+def hide_main() -> None:
+    """Keep multiprocessing from importing the main script in every child: for a load balancer it would only cost time."""
+    main = sys.modules["__main__"]
+    main.__spec__ = None
+    if hasattr(main, "__file__"):
+        del main.__file__
+
+
+__all__ = ["ForkserverLauncher", "LbLaunch", "UpstreamSpec", "hide_main"]

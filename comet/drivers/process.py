@@ -1,0 +1,182 @@
+"""Replicas that are OS processes: watched by pidfd, judged by psutil, signalled through the pidfd.
+
+A death is pushed: a pidfd (pidfd_open(2)) becomes readable when its process ends, own child or not. What has become of the process
+is then psutil's to say (gone, a zombie, or, were a PID ever to name another process, a different create time), and its answer is
+what counts: a zombie is dead. A signal goes through the pidfd, so it cannot reach a process that merely got the same PID later.
+
+How a process comes into being differs and is a `Launcher`'s matter.
+"""
+
+import asyncio
+import os
+import signal as signals
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import psutil
+
+from comet.drivers.base import Sink
+from comet.replica import Drained, Exit, Exited, Removed, ReplicaSpec, Started, StartFailed
+from comet.wallclock import iso
+
+STATUS_PATIENCE = 0.1
+"""Seconds to wait for the exit status of a process that is seen dead, before it is reported without one."""
+
+
+@dataclass
+class Launched:
+    """A process that was just made. `status` gives its exit code, -N for signal N, None while unknown; `status_fd` becomes readable
+    when `status` has it (None: it has it as soon as the process is dead, or never)."""
+
+    pid: int
+    status: Callable[[], int | None]
+    status_fd: int | None = None
+
+
+class Launcher(Protocol):
+    def launch(self, spec: ReplicaSpec, instance: int) -> Launched:
+        """Make the process; OSError or UserError where that fails."""
+
+    def drain(self, name: str, grace: float) -> bool:
+        """Ask it to drain; whether it will tell by exiting."""
+
+    def gone(self, name: str, instance: int) -> None:
+        """It died: let go of what belonged to this instance."""
+
+    def release(self, name: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass
+class _Running:
+    spec: ReplicaSpec
+    instance: int
+    launched: Launched
+    create_time: float
+    pidfd: int
+    killed_at: float | None = None
+
+
+class ProcessDriver:
+    """Drives every process that its launcher can make."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, sink: Sink, launcher: Launcher) -> None:
+        self._loop = loop
+        self._sink = sink
+        self._launcher = launcher
+        self._running: dict[str, _Running] = {}
+
+    def start(self, spec: ReplicaSpec, instance: int) -> None:
+        try:
+            launched = self._launcher.launch(spec, instance)
+        except Exception as error:
+            self._sink(spec.name, instance, StartFailed(f"{error}" or type(error).__name__))
+            return
+        self.watch(spec, instance, launched)
+
+    def watch(self, spec: ReplicaSpec, instance: int, launched: Launched) -> None:
+        """Take a living process under watch -> Started, and Exited when it ends; for one just made or one adopted."""
+        try:
+            pidfd = os.pidfd_open(launched.pid)
+            create_time = psutil.Process(launched.pid).create_time()
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            self._sink(spec.name, instance, Started(launched.pid, str(launched.pid)))
+            self._sink(spec.name, instance, Exited(decode(launched.status())))
+            self._launcher.gone(spec.name, instance)
+            return
+        self._running[spec.name] = _Running(spec, instance, launched, create_time, pidfd)
+        self._loop.add_reader(pidfd, self._woken, spec.name)
+        self._sink(spec.name, instance, Started(launched.pid, str(launched.pid)))
+
+    def create_time(self, name: str) -> float | None:
+        """When its process was made, as psutil tells it: with the PID, its identity."""
+        running = self._running.get(name)
+        return running.create_time if running else None
+
+    def drain(self, name: str) -> None:
+        running = self._running.get(name)
+        if running is not None and not self._launcher.drain(name, running.spec.drain_grace):
+            self._sink(name, running.instance, Drained())
+
+    def terminate(self, name: str) -> None:
+        self.kill(name, signals.SIGTERM)
+
+    def kill(self, name: str, signal: int) -> None:
+        running = self._running.get(name)
+        if running is None:
+            return
+        if signal == signals.SIGKILL and running.killed_at is None:
+            running.killed_at = time.monotonic()
+        try:
+            signals.pidfd_send_signal(running.pidfd, signal)
+        except ProcessLookupError:
+            return  # It died first; its pidfd is about to say so.
+
+    def remove(self, name: str) -> None:
+        self._sink(name, None, Removed())
+
+    def release(self, name: str) -> None:
+        self._launcher.release(name)
+
+    def close(self) -> None:
+        for running in self._running.values():
+            self._loop.remove_reader(running.pidfd)
+            os.close(running.pidfd)
+        self._running.clear()
+        self._launcher.close()
+
+    def _woken(self, name: str) -> None:
+        running = self._running[name]
+        if is_alive(running.launched.pid, running.create_time):
+            return
+        noticed = time.monotonic()
+        self._loop.remove_reader(running.pidfd)
+        del self._running[name]
+        os.close(running.pidfd)
+        if running.launched.status() is not None or running.launched.status_fd is None:
+            self._report(running, noticed)
+            return
+        # The forkserver is the parent and passes the status on a moment after the death.
+        fd = running.launched.status_fd
+        timer = self._loop.call_later(STATUS_PATIENCE, self._status_told, running, noticed, fd, None)
+        self._loop.add_reader(fd, self._status_told, running, noticed, fd, timer)
+
+    def _status_told(self, running: _Running, noticed: float, fd: int, timer: asyncio.TimerHandle | None) -> None:
+        self._loop.remove_reader(fd)
+        if timer is not None:
+            timer.cancel()
+        self._report(running, noticed)
+
+    def _report(self, running: _Running, noticed: float) -> None:
+        detect_ms = None if running.killed_at is None else round((noticed - running.killed_at) * 1000, 3)
+        self._launcher.gone(running.spec.name, running.instance)
+        self._sink(running.spec.name, running.instance, Exited(decode(running.launched.status(), detect_ms)))
+
+
+def is_alive(pid: int, create_time: float | None) -> bool:
+    """Whether the process with this PID runs and is the one made at `create_time` (seconds, psutil's; None: any)."""
+    try:
+        process = psutil.Process(pid)
+        if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+            return False
+        # Create times come in clock ticks of 10 ms.
+        return create_time is None or abs(process.create_time() - create_time) < 0.02
+    except psutil.NoSuchProcess:
+        return False
+
+
+def decode(status: int | None, detect_ms: float | None = None) -> Exit:
+    """An exit from multiprocessing's and subprocess's form of a status: -N for signal N."""
+    at = iso(time.time() - (detect_ms or 0) / 1000)
+    if status is None:
+        return Exit(at=at, detect_ms=detect_ms)
+    if status >= 0:
+        return Exit(code=status, at=at, detect_ms=detect_ms)
+    try:
+        name = signals.Signals(-status).name
+    except ValueError:
+        name = f"SIG{-status}"
+    return Exit(code=status, signal=name, at=at, detect_ms=detect_ms)

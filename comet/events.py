@@ -1,0 +1,58 @@
+"""What has happened, as data: past tense, one name per kind of happening, as the contract's list of events fixes them.
+
+An event knows no clock: the journal stamps it with the wall time when it writes it down.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Event:
+    """`name` is the contract's event name; `replica` is None for what concerns the cluster as a whole."""
+
+    name: str
+    replica: str | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+def line(record: Mapping[str, Any]) -> str:
+    """One human line of a journal record (a JSON object of events.jsonl), without its time."""
+    name = str(record.get("event", "?"))
+    subject = record.get("replica") or "cluster"
+    told = _SENTENCES.get(name)
+    if told is not None:
+        return f"{subject} {told(record)}"
+    rest = " ".join(f"{key}={value}" for key, value in record.items() if key not in ("at", "event", "replica", "kind", "id"))
+    return f"{subject} {name.replace('_', ' ')} {rest}".rstrip()
+
+
+def exit_text(code: int | None, signal: str | None, oom: bool = False) -> str:
+    """`exit 1`, `SIGKILL`, `SIGKILL (out of memory)`; 'unknown' where the status could not be read."""
+    told = signal if signal else "unknown" if code is None else f"exit {code}"
+    return f"{told} (out of memory)" if oom else told
+
+
+def _exited(record: Mapping[str, Any]) -> str:
+    noticed = record.get("detect_ms")
+    tail = "" if noticed is None else f", noticed after {noticed:g} ms"
+    return f"exited: {exit_text(record.get('code'), record.get('signal'), bool(record.get('oom')))}{tail}"
+
+
+_SENTENCES = {
+    "replica_starting": lambda _: "starting",
+    "replica_ready": lambda record: f"ready after {record.get('start_ms', 0):g} ms",
+    "replica_unhealthy": lambda record: f"unhealthy: {record.get('reason', '')}",
+    "replica_healthy": lambda record: "healthy again",
+    "replica_exited": _exited,
+    "replica_start_failed": lambda record: f"could not start: {record.get('reason', '')}",
+    "replica_restarting": lambda record: f"restarting (attempt {record.get('attempt')})",
+    "backoff_entered": lambda record: f"waits {record.get('delay_ms', 0) / 1000:.1f} s before attempt {record.get('attempt')}",
+    "replica_stopped": lambda record: "stopped",
+    "adopted": lambda record: f"adopted as it runs ({record.get('kind')} {record.get('id')})",
+    "engine_lost": lambda record: f"Docker engine lost: {record.get('reason', '')}",
+    "engine_back": lambda record: "Docker engine back",
+    "supervisor_started": lambda record: f"supervisor started (PID {record.get('pid')})",
+    "supervisor_stopped": lambda record: "supervisor stopped",
+}

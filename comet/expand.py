@@ -1,0 +1,143 @@
+"""Config -> the flat list of replicas it asks for."""
+
+import hashlib
+import json
+import sys
+from dataclasses import asdict, dataclass, replace
+
+from comet.backoff import RestartPolicy
+from comet.cluster import Cluster, Owner
+from comet.config import Config
+from comet.database import Place, worker_environment
+from comet.drivers.container import ContainerLaunch
+from comet.drivers.execute import ExecLaunch
+from comet.drivers.forkserver import LbLaunch
+from comet.replica import ReplicaSpec
+from comet.router import Endpoint
+from comet.supervise import Enlisted
+from lb.settings import Settings
+
+CONTAINER_PORT = 8080
+WORKER_PIDS = 2100
+"""Processes and threads of a container: the most threads that `worker-threads` allows, and room for what surrounds them."""
+
+BARRIER_GRACE = 2.0
+"""Seconds that the load balancers may take to apply a table before a draining worker is told to end all the same."""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What the replicas are placed into."""
+
+    cluster: Cluster
+    database: Place
+    owner: Owner
+    image: str | None = None
+
+
+def workers(config: Config, around: Surroundings) -> list[Enlisted]:
+    return [worker(config, around, index) for index in range(config.worker)]
+
+
+def load_balancers(config: Config) -> list[Enlisted]:
+    return [load_balancer(config, index) for index in range(config.pool)]
+
+
+def worker(config: Config, around: Surroundings, index: int) -> Enlisted:
+    name, port = f"worker-{index}", config.worker_port + index
+    launch = _contained(config, around, name) if config.runtime == "docker" else _executed(config, around, name, port)
+    spec = ReplicaSpec(
+        name=name,
+        role="worker",
+        kind="container" if config.runtime == "docker" else "process",
+        driver="container" if config.runtime == "docker" else "worker-process",
+        port=port,
+        rank=0,
+        start_timeout=config.start_timeout,
+        drain_grace=BARRIER_GRACE,
+        # The worker itself ends within the grace; what is beyond it is for a hung one.
+        terminate_grace=config.shutdown_grace + 2,
+        restart=_policy(config),
+        launch=launch,
+    )
+    address = reachable(config.worker_host)
+    host = f"[{address}]" if ":" in address else address
+    return Enlisted(spec, probe=f"http://{host}:{port}{config.health_path}", endpoint=Endpoint(address, port))
+
+
+def load_balancer(config: Config, index: int) -> Enlisted:
+    name = f"lb-{index}"
+    settings = Settings(
+        name=name,
+        balance=config.balance,
+        health_path=config.health_path,
+        health_interval=config.health_interval,
+        health_timeout=config.health_timeout,
+        health_fall=config.health_fall,
+        health_rise=config.health_rise,
+        request_timeout=config.request_timeout,
+        queue_timeout=config.queue_timeout,
+        retries=config.retries,
+        max_body=config.max_body,
+        shutdown_grace=config.shutdown_grace,
+    )
+    spec = ReplicaSpec(
+        name=name,
+        role="lb",
+        kind="process",
+        driver="lb",
+        port=config.load_balancer_port + index,
+        rank=1,
+        start_timeout=config.start_timeout,
+        drain_grace=config.shutdown_grace + 1,
+        terminate_grace=1.0,
+        restart=_policy(config),
+        launch=LbLaunch(settings),
+    )
+    return Enlisted(spec)
+
+
+def reachable(host: str) -> str:
+    """Where to connect to what listens on `host`: an unspecified address is reached through loopback."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+
+
+def _policy(config: Config) -> RestartPolicy:
+    return RestartPolicy(maximum=config.restart_backoff_max, stable=config.restart_stable)
+
+
+def _arguments(config: Config, name: str, listen: str, identity: str, faults: str) -> tuple[str, ...]:
+    threads = "auto" if config.worker_threads is None else str(config.worker_threads)
+    return (
+        "--listen", listen, "--name", name, "--identity", identity, "--threads", threads,
+        "--faults", faults, "--grace", f"{config.shutdown_grace:g}",
+    )  # fmt: skip
+
+
+def _contained(config: Config, around: Surroundings, name: str) -> ContainerLaunch:
+    assert around.image is not None
+    launch = ContainerLaunch(
+        image=around.image,
+        arguments=_arguments(config, name, f"0.0.0.0:{CONTAINER_PORT}", "container", f"/faults/{name}.json"),
+        environment={"COMET_DATABASE": around.database.url_under("/data"), "COMET_REPLICA": name},
+        user=f"{around.owner.uid}:{around.owner.gid}",
+        host=config.worker_host,
+        container_port=CONTAINER_PORT,
+        mounts=((str(around.database.file.parent), "/data", False), (str(around.cluster.path("faults")), "/faults", True)),
+        memory=config.worker_memory,
+        pids=WORKER_PIDS,
+        fingerprint="",
+    )
+    content = json.dumps(asdict(launch), sort_keys=True)
+    return replace(launch, fingerprint=hashlib.sha256(content.encode()).hexdigest()[:16])
+
+
+def _executed(config: Config, around: Surroundings, name: str, port: int) -> ExecLaunch:
+    host = f"[{config.worker_host}]" if ":" in config.worker_host else config.worker_host
+    arguments = _arguments(config, name, f"{host}:{port}", "process", str(around.cluster.path("faults", f"{name}.json")))
+    return ExecLaunch(
+        argv=(sys.executable, "-m", "worker_app", *arguments),
+        environment=worker_environment(around.database.url),
+        owner=around.owner,
+        cwd="/",
+    )

@@ -1,0 +1,86 @@
+"""What has happened, one JSON object a line in `.comet/events.jsonl`, flushed as it happens.
+
+A journal that cannot be written (a full disk) never stops the supervisor: events go on to whoever listens, and the next that fits
+says how many were not kept.
+"""
+
+import json
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from comet.events import Event
+from comet.wallclock import iso
+
+KEEP_BYTES = 8 << 20
+"""At this size the file is put aside as events.jsonl.1, replacing the former one."""
+
+Record = dict[str, Any]
+
+
+class Journal:
+    """Stamps, keeps and passes on events."""
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
+        self._path = path
+        self._clock = clock
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._lost = 0
+        self.recent: deque[Record] = deque(maxlen=500)
+        self.listeners: list[Callable[[Record], None]] = []
+
+    def write(self, event: Event) -> None:
+        record: Record = {"at": iso(self._clock()), "event": event.name}
+        if event.replica is not None:
+            record["replica"] = event.replica
+        record.update(event.fields)
+        if self._lost:
+            record["lost_events"] = self._lost
+        self._keep(record)
+        self.recent.append(record)
+        for listener in self.listeners:
+            listener(record)
+
+    def close(self) -> None:
+        os.close(self._file)
+
+    def _keep(self, record: Record) -> None:
+        line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
+        try:
+            start = os.fstat(self._file).st_size
+            if start > KEEP_BYTES:
+                self._rotate()
+                start = 0
+            if os.write(self._file, line) < len(line):
+                os.ftruncate(self._file, start)  # A part of a line would spoil the next one.
+                raise OSError
+        except OSError:
+            self._lost += 1
+        else:
+            self._lost = 0
+
+    def _rotate(self) -> None:
+        os.replace(self._path, self._path.with_name(f"{self._path.name}.1"))
+        fresh = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        os.close(self._file)
+        self._file = fresh
+
+
+def read(path: Path) -> Iterator[Record]:
+    """Every record of a journal file, in order; lines that are no records (a torn write) are passed over."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as stream:
+            yield from (record for line in stream if (record := parse(line)) is not None)
+    except FileNotFoundError:
+        return
+
+
+def parse(line: str) -> Record | None:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and "event" in record else None

@@ -1,0 +1,101 @@
+"""The load balancers' listening sockets, bound here and held for as long as their name lives.
+
+A load balancer that dies leaves its listening socket open in our hands: new connections queue in the kernel's backlog until its
+successor accepts them, and none is refused.
+"""
+
+import errno
+import socket
+from collections.abc import Iterable, Iterator
+
+import psutil
+
+from comet.errors import UserError
+
+BACKLOG = 4096
+
+
+class Listeners:
+    """Sockets by the name of their replica."""
+
+    def __init__(self) -> None:
+        self._sockets: dict[str, socket.socket] = {}
+
+    def bind(self, name: str, host: str, port: int) -> None:
+        """Listen for `name`; OSError where the port is taken or the address is not ours."""
+        self._sockets[name] = bound(host, port, listen=True)
+
+    def hold(self, name: str, listener: socket.socket) -> None:
+        """Take over a listening socket that somebody else bound."""
+        self.release(name)
+        self._sockets[name] = listener
+
+    def __getitem__(self, name: str) -> socket.socket:
+        return self._sockets[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._sockets
+
+    def release(self, name: str) -> None:
+        listener = self._sockets.pop(name, None)
+        if listener is not None:
+            listener.close()
+
+    def close(self) -> None:
+        for name in list(self._sockets):
+            self.release(name)
+
+
+def bound(host: str, port: int, listen: bool = False) -> socket.socket:
+    """A TCP socket bound to the address. SO_REUSEADDR passes over connections in TIME_WAIT, never over a listener (socket(7))."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+        if listen:
+            sock.listen(BACKLOG)
+            sock.setblocking(False)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def port_problems(wanted: Iterable[tuple[str, str, int]]) -> Iterator[str]:
+    """`key: what is wrong` for each (key, host, port) that cannot be bound, naming who holds it."""
+    for key, host, port in wanted:
+        try:
+            bound(host, port).close()
+        except socket.gaierror:
+            yield f"{key}: {host} is no known host (name an address of this machine)"
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                yield f"{key}: port {port} is taken{holder(port)} (choose another, or stop its holder)"
+            else:
+                yield f"{key}: cannot listen on {host} port {port}: {error.strerror}"
+
+
+def holder(port: int) -> str:
+    """` by nginx (PID 4242)`: who listens on a local TCP port; empty where that may not be seen."""
+    try:
+        connections = psutil.net_connections("tcp")
+    except psutil.AccessDenied:
+        return ""
+    for connection in connections:
+        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+            try:
+                return f" by {psutil.Process(connection.pid).name()} (PID {connection.pid})"
+            except psutil.NoSuchProcess:
+                return ""
+    return ""
+
+
+def require_free(config_name: str, wanted: Iterable[tuple[str, str, int]], lines: dict[str, int]) -> None:
+    """Raise UserError (exit code 2) that lists every port that cannot be had."""
+    problems = []
+    for problem in port_problems(wanted):
+        key = problem.partition(":")[0]
+        problems.append(f"{config_name}:{lines.get(key, 1)}: {problem}")
+    if problems:
+        raise UserError("\n".join(problems), exit_code=2)

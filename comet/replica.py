@@ -1,0 +1,278 @@
+"""One supervised thing and how it reacts to what is seen of it. Pure.
+
+Three facts are kept apart and never inferred from one another: what is *wanted* (UP or DOWN: commands and config decide), the actual
+*state* (observations decide), and whether it is *ready* (it answers; existing is not enough).
+
+`REACTIONS` is a table with an answer for every pair of state and observation. A replica carries the number of its present `instance`
+(it counts the starts); what a driver still tells of an earlier one is ignored by whoever feeds the table.
+Moments are monotonic seconds, handed in.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+from comet.backoff import RestartPolicy
+from comet.events import Event
+
+
+class Wanted(StrEnum):
+    UP = "up"
+    DOWN = "down"
+
+
+class State(StrEnum):
+    STARTING = "starting"
+    READY = "ready"
+    UNHEALTHY = "unhealthy"
+    BACKOFF = "backoff"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+
+
+class Stage(StrEnum):
+    """The rungs of the stop ladder, in order."""
+
+    DRAIN = "drain"
+    TERMINATE = "terminate"
+    KILL = "kill"
+    REMOVE = "remove"
+
+
+SERVING = (State.READY, State.UNHEALTHY)
+
+
+@dataclass(frozen=True)
+class ReplicaSpec:
+    """What a replica is: nothing in here changes while it lives.
+
+    `driver` names who can start it; `launch` is that driver's business and opaque to all others. `rank` orders start and stop: a
+    replica first starts when all of lower rank have been ready, and stops after all of higher rank that are to stop. Times in seconds.
+    """
+
+    name: str
+    role: str
+    kind: str
+    driver: str
+    port: int
+    rank: int
+    start_timeout: float = 60.0
+    drain_grace: float = 10.0
+    terminate_grace: float = 5.0
+    restart: RestartPolicy = field(default_factory=RestartPolicy)
+    launch: Any = None
+
+
+@dataclass(frozen=True)
+class Exit:
+    """How an instance ended. All None where nobody could read it. `at` is the wall time of death as ISO 8601, `detect_ms` how long
+    after it was noticed; both None where the time of death is not known."""
+
+    code: int | None = None
+    signal: str | None = None
+    oom: bool = False
+    at: str | None = None
+    detect_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class Started:
+    """The instance exists; it need not answer yet. `pid` is None where it has no process on this host."""
+
+    pid: int | None
+    id: str
+
+
+@dataclass(frozen=True)
+class StartFailed:
+    reason: str
+
+
+@dataclass(frozen=True)
+class Ready:
+    """It answers."""
+
+
+@dataclass(frozen=True)
+class Health:
+    healthy: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Drained:
+    """Nothing more will be sent to it."""
+
+
+@dataclass(frozen=True)
+class Exited:
+    exit: Exit = field(default_factory=Exit)
+
+
+@dataclass(frozen=True)
+class Removed:
+    """Nothing is left of it: no process, container or socket."""
+
+
+@dataclass(frozen=True)
+class Revived:
+    """What kept replicas from starting is gone (the engine is back): waiting out a backoff makes no sense any more."""
+
+
+Observation = Started | StartFailed | Ready | Health | Drained | Exited | Removed | Revived
+
+
+@dataclass(frozen=True)
+class Replica:
+    """A replica's present. `since` is when it entered its state, `deadline` when the plan must look at it again."""
+
+    spec: ReplicaSpec
+    wanted: Wanted = Wanted.UP
+    state: State = State.STOPPED
+    stage: Stage | None = None
+    instance: int = 0
+    pid: int | None = None
+    id: str | None = None
+    since: float = 0.0
+    started: float = 0.0
+    ready_since: float | None = None
+    deadline: float | None = None
+    was_ready: bool = False
+    failures: int = 0
+    restarts: int = 0
+    reason: str = ""
+    last_exit: Exit | None = None
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def ready(self) -> bool:
+        return self.state in SERVING
+
+    def enter(self, state: State, now: float, deadline: float | None = None, **changes: Any) -> "Replica":
+        return replace(self, state=state, since=now, deadline=deadline, **changes)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Now: monotonic seconds, and the number in [-1, 1] by which a backoff decided now is spread."""
+
+    now: float
+    spread: float = 0.0
+
+
+Change = tuple[Replica, tuple[Event, ...]]
+
+
+def react(replica: Replica, observation: Observation, moment: Moment) -> Change:
+    """The replica after the observation, and what has happened thereby."""
+    return REACTIONS[replica.state][type(observation)](replica, observation, moment)
+
+
+def _ignore(replica: Replica, observation: Any, moment: Moment) -> Change:
+    return replica, ()
+
+
+def _started(replica: Replica, observation: Started, moment: Moment) -> Change:
+    return replace(replica, pid=observation.pid, id=observation.id), ()
+
+
+def _ready(replica: Replica, observation: Ready, moment: Moment) -> Change:
+    start_ms = round((moment.now - replica.started) * 1000, 1)
+    after = replica.enter(State.READY, moment.now, ready_since=moment.now, was_ready=True, reason="")
+    return after, (event("replica_ready", after, start_ms=start_ms),)
+
+
+def _health(replica: Replica, observation: Health, moment: Moment) -> Change:
+    if observation.healthy == (replica.state is State.READY):
+        return replica, ()
+    if observation.healthy:
+        after = replica.enter(State.READY, moment.now, ready_since=moment.now, reason="")
+        return after, (event("replica_healthy", after),)
+    after = replica.enter(State.UNHEALTHY, moment.now, ready_since=None, reason=observation.reason)
+    return after, (event("replica_unhealthy", after, reason=observation.reason),)
+
+
+def _start_failed(replica: Replica, observation: StartFailed, moment: Moment) -> Change:
+    after, more = _back_off(replace(replica, reason=observation.reason), moment)
+    return after, (event("replica_start_failed", replica, reason=observation.reason), *more)
+
+
+def _exited(replica: Replica, observation: Exited, moment: Moment) -> Change:
+    told = exit_event(replica, observation.exit)
+    after, more = _back_off(replace(replica, last_exit=observation.exit), moment)
+    return after, (told, *more)
+
+
+def _back_off(replica: Replica, moment: Moment) -> Change:
+    policy = replica.spec.restart
+    stable = replica.ready_since is not None and moment.now - replica.ready_since >= policy.stable
+    failures = 1 if stable else replica.failures + 1
+    delay = policy.delay(failures, moment.spread)
+    after = replica.enter(
+        State.BACKOFF, moment.now, deadline=moment.now + delay, failures=failures, pid=None, ready_since=None, started=moment.now
+    )
+    if delay == 0:
+        return after, ()
+    return after, (event("backoff_entered", after, attempt=failures, delay_ms=round(delay * 1000)),)
+
+
+def _revived(replica: Replica, observation: Revived, moment: Moment) -> Change:
+    return replace(replica, deadline=moment.now, failures=min(replica.failures, 1)), ()
+
+
+def _exited_while_stopping(replica: Replica, observation: Exited, moment: Moment) -> Change:
+    after = replace(replica, pid=None, last_exit=observation.exit)
+    told = exit_event(replica, observation.exit)
+    if after.stage is Stage.REMOVE:
+        return after, (told,)
+    # The plan acts on a deadline that has passed: the next rung for something dead is its removal.
+    return replace(after, stage=Stage.KILL, deadline=moment.now), (told,)
+
+
+def _start_failed_while_stopping(replica: Replica, observation: StartFailed, moment: Moment) -> Change:
+    return replace(replica, pid=None, stage=Stage.KILL, deadline=moment.now, reason=observation.reason), ()
+
+
+def _drained(replica: Replica, observation: Drained, moment: Moment) -> Change:
+    return (replace(replica, deadline=moment.now) if replica.stage is Stage.DRAIN else replica), ()
+
+
+def _removed(replica: Replica, observation: Removed, moment: Moment) -> Change:
+    after = replica.enter(State.STOPPED, moment.now, stage=None, pid=None, id=None, ready_since=None)
+    return after, (event("replica_stopped", after, id=replica.id),)
+
+
+def event(name: str, replica: Replica, **fields: Any) -> Event:
+    """An event of one replica; kind and id come with it."""
+    return Event(name, replica.name, {"kind": replica.spec.kind, "id": replica.id, **fields})
+
+
+def exit_event(replica: Replica, exit: Exit) -> Event:
+    fields: dict[str, Any] = {"code": exit.code, "signal": exit.signal, "oom": exit.oom}
+    if exit.detect_ms is not None:
+        fields["detect_ms"] = exit.detect_ms
+    return event("replica_exited", replica, **fields)
+
+
+_DEAD: dict[type, Callable[[Replica, Any, Moment], Change]] = {
+    Started: _ignore, StartFailed: _ignore, Ready: _ignore, Health: _ignore, Drained: _ignore, Exited: _ignore, Removed: _ignore,
+}  # fmt: skip
+_ALIVE: dict[type, Callable[[Replica, Any, Moment], Change]] = {
+    Started: _started, StartFailed: _start_failed, Drained: _ignore, Exited: _exited, Removed: _exited, Revived: _ignore,
+}  # fmt: skip
+
+REACTIONS: dict[State, dict[type, Callable[[Replica, Any, Moment], Change]]] = {
+    State.STARTING: _ALIVE | {Ready: _ready, Health: _ignore, Removed: _ignore},
+    State.READY: _ALIVE | {Ready: _ignore, Health: _health, Removed: _ignore},
+    State.UNHEALTHY: _ALIVE | {Ready: _ignore, Health: _health, Removed: _ignore},
+    State.BACKOFF: _DEAD | {Revived: _revived},
+    State.STOPPING: {
+        Started: _started, StartFailed: _start_failed_while_stopping, Ready: _ignore, Health: _ignore,
+        Drained: _drained, Exited: _exited_while_stopping, Removed: _removed, Revived: _ignore,
+    },
+    State.STOPPED: _DEAD | {Revived: _ignore},
+}  # fmt: skip

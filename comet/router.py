@@ -1,0 +1,208 @@
+"""Which workers the load balancers may use, told to each of them; and what they tell of the workers in return.
+
+The table follows from the fleet (`table`, pure). Each load balancer has one control connection (`LbLink`), on which the whole table is
+sent at each change, followed by a ping: the pong says that this LB has applied it. Once all have, a worker that the table calls
+draining is sent nothing new, and the router says so (`Drained`).
+
+A worker is unhealthy while any load balancer finds it so. A view is forgotten when its LB goes, or when the worker comes up anew.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from comet.drivers.base import Sink
+from comet.replica import SERVING, Drained, Health, Ready, Replica, State
+from lb import messages
+from lb.settings import DOWN, DRAINING, UP, UpstreamSpec
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where load balancers reach a replica."""
+
+    host: str
+    port: int
+
+
+def table(fleet: Iterable[Replica], endpoints: Mapping[str, Endpoint]) -> tuple[UpstreamSpec, ...]:
+    """The upstreams in rotation order: those of the fleet that have an endpoint."""
+    return tuple(
+        UpstreamSpec(replica.name, endpoint.host, endpoint.port, _word(replica))
+        for replica in fleet
+        if (endpoint := endpoints.get(replica.name)) is not None and replica.state is not State.STOPPED
+    )
+
+
+def _word(replica: Replica) -> str:
+    if replica.state in SERVING:
+        return UP
+    return DRAINING if replica.state is State.STOPPING and replica.pid is not None else DOWN
+
+
+class LbLink:
+    """One control connection to a load balancer, non-blocking; `on_message(message)`, and `on_close()` once at its end."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        peer: socket.socket,
+        on_message: Callable[[messages.Message], None],
+        on_close: Callable[[], None],
+    ) -> None:
+        self._loop = loop
+        self._peer = peer
+        self._on_message = on_message
+        self._on_close = on_close
+        self._decoder = messages.Decoder()
+        self._pending = b""
+        self._closed = False
+        peer.setblocking(False)
+        loop.add_reader(peer, self._readable)
+
+    def send(self, *batch: messages.Message) -> None:
+        """Queue messages, in order; what a hung peer does not read is kept until it closes."""
+        if self._closed:
+            return
+        idle = not self._pending
+        self._pending += b"".join(messages.encode(message) for message in batch)
+        if idle:
+            self._writable()
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._loop.remove_reader(self._peer)
+        self._loop.remove_writer(self._peer)
+        self._peer.close()
+        self._on_close()
+
+    def _writable(self) -> None:
+        try:
+            sent = self._peer.send(self._pending)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self.close()
+            return
+        self._pending = self._pending[sent:]
+        if self._pending:
+            self._loop.add_writer(self._peer, self._writable)
+        else:
+            self._loop.remove_writer(self._peer)
+
+    def _readable(self) -> None:
+        try:
+            data = self._peer.recv(65536)
+            arrived = self._decoder.feed(data)
+        except BlockingIOError:
+            return
+        except (OSError, ValueError):
+            self.close()
+            return
+        if not data:
+            self.close()
+            return
+        for message in arrived:
+            self._on_message(message)
+
+
+class Router:
+    """Tells every load balancer the table, and the sink what they answer."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, sink: Sink, max_in_flight: int | None = None) -> None:
+        self._loop = loop
+        self._sink = sink
+        self._max_in_flight = max_in_flight
+        self._links: dict[str, LbLink] = {}
+        self._applied: dict[str, int] = {}
+        self._views: dict[str, dict[str, str | None]] = {}
+        self._version = 0
+        self._settled = 0
+        self.table: tuple[UpstreamSpec, ...] = ()
+
+    def attach(self, name: str, instance: int, peer: socket.socket) -> None:
+        """Take over the control connection of a load balancer that was just started or adopted."""
+        former = self._links.pop(name, None)
+        if former is not None:
+            former.close()
+
+        def closed() -> None:
+            if self._links.get(name) is link:
+                self._forget(name)
+
+        link = LbLink(self._loop, peer, lambda message: self._heard(name, instance, message), closed)
+        self._links[name] = link
+        self._applied[name] = 0
+        self._views[name] = {}
+        self._tell(link)
+
+    def detach(self, name: str) -> None:
+        """Its load balancer is dead."""
+        link = self._links.get(name)
+        if link is not None:
+            link.close()
+
+    def publish(self, new: tuple[UpstreamSpec, ...]) -> None:
+        """Make `new` the table, and tell it where it differs from the present one."""
+        if new == self.table:
+            return
+        former = {spec.name: spec.state for spec in self.table}
+        for spec in new:
+            if spec.state == UP and former.get(spec.name) != UP:
+                for views in self._views.values():
+                    views.pop(spec.name, None)
+        self.table = new
+        self._version += 1
+        for link in list(self._links.values()):
+            self._tell(link)
+        self._settle()
+
+    def drain(self, name: str, grace: float) -> bool:
+        """Ask a load balancer to drain; False when there is no connection to it."""
+        link = self._links.get(name)
+        if link is None:
+            return False
+        link.send(messages.drain(grace))
+        return True
+
+    def close(self) -> None:
+        for link in list(self._links.values()):
+            link.close()
+
+    def _tell(self, link: LbLink) -> None:
+        link.send(messages.upstreams(self.table, self._max_in_flight), messages.ping(self._version))
+
+    def _heard(self, name: str, instance: int, message: messages.Message) -> None:
+        kind = message["type"]
+        if kind == "ready":
+            self._sink(name, instance, Ready())
+        elif kind == "pong":
+            self._applied[name] = int(message["id"])
+            self._settle()
+        elif kind == "health":
+            upstream = str(message["upstream"])
+            self._views[name][upstream] = None if message["healthy"] else f"{name} finds: {message.get('reason') or 'no answer'}"
+            self._judge(upstream)
+
+    def _judge(self, upstream: str) -> None:
+        complaints = [complaint for views in self._views.values() if (complaint := views.get(upstream)) is not None]
+        self._sink(upstream, None, Health(not complaints, complaints[0] if complaints else ""))
+
+    def _forget(self, name: str) -> None:
+        del self._links[name]
+        del self._applied[name]
+        for upstream in self._views.pop(name):
+            self._judge(upstream)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Once every load balancer has applied the present table, its draining workers are drained."""
+        if self._settled == self._version or any(applied < self._version for applied in self._applied.values()):
+            return
+        self._settled = self._version
+        for spec in self.table:
+            if spec.state == DRAINING:
+                self._loop.call_soon(self._sink, spec.name, None, Drained())

@@ -1,0 +1,163 @@
+"""The supervisor's loop: the one owner of all that changes.
+
+Observations and commands come in, `react` and `plan` (pure) say what follows, drivers carry it out. Nothing here waits: a driver
+starts what it is told to and reports later. A tick runs after every observation and when a deadline has passed, so that a death is
+answered at once and an idle supervisor does nothing at all.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from signal import SIGKILL
+
+from comet.drivers.base import Driver
+from comet.events import Event
+from comet.plan import Action, Verb, begin_stop, next_deadline, plan
+from comet.probe import Prober
+from comet.replica import Exited, Moment, Observation, Replica, ReplicaSpec, Stage, Started, StartFailed, State, Wanted, react
+from comet.router import Endpoint, Router, table
+
+
+@dataclass(frozen=True)
+class Enlisted:
+    """A replica to supervise, with what the loop does around it: the URL to ask until it is ready (None: it tells by itself), and
+    where load balancers reach it (None: they do not)."""
+
+    spec: ReplicaSpec
+    probe: str | None = None
+    endpoint: Endpoint | None = None
+
+
+class Supervisor:
+    """Keeps the enlisted replicas as they are wanted. All methods are called in the loop's thread."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        tell: Callable[[Event], None],
+        clock: Callable[[], float] = time.monotonic,
+        spread: Callable[[], float] = lambda: random.uniform(-1, 1),
+    ) -> None:
+        self._loop = loop
+        self._tell = tell
+        self._clock = clock
+        self._spread = spread
+        self._timer: asyncio.TimerHandle | None = None
+        self._ticking = False
+        self._again = False
+        self._probes: dict[str, str] = {}
+        self._endpoints: dict[str, Endpoint] = {}
+        self._changed = asyncio.Event()
+        self.replicas: dict[str, Replica] = {}
+        # Set before the first replica is enlisted; they need our `observe` to be made.
+        self.drivers: Mapping[str, Driver] = {}
+        self.router: Router | None = None
+        self.prober: Prober | None = None
+
+    def enlist(self, members: Iterable[Enlisted]) -> None:
+        """Supervise these from now on, wanted UP."""
+        for member in members:
+            self.replicas[member.spec.name] = Replica(member.spec, since=self._clock())
+            if member.probe is not None:
+                self._probes[member.spec.name] = member.probe
+            if member.endpoint is not None:
+                self._endpoints[member.spec.name] = member.endpoint
+        self.tick()
+
+    def observe(self, name: str, instance: int | None, observation: Observation) -> None:
+        """Take in what a driver saw; of a former instance, or of nothing that is supervised, it is no news."""
+        replica = self.replicas.get(name)
+        if replica is None or instance not in (None, replica.instance):
+            return
+        after, events = react(replica, observation, Moment(self._clock(), self._spread()))
+        self.replicas[name] = after
+        for event in events:
+            self._tell(event)
+        self._probe(after, observation)
+        if after is not replica:
+            self.tick()
+
+    def want(self, names: Iterable[str], wanted: Wanted) -> None:
+        for name in names:
+            self.replicas[name] = replace(self.replicas[name], wanted=wanted)
+        self.tick()
+
+    def stop_now(self) -> None:
+        """Skip the ladder: kill all that live and remove what is left."""
+        for name, replica in self.replicas.items():
+            if replica.state is not State.STOPPED:
+                stage = Stage.KILL if replica.pid is not None else Stage.REMOVE
+                self.replicas[name], action = begin_stop(replace(replica, wanted=Wanted.DOWN), self._clock(), stage)
+                self._act(action)
+        self.tick()
+
+    async def until(self, condition: Callable[[Mapping[str, Replica]], bool]) -> None:
+        """Return when the condition holds for the replicas."""
+        while not condition(self.replicas):
+            self._changed.clear()
+            await self._changed.wait()
+
+    def wake(self) -> None:
+        """Let `until` look again, though no replica has changed."""
+        self._changed.set()
+
+    def tick(self) -> None:
+        """Do everything that is due. A driver that answers within the call only makes the tick go round once more."""
+        self._again = True
+        if self._ticking:
+            return
+        self._ticking = True
+        try:
+            while self._again:
+                self._again = False
+                made = plan(self.replicas, self._clock())
+                self.replicas.update(made.replicas)
+                self._publish()
+                for event in made.events:
+                    self._tell(event)
+                for action in made.actions:
+                    self._act(action)
+        finally:
+            self._ticking = False
+        self._changed.set()
+        self._set_timer()
+
+    def _publish(self) -> None:
+        if self.router is not None:
+            self.router.publish(table(self.replicas.values(), self._endpoints))
+
+    def _act(self, action: Action) -> None:
+        replica = self.replicas[action.name]
+        driver = self.drivers[replica.spec.driver]
+        if action.verb is not Verb.START and replica.wanted is Wanted.DOWN:
+            driver.release(action.name)
+        if action.verb is Verb.START:
+            driver.start(replica.spec, replica.instance)
+        elif action.verb is Verb.DRAIN:
+            driver.drain(action.name)
+        elif action.verb is Verb.TERMINATE:
+            driver.terminate(action.name)
+        elif action.verb is Verb.KILL:
+            driver.kill(action.name, SIGKILL)
+        elif action.verb is Verb.REMOVE:
+            driver.remove(action.name)
+
+    def _probe(self, replica: Replica, observation: Observation) -> None:
+        url = self._probes.get(replica.name)
+        if url is None or self.prober is None:
+            return
+        if isinstance(observation, Started) and replica.state is State.STARTING:
+            self.prober.watch(replica.name, replica.instance, url)
+        elif isinstance(observation, Exited | StartFailed):
+            self.prober.forget(replica.name)
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        deadline = next_deadline(self.replicas.values())
+        if deadline is not None:
+            # A hair late rather than early: the loop's clock and ours may differ by a rounding.
+            self._timer = self._loop.call_later(max(0.0, deadline - self._clock()) + 0.0005, self.tick)
