@@ -21,7 +21,7 @@ import sys
 from collections.abc import Mapping
 from enum import IntEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from comet.errors import UserError
 
@@ -93,7 +93,7 @@ def _context_address(environ: Mapping[str, str]) -> str | None:
         ) from None
 
 
-def _read_json(path: Path) -> dict[str, object] | dict[str, dict[str, dict[str, str]]]:
+def _read_json(path: Path) -> dict[str, Any]:
     """The object in a file of the docker command; empty where it is missing or broken, as the docker command itself does."""
     try:
         content = json.loads(path.read_text())

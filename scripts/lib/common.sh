@@ -1,0 +1,58 @@
+# Shared by the scripts: how they speak, where the project lies, how they get root's rights.
+#
+# Every step is one line on stderr, so that `scripts/up.sh ps --json | …` stays clean. Nothing here acts by being sourced.
+
+# shellcheck shell=bash
+
+ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd -P)
+# shellcheck disable=SC2034 # for those who source this
+VENV=$ROOT/.venv
+SCRIPT=$(basename -- "$0")
+
+say() { printf '%s: %s\n' "$SCRIPT" "$*" >&2; }
+
+die() {
+  say "$*"
+  exit 1
+}
+
+# The last lines of a step's output, indented, for a failure that the reader has to understand.
+quote() { tail -n "${2:-15}" -- "$1" | sed 's/^/    /' >&2; }
+
+# run_logged WHAT COMMAND… : quiet when it works; when it fails, its last lines and one line that says which step it was.
+run_logged() {
+  local what=$1 log status=0
+  shift
+  log=$(mktemp)
+  "$@" >"$log" 2>&1 </dev/null || status=$?
+  if [ "$status" -ne 0 ]; then
+    quote "$log"
+    say "$what failed (exit $status)"
+  fi
+  rm -f -- "$log"
+  return "$status"
+}
+
+is_root() { [ "$(id -u)" -eq 0 ]; }
+
+# May we act as root without asking anybody for a password?
+can_be_root() { is_root || { command -v sudo >/dev/null && sudo -n true 2>/dev/null; }; }
+
+as_root() { if is_root; then "$@"; else sudo -n -- "$@"; fi; }
+
+# The tools of root (dockerd, service, …) are often missing from an ordinary user's PATH.
+with_sbin() { PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin "$@"; }
+
+has_apt() { command -v apt-get >/dev/null; }
+
+# apt_install WHY PACKAGE… : the distribution's packages, without its recommendations.
+apt_install() {
+  local why=$1
+  shift
+  say "installing $* ($why)"
+  run_logged "apt-get update" as_root env DEBIAN_FRONTEND=noninteractive \
+    apt-get -o Acquire::Retries=3 -o DPkg::Lock::Timeout=300 update ||
+    say "going on with the package lists that are there"
+  run_logged "apt-get install $*" as_root env DEBIAN_FRONTEND=noninteractive \
+    apt-get -o Acquire::Retries=3 -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "$@"
+}

@@ -1,0 +1,105 @@
+# The project's own Python: .venv with the project (editable) in it, made once and then left alone.
+#
+# A stamp in .venv tells what it was made from: setup.cfg, setup.py, the interpreter, the place of the clone (an editable install
+# points there), and whether the extras for tests are in it. While that is unchanged pip is not run at all.
+# pip is configured by its own environment and files, as ever; no index is named here.
+
+# shellcheck shell=bash
+
+STAMP=$VENV/.comet-installed
+
+# fits PYTHON : it runs and is new enough.
+fits() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
+
+# has_ensurepip PYTHON : it can make a venv with pip in it (Debian's python3 alone cannot).
+has_ensurepip() { "$1" -c 'import venv, ensurepip' 2>/dev/null; }
+
+# The best interpreter on this machine: the one asked for by PYTHON=…, else the first that can do all, else the first that is new enough.
+find_python() {
+  local name path second=
+  if [ -n "${PYTHON:-}" ] && ! fits "$PYTHON"; then die "PYTHON=$PYTHON is not a Python 3.11 or newer"; fi
+  for name in ${PYTHON:+"$PYTHON"} python3 python3.14 python3.13 python3.12 python3.11 /usr/bin/python3; do
+    path=$(command -v "$name") || continue
+    fits "$path" || continue
+    if has_ensurepip "$path"; then
+      printf '%s\n' "$path"
+      return
+    fi
+    second=${second:-$path}
+  done
+  printf '%s\n' "$second"
+}
+
+# A Python that can make venvs, installed from the distribution where that is possible; its path on stdout.
+ensure_python() {
+  local python version
+  python=$(find_python)
+  if [ -z "$python" ] || ! has_ensurepip "$python"; then
+    if ! has_apt || ! can_be_root; then
+      [ -z "$python" ] && die "Comet needs Python 3.11 or newer and found none: install it, or say PYTHON=/path/to/python3 $SCRIPT"
+      die "$python cannot make a virtual environment (no ensurepip): install the package python3-venv"
+    fi
+    if [ -z "$python" ]; then
+      apt_install "no Python 3.11 or newer found" python3 python3-venv || die "could not install Python"
+    else
+      version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+      apt_install "$python lacks ensurepip" "python$version-venv" || apt_install "$python lacks ensurepip" python3-venv ||
+        die "could not install python3-venv"
+    fi
+    python=$(find_python)
+    if [ -z "$python" ] || ! has_ensurepip "$python"; then
+      die "Comet needs Python 3.11 or newer with venv, and the distribution has none: install one, or say PYTHON=/path/to/python3 $SCRIPT"
+    fi
+  fi
+  printf '%s\n' "$python"
+}
+
+# What .venv should be made from. Fails when its interpreter is missing or broken (the system's Python went away or changed its version).
+wanted_stamp() {
+  local interpreter
+  interpreter=$("$VENV/bin/python" -IS -c 'import sys; print(sys.version, sys.platform)' 2>/dev/null) || return 1
+  { cat -- "$ROOT/setup.cfg" "$ROOT/setup.py" && printf '%s\n%s\n' "$ROOT" "$interpreter"; } | sha256sum | cut -d' ' -f1
+}
+
+# is_installed EXTRAS : the stamp says that .venv holds this very project, with at least these extras.
+is_installed() {
+  local stamp extras wanted
+  { read -r stamp && read -r extras; } 2>/dev/null <"$STAMP" || return 1
+  wanted=$(wanted_stamp) || return 1
+  [ "$stamp" = "$wanted" ] && { [ "$1" = none ] || [ "$1" = "$extras" ]; }
+}
+
+make_venv() {
+  local python
+  python=$(ensure_python) || exit 1
+  say "creating .venv ($("$python" -V 2>&1), $python)"
+  run_logged "creating .venv" "$python" -m venv --clear "$VENV" || die "could not create $VENV"
+}
+
+install_project() {
+  local extras=$1 target=$ROOT
+  # Extras that are there stay: an install for running does not take the test tools away.
+  if [ "$extras" = none ] && [ -e "$STAMP" ]; then extras=$(sed -n 2p "$STAMP"); fi
+  case $extras in
+    test) target="${ROOT}[test]" ;;
+    *) extras=none ;;
+  esac
+  say "installing the project into .venv by pip (setup.cfg names what it needs)"
+  rm -f -- "$STAMP"
+  run_logged "pip install" env PIP_DISABLE_PIP_VERSION_CHECK=1 "$VENV/bin/python" -m pip install --quiet --editable "$target" ||
+    die "could not install the project: see pip's message above"
+  printf '%s\n%s\n' "$(wanted_stamp)" "$extras" >"$STAMP"
+}
+
+# ensure_venv none|test : .venv is there and up to date. Two that start at once take turns.
+ensure_venv() {
+  if is_installed "$1"; then return; fi
+  mkdir -p -- "$VENV" 2>/dev/null || die "cannot write to $ROOT as $(id -un): use a clone of your own"
+  [ -w "$VENV" ] || die "$VENV must be made anew but belongs to $(stat -c %U "$VENV"): remove it or run as that user"
+  (
+    command -v flock >/dev/null && flock 9
+    if is_installed "$1"; then exit 0; fi
+    if ! wanted_stamp >/dev/null || ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1; then make_venv; fi
+    install_project "$1"
+  ) 9<"$ROOT"
+}

@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# All checks and all tests: scripts/test.sh [--full | --unit] [pytest arguments]
+#
+#   --full   where a promise names large counts, run those instead of small ones (COMET_TEST_FULL=1)
+#   --unit   only the pure tests: no checks, no Docker engine, no processes; under ten seconds
+#
+# Sets up what up.sh sets up, with the test tools. The last line is `N passed, N failed, N skipped`. A skipped test counts as a
+# failure: a suite that leaves out its Docker tests in silence has tested nothing.
+set -euo pipefail
+
+here=$(dirname -- "${BASH_SOURCE[0]}")
+# shellcheck source=scripts/lib/common.sh
+. "$here/lib/common.sh"
+# shellcheck source=scripts/lib/venv.sh
+. "$here/lib/venv.sh"
+# shellcheck source=scripts/lib/engine.sh
+. "$here/lib/engine.sh"
+
+unit=
+case ${1:-} in
+  --full)
+    export COMET_TEST_FULL=1
+    shift
+    ;;
+  --unit)
+    unit=yes
+    shift
+    ;;
+esac
+
+ensure_venv test
+cd -- "$ROOT"
+report=$(mktemp)
+trap 'rm -f -- "$report"' EXIT
+
+checks=0 tests=0
+if [ -n "$unit" ]; then
+  set -- -m 'not docker and not slow' "$@"
+else
+  ensure_engine "$@"
+  scripts/check.sh || checks=$?
+fi
+
+# A test that hangs shows where, in place of a silent log.
+"$VENV/bin/python" -m pytest --junit-xml="$report" -o faulthandler_timeout=300 "$@" || tests=$?
+"$VENV/bin/python" scripts/lib/tally.py "$report" "$tests" "$checks"
