@@ -1,0 +1,145 @@
+"""`python -m worker_app.database create|stats|report|reset`: the statistics database by hand, with and without running workers.
+
+The address comes from the environment variable COMET_DATABASE (a password in a URL must not stand in a process listing). Errors are one
+line on stderr and exit code 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sqlite3
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.exc import DatabaseError
+
+from worker_app import schema, sqlite
+from worker_app.errors import NotCommitted, WorkerError
+from worker_app.latency import LAST_BUCKET, percentile_ms, upper_bound_ms
+from worker_app.sqlite_store import SqliteReader
+from worker_app.stats import mean_ms, render
+
+
+def create(path: str) -> None:
+    """Make the database if it is missing, migrate or take over an older one, check an existing one. WorkerError: not usable."""
+    sqlite.prepare(path)
+    engine = sqlite.engine_for(path)
+    with engine.connect() as connection:
+        verdict = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
+    if verdict != "ok":
+        raise WorkerError(f"{path}: damaged ({verdict}); move it away to begin anew")
+
+
+def stats(path: str) -> str:
+    """The text of `/worker/stats`."""
+    _require(path)
+    reader = SqliteReader(path)
+    try:
+        return render(reader.rows())
+    finally:
+        reader.close()
+
+
+def report(path: str) -> str:
+    """Everything that is kept per worker, as JSON: what the contract's answer has no room for."""
+    _require(path)
+    engine = sqlite.engine_for(path)
+    with engine.connect() as connection:
+        rows = connection.execute(select(schema.workers).order_by(schema.workers.c.first_started, schema.workers.c.id)).mappings().all()
+        buckets: dict[str, dict[int, int]] = {}
+        for worker, bucket, count in connection.execute(select(schema.latency)):
+            buckets.setdefault(worker, {})[bucket] = count
+        injected: dict[str, dict[str, int]] = {}
+        for worker, kind, count in connection.execute(select(schema.injections)):
+            injected.setdefault(worker, {})[kind] = count
+    listed = [_worker(dict(row), buckets.get(row["name"], {}), injected.get(row["name"], {})) for row in rows]
+    return json.dumps({"schema": schema.VERSION, "workers": listed}, separators=(",", ":"))
+
+
+def _worker(row: dict[str, Any], buckets: dict[int, int], injected: dict[str, int]) -> dict[str, Any]:
+    requests = row["successful"] + row["failed"]
+    return {
+        "name": row["name"],
+        "first_started": row["first_started"],
+        "updated": row["updated"],
+        "successful": row["successful"],
+        "failed": row["failed"],
+        "unplanned": row["unplanned"],
+        "disconnected": row["disconnected"],
+        "mean_ms": mean_ms(row["duration_us"], requests),
+        "p50_ms": round(percentile_ms(buckets, 50), 3),
+        "p99_ms": round(percentile_ms(buckets, 99), 3),
+        # Pairs of inclusive upper bound (ms, null = none) and number of requests.
+        "latency": [[None if number >= LAST_BUCKET else round(upper_bound_ms(number), 4), buckets[number]] for number in sorted(buckets)],
+        "injections": injected,
+    }
+
+
+def reset(path: str, keep: Sequence[str] = ()) -> None:
+    """Set the workers named in `keep` to zero and drop all other rows, at one moment. A living worker that was not named registers
+    itself again, with zeros, within about a second."""
+    _require(path)
+    engine = sqlite.engine_for(path)
+    with engine.connect() as connection:
+        driver = connection.connection.driver_connection
+        assert isinstance(driver, sqlite3.Connection)
+        driver.execute("BEGIN IMMEDIATE")
+        connection.execute(delete(schema.latency))
+        connection.execute(delete(schema.injections))
+        connection.execute(delete(schema.workers).where(schema.workers.c.name.not_in(list(keep))))
+        connection.execute(
+            update(schema.workers).values(successful=0, failed=0, unplanned=0, disconnected=0, duration_us=0, updated=time.time())
+        )
+        connection.commit()
+
+
+def _require(path: str) -> None:
+    """Reading and resetting make no file."""
+    if sqlite.identity(path) is None:
+        raise WorkerError(f"{path}: no such database")
+    engine = sqlite.engine_for(path)
+    with engine.connect() as connection:
+        try:
+            ready = schema.present(connection)
+        except WorkerError as error:
+            raise WorkerError(f"{path}: {error}") from None
+    if not ready:
+        raise WorkerError(f"{path}: not yet a Comet statistics database (create makes it one)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m worker_app.database", description="The statistics database named by COMET_DATABASE.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("create", help="make, migrate or check it")
+    commands.add_parser("stats", help="print what /worker/stats answers")
+    commands.add_parser("report", help="print all that is kept per worker, as JSON")
+    resetting = commands.add_parser("reset", help="zero the counters and drop former workers")
+    resetting.add_argument("--keep", nargs="*", default=[], metavar="NAME", help="rows that stay, with zeros")
+    options = parser.parse_args(argv)
+    path = ""
+    try:
+        path = sqlite.path_of(os.environ.get("COMET_DATABASE", ""))
+        if options.command == "create":
+            create(path)
+        elif options.command == "stats":
+            print(stats(path))
+        elif options.command == "report":
+            print(report(path))
+        else:
+            reset(path, options.keep)
+    except (WorkerError, NotCommitted) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except (DatabaseError, sqlite3.Error, OSError) as error:
+        print(f"{path}: {sqlite.explain(error, path)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

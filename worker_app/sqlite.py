@@ -1,0 +1,163 @@
+"""Opening a SQLite file: found out before touched, made if missing, refused in one line if it is not ours.
+
+WAL needs its side files `-wal` and `-shm` in the file's directory, and every process must see the same three: so the directory
+is what is shared. Side files that belong to a file that is no longer there would spoil the next one of that name; whoever makes
+the database anew removes them first, under a lock on the directory, so that two workers never do it at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+
+from sqlalchemy import Connection, Engine, NullPool, create_engine
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DatabaseError
+
+from worker_app import schema
+from worker_app.errors import WorkerError
+
+PATIENCE = 10.0  # seconds a start or a command waits for other writers (SQLite's busy wait is unfair: seconds are possible)
+SIDE_FILES = ("-wal", "-shm")
+
+Identity = tuple[int, int]  # device and inode
+
+
+def path_of(url: str) -> str:
+    """The file that a `sqlite:///…` URL names. WorkerError: another dialect, or no file."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise WorkerError("COMET_DATABASE: not a database URL (sqlite:////directory/file.db)") from None
+    if parsed.get_backend_name() != "sqlite":
+        raise WorkerError(f"COMET_DATABASE: {parsed.get_backend_name()} is not supported (sqlite:////directory/file.db)")
+    if not parsed.database or parsed.database == ":memory:":
+        raise WorkerError("COMET_DATABASE: names no file (sqlite:////directory/file.db)")
+    return os.path.abspath(parsed.database)
+
+
+def identity(path: str) -> Identity | None:
+    """Which file is at the path now; None when there is none. Never opens it: closing a descriptor would drop SQLite's locks."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def connect(path: str, timeout: float = PATIENCE) -> sqlite3.Connection:
+    """A driver connection to an existing file, in autocommit mode: transactions are begun by name. `timeout` in seconds."""
+    target = os.path.realpath(path).replace("?", "%3f").replace("#", "%23")
+    connection = sqlite3.connect(f"file:{target}?mode=rw", uri=True, timeout=timeout, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA synchronous=NORMAL")
+    return connection
+
+
+def engine_for(path: str, timeout: float = PATIENCE) -> Engine:
+    return create_engine("sqlite://", creator=lambda: connect(path, timeout), poolclass=NullPool)
+
+
+def prepare(path: str, stale: tuple[Identity, ...] = (), patience: float = PATIENCE) -> None:
+    """Make sure that a database of ours is at the path, in WAL mode. `stale`: side files known to belong to a former file.
+
+    Waits at most about `patience` seconds for others.
+
+    WorkerError: no directory, not writable, damaged, somebody else's; such a file is left as it was.
+    """
+    deadline = time.monotonic() + patience
+    with _directory_lock(path, deadline):
+        try:
+            _clear_side_files(path, stale)
+            if identity(path) is None:
+                os.close(os.open(os.path.realpath(path), os.O_CREAT | os.O_WRONLY, 0o664))
+            engine = engine_for(path, patience)
+            try:
+                with engine.connect() as connection:
+                    ready = schema.present(connection)
+                    if not ready or not _in_wal_mode(connection):
+                        _build(connection, deadline)
+                    _prove_writable(connection)
+            finally:
+                engine.dispose()
+        except WorkerError as error:
+            raise WorkerError(f"{path}: {error}") from None
+        except (DatabaseError, sqlite3.Error, OSError) as error:
+            raise WorkerError(f"{path}: {explain(error, path)}") from None
+
+
+def explain(error: BaseException, path: str) -> str:
+    """One line for a person: what is wrong with the file."""
+    original = getattr(error, "orig", None) or error
+    words = (original.strerror or str(original)) if isinstance(original, OSError) else str(original)
+    if "not a database" in words or "malformed" in words:
+        return f"damaged, or no SQLite database ({words}); move it away to begin anew"
+    if "readonly" in words or isinstance(original, PermissionError) or "unable to open" in words:
+        return f"cannot be written by uid {os.geteuid()} ({words}); SQLite needs to write the file and its directory"
+    if "locked" in words:
+        return "locked by another program for too long"
+    return words
+
+
+def _build(connection: Connection, deadline: float) -> None:
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, sqlite3.Connection)
+    connection.rollback()
+    while True:
+        try:
+            # The switch to WAL does not wait by the busy timeout.
+            driver.execute("PRAGMA journal_mode=WAL")
+            break
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() >= deadline:
+                raise
+            time.sleep(0.02)
+    driver.execute("BEGIN IMMEDIATE")
+    schema.prepare(connection)
+    connection.commit()
+
+
+def _in_wal_mode(connection: Connection) -> bool:
+    return connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+
+
+def _prove_writable(connection: Connection) -> None:
+    """A transaction that changes nothing; it fails where a later commit would."""
+    connection.rollback()
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, sqlite3.Connection)
+    driver.execute("BEGIN IMMEDIATE")
+    driver.execute("ROLLBACK")
+
+
+def _clear_side_files(path: str, stale: tuple[Identity, ...]) -> None:
+    alone = identity(path) is None
+    for suffix in SIDE_FILES:
+        side = os.path.realpath(path) + suffix
+        found = identity(side)
+        if found is not None and (alone or found in stale):
+            os.unlink(side)
+
+
+@contextlib.contextmanager
+def _directory_lock(path: str, deadline: float) -> Iterator[None]:
+    directory = os.path.dirname(os.path.realpath(path))
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise WorkerError(f"{directory}: {error.strerror}") from None
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise WorkerError(f"{directory}: locked by another worker for too long") from None
+                time.sleep(0.01)
+        yield
+    finally:
+        os.close(descriptor)

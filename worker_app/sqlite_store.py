@@ -1,0 +1,220 @@
+"""One worker's row in a SQLite database: registered at the start, added to in group commits, noticed when it vanishes.
+
+The hot write uses the driver's connection: four statements with fixed texts, whatever the size of the batch. It adds to the row
+and never sets it (a reset from outside must not be undone), and makes it anew when a reset took it away.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import sqlite3
+import time
+from collections.abc import Callable
+
+from worker_app import sqlite
+from worker_app.errors import NotCommitted, Undecided, WorkerError
+from worker_app.schema import RETIRED
+from worker_app.stats import StatsRow
+from worker_app.tally import Tally
+
+log = logging.getLogger("worker_app")
+
+BUSY_SLICE = 0.2  # seconds one attempt waits for other writers; the ledger looks at its deadlines in between
+REOPEN_PATIENCE = 1.0  # seconds for connecting anew while answers wait
+HEARTBEAT = 60.0  # seconds between two signs of life of an idle worker
+FORMER_ROWS = 1000  # rows of former workers kept one by one
+FORMER_AFTER = 600.0  # seconds without a sign of life after which a row counts as a former worker's
+
+_ADD = """INSERT INTO workers
+ (name, first_started, updated, successful, failed, unplanned, disconnected, duration_us, last_batch) VALUES (?,?,?,?,?,?,?,?,?)
+ ON CONFLICT (name) DO UPDATE SET updated = excluded.updated, successful = successful + excluded.successful,
+ failed = failed + excluded.failed, unplanned = unplanned + excluded.unplanned, disconnected = disconnected + excluded.disconnected,
+ duration_us = duration_us + excluded.duration_us, last_batch = excluded.last_batch"""
+_BUCKET = """INSERT INTO latency (worker, bucket, count) VALUES (?,?,?)
+ ON CONFLICT (worker, bucket) DO UPDATE SET count = count + excluded.count"""
+_INJECTION = """INSERT INTO injections (worker, kind, count) VALUES (?,?,?)
+ ON CONFLICT (worker, kind) DO UPDATE SET count = count + excluded.count"""
+_ROWS = "SELECT name, successful, failed, duration_us FROM workers ORDER BY first_started, id"
+
+
+class SqliteStore:
+    """The `Store` of a SQLite file. `choose_name` picks the row's name from the names already taken."""
+
+    def __init__(self, path: str, choose_name: Callable[[set[str]], str]) -> None:
+        self.path = path
+        self.name = ""
+        self._choose_name = choose_name
+        self._first_started = 0.0
+        self._batch = random.getrandbits(40) << 20  # no two runs of one row share batch numbers
+        self._connection: sqlite3.Connection | None = None
+        self._file: sqlite.Identity | None = None
+        self._sides: tuple[sqlite.Identity, ...] = ()
+        self._updated = 0.0
+
+    def open(self, patience: float = sqlite.PATIENCE) -> None:
+        """Prepare the database and register the worker. WorkerError: one line that says why not within `patience` seconds."""
+        sqlite.prepare(self.path, stale=self._sides, patience=patience)
+        connection = None
+        try:
+            connection = sqlite.connect(self.path, patience)
+            self._file = sqlite.identity(self.path)
+            self._register(connection)
+            connection.execute(f"PRAGMA busy_timeout={round(BUSY_SLICE * 1000)}")
+        except sqlite3.Error as error:
+            if connection is not None:
+                connection.close()
+            raise WorkerError(f"{self.path}: {sqlite.explain(error, self.path)}") from None
+        self._connection = connection
+        self._note_side_files()
+
+    def commit(self, tally: Tally) -> None:
+        if self._connection is None:
+            self.reopen()
+        connection = self._connection
+        assert connection is not None
+        self._batch += 1
+        now = time.time()
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as error:
+            raise NotCommitted(str(error)) from None
+        try:
+            values = (tally.successful, tally.failed, tally.unplanned, tally.disconnected, tally.duration_us, self._batch)
+            connection.execute(_ADD, (self.name, self._first_started, now, *values))
+            if tally.buckets:
+                connection.executemany(_BUCKET, [(self.name, bucket, count) for bucket, count in tally.buckets.items()])
+            if tally.injections:
+                connection.executemany(_INJECTION, [(self.name, kind, count) for kind, count in tally.injections.items()])
+        except sqlite3.Error as error:
+            self._roll_back(connection)
+            raise NotCommitted(str(error)) from None
+        try:
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._roll_back(connection)
+            if self.verify():
+                return
+            raise NotCommitted(str(error)) from None
+        self._updated = now
+
+    def verify(self) -> bool:
+        connection = self._connection
+        if connection is None:
+            raise Undecided("no connection")
+        try:
+            found = connection.execute("SELECT last_batch FROM workers WHERE name = ?", (self.name,)).fetchone()
+        except sqlite3.Error as error:
+            raise Undecided(str(error)) from None
+        return found is not None and found[0] == self._batch
+
+    def replaced(self) -> bool:
+        return sqlite.identity(self.path) != self._file
+
+    def reopen(self) -> None:
+        self.close()
+        try:
+            self.open(REOPEN_PATIENCE)
+        except WorkerError as error:
+            raise NotCommitted(str(error)) from None
+
+    def tick(self, now: float) -> None:
+        if self.replaced():
+            log.warning("the database %s was deleted or replaced; beginning anew", self.path)
+            self.reopen()
+        connection = self._connection
+        if connection is None:
+            self.reopen()
+            return
+        try:
+            missing = connection.execute("SELECT 1 FROM workers WHERE name = ?", (self.name,)).fetchone() is None
+        except sqlite3.Error as error:
+            raise NotCommitted(str(error)) from None
+        if missing or now - self._updated >= HEARTBEAT:
+            self.commit(Tally())
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _register(self, connection: sqlite3.Connection) -> None:
+        now = time.time()
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            if not self.name:
+                self.name = self._choose_name({name for (name,) in connection.execute("SELECT name FROM workers")})
+            (latest,) = connection.execute("SELECT coalesce(max(first_started), 0) FROM workers").fetchone()
+            # The wall clock may have been set back; the order of first start must hold all the same.
+            self._first_started = self._first_started or max(now, latest + 1e-3)
+            connection.execute(_ADD, (self.name, self._first_started, now, 0, 0, 0, 0, 0, self._batch))
+            _fold(connection, now)
+            connection.execute("COMMIT")
+        except BaseException:
+            self._roll_back(connection)
+            raise
+        self._updated = now
+
+    def _note_side_files(self) -> None:
+        real = os.path.realpath(self.path)
+        self._sides = tuple(found for suffix in sqlite.SIDE_FILES if (found := sqlite.identity(real + suffix)) is not None)
+
+    @staticmethod
+    def _roll_back(connection: sqlite3.Connection) -> None:
+        if connection.in_transaction:
+            try:
+                connection.execute("ROLLBACK")
+            except sqlite3.Error as error:
+                log.warning("rollback: %s", error)
+
+
+def _fold(connection: sqlite3.Connection, now: float) -> None:
+    """Put the oldest rows of former workers past the limit into the row `retired`, sums and histograms included."""
+    former = connection.execute(
+        "SELECT name FROM workers WHERE name <> ? AND updated < ? ORDER BY first_started DESC, id DESC LIMIT -1 OFFSET ?",
+        (RETIRED, now - FORMER_AFTER, FORMER_ROWS),
+    ).fetchall()
+    for (name,) in former:
+        connection.execute(
+            "INSERT INTO workers (name, first_started, updated, successful, failed, unplanned, disconnected, duration_us, last_batch)"
+            " SELECT ?, 0, updated, successful, failed, unplanned, disconnected, duration_us, 0 FROM workers WHERE name = ?"
+            " ON CONFLICT (name) DO UPDATE SET updated = max(updated, excluded.updated), successful = successful + excluded.successful,"
+            " failed = failed + excluded.failed, unplanned = unplanned + excluded.unplanned,"
+            " disconnected = disconnected + excluded.disconnected, duration_us = duration_us + excluded.duration_us",
+            (RETIRED, name),
+        )
+        for table, key in (("latency", "bucket"), ("injections", "kind")):
+            connection.execute(
+                f"INSERT INTO {table} (worker, {key}, count) SELECT ?, {key}, count FROM {table} WHERE worker = ?"
+                f" ON CONFLICT (worker, {key}) DO UPDATE SET count = count + excluded.count",
+                (RETIRED, name),
+            )
+            connection.execute(f"DELETE FROM {table} WHERE worker = ?", (name,))
+        connection.execute("DELETE FROM workers WHERE name = ?", (name,))
+
+
+class SqliteReader:
+    """Reads for `/worker/stats` over a connection of its own; used by one thread at a time. WAL readers wait for no writer."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._connection: sqlite3.Connection | None = None
+        self._file: sqlite.Identity | None = None
+
+    def rows(self) -> list[StatsRow]:
+        try:
+            file = sqlite.identity(self._path)
+            if self._connection is None or file != self._file:
+                self.close()
+                self._connection = sqlite.connect(self._path, timeout=1.0)
+                self._file = file
+            return [StatsRow(*row) for row in self._connection.execute(_ROWS)]
+        except sqlite3.Error as error:
+            self.close()
+            raise NotCommitted(str(error)) from None
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None

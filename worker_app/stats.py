@@ -1,0 +1,50 @@
+"""Rows of the database -> the JSON of `/worker/stats` (pure).
+
+The shape is the contract's: four keys in this order, each a list of one-key objects, `total` first, then the workers in order
+of first start. Total = successful + failed holds in every answer because it is computed here, from one snapshot.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class StatsRow:
+    """One worker as `/worker/stats` shows it; `duration_us` is the sum over its counted requests."""
+
+    name: str
+    successful: int
+    failed: int
+    duration_us: int
+
+
+def mean_ms(duration_us: int, requests: int) -> float:
+    """Mean time in ms to a thousandth; 0 without requests."""
+    return round(duration_us / requests / 1000.0, 3) if requests else 0
+
+
+def render(rows: Sequence[StatsRow]) -> str:
+    """The compact JSON text of `/worker/stats` for workers in order of first start."""
+    total = StatsRow(
+        "total",
+        sum(row.successful for row in rows),
+        sum(row.failed for row in rows),
+        sum(row.duration_us for row in rows),
+    )
+    lines = [total, *rows]
+    return json.dumps(
+        {
+            "SuccessfulRequests": _column((row.name, row.successful) for row in lines),
+            "FailedRequests": _column((row.name, row.failed) for row in lines),
+            "TotalRequests": _column((row.name, row.successful + row.failed) for row in lines),
+            "AverageResponseTime": _column((row.name, mean_ms(row.duration_us, row.successful + row.failed)) for row in lines),
+        },
+        separators=(",", ":"),
+    )
+
+
+def _column(cells: Iterable[tuple[str, float]]) -> list[dict[str, float]]:
+    return [{name: value} for name, value in cells]
