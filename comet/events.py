@@ -3,7 +3,7 @@
 An event knows no clock: the journal stamps it with the wall time when it writes it down.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,7 +40,7 @@ def _exited(record: Mapping[str, Any]) -> str:
     return f"exited: {exit_text(record.get('code'), record.get('signal'), bool(record.get('oom')))}{tail}"
 
 
-_SENTENCES = {
+_SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "replica_starting": lambda _: "starting",
     "replica_ready": lambda record: f"ready after {record.get('start_ms', 0):g} ms",
     "replica_unhealthy": lambda record: f"unhealthy: {record.get('reason', '')}",

@@ -10,13 +10,16 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from comet.events import Event
 from comet.wallclock import iso
 
 KEEP_BYTES = 8 << 20
 """At this size the file is put aside as events.jsonl.1, replacing the former one."""
+
+POLL_PAUSE = 0.1
+"""Seconds between two looks at a journal that is followed."""
 
 Record = dict[str, Any]
 
@@ -84,3 +87,33 @@ def parse(line: str) -> Record | None:
     except ValueError:
         return None
     return record if isinstance(record, dict) and "event" in record else None
+
+
+def follow(path: Path, passed: int) -> Iterator[Record]:
+    """The records after the first `passed`, for ever, as they are written; a journal put aside is followed into the new file."""
+    while True:
+        try:
+            stream = path.open(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            time.sleep(POLL_PAUSE)
+            continue
+        with stream:
+            yield from _follow_file(stream, path, passed)
+        passed = 0
+
+
+def _follow_file(stream: TextIO, path: Path, passed: int) -> Iterator[Record]:
+    rest = ""
+    while True:
+        text = stream.readline()
+        if not text:
+            if not path.exists() or os.fstat(stream.fileno()).st_ino != path.stat().st_ino:
+                return
+            time.sleep(POLL_PAUSE)
+            continue
+        rest += text
+        if rest.endswith("\n"):
+            record, rest = parse(rest), ""
+            if record is not None and passed <= 0:
+                yield record
+            passed -= record is not None

@@ -83,7 +83,7 @@ def holder(port: int) -> str:
     except psutil.AccessDenied:
         return ""
     for connection in connections:
-        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+        if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port and connection.pid:
             try:
                 return f" by {psutil.Process(connection.pid).name()} (PID {connection.pid})"
             except psutil.NoSuchProcess:

@@ -139,6 +139,12 @@ class Router:
         self._views[name] = {}
         self._tell(link)
 
+    def configure(self, name: str, settings: messages.Message) -> None:
+        """Give an adopted load balancer the settings that are wanted now, and ask how it sees the workers."""
+        link = self._links.get(name)
+        if link is not None:
+            link.send(messages.settings(settings), messages.status())
+
     def detach(self, name: str) -> None:
         """Its load balancer is dead."""
         link = self._links.get(name)
@@ -183,9 +189,14 @@ class Router:
             self._applied[name] = int(message["id"])
             self._settle()
         elif kind == "health":
-            upstream = str(message["upstream"])
-            self._views[name][upstream] = None if message["healthy"] else f"{name} finds: {message.get('reason') or 'no answer'}"
-            self._judge(upstream)
+            self._see(name, str(message["upstream"]), bool(message["healthy"]), str(message.get("reason") or ""))
+        elif kind == "status":
+            for upstream in message["upstreams"]:
+                self._see(name, str(upstream["name"]), bool(upstream["healthy"]), "")
+
+    def _see(self, name: str, upstream: str, healthy: bool, reason: str) -> None:
+        self._views[name][upstream] = None if healthy else f"{name} finds: {reason or 'no answer'}"
+        self._judge(upstream)
 
     def _judge(self, upstream: str) -> None:
         complaints = [complaint for views in self._views.values() if (complaint := views.get(upstream)) is not None]

@@ -51,20 +51,19 @@ class Supervisor:
         self._endpoints: dict[str, Endpoint] = {}
         self._changed = asyncio.Event()
         self.replicas: dict[str, Replica] = {}
+        self.changed: Callable[[], None] = lambda: None
         # Set before the first replica is enlisted; they need our `observe` to be made.
         self.drivers: Mapping[str, Driver] = {}
         self.router: Router | None = None
         self.prober: Prober | None = None
 
-    def enlist(self, members: Iterable[Enlisted]) -> None:
-        """Supervise these from now on, wanted UP."""
-        for member in members:
-            self.replicas[member.spec.name] = Replica(member.spec, since=self._clock())
-            if member.probe is not None:
-                self._probes[member.spec.name] = member.probe
-            if member.endpoint is not None:
-                self._endpoints[member.spec.name] = member.endpoint
-        self.tick()
+    def enlist(self, member: Enlisted, replica: Replica | None = None) -> None:
+        """Supervise this from the next tick on, wanted UP; `replica` is its present where it is adopted."""
+        self.replicas[member.spec.name] = replica or Replica(member.spec, since=self._clock())
+        if member.probe is not None:
+            self._probes[member.spec.name] = member.probe
+        if member.endpoint is not None:
+            self._endpoints[member.spec.name] = member.endpoint
 
     def observe(self, name: str, instance: int | None, observation: Observation) -> None:
         """Take in what a driver saw; of a former instance, or of nothing that is supervised, it is no news."""
@@ -121,6 +120,7 @@ class Supervisor:
                     self._act(action)
         finally:
             self._ticking = False
+        self.changed()
         self._changed.set()
         self._set_timer()
 

@@ -95,6 +95,11 @@ class ContainerDriver:
             known = self._known[spec.name] = _Known(spec, instance, former.id if former else None)
         self._lanes.put(spec.name, lambda: self._start(known))
 
+    def adopt(self, spec: ReplicaSpec, instance: int, container: str) -> None:
+        """Know a running container that an earlier supervisor started; its full id."""
+        with self._lock:
+            self._known[spec.name] = _Known(spec, instance, container, running=True)
+
     def drain(self, name: str) -> None:
         """Nothing to do here: the load balancers are told by the router, which says when it is done."""
 

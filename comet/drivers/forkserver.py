@@ -19,7 +19,7 @@ from comet.drivers.process import Launched
 from comet.listeners import Listeners
 from comet.replica import ReplicaSpec
 from comet.router import Router
-from lb.settings import Settings, UpstreamSpec
+from lb.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,11 @@ class ForkserverLauncher:
         """Under which name in `.comet/run/` a later supervisor reaches it."""
         return self._control.get((name, instance))
 
+    def adopt(self, name: str, instance: int, control_name: str | None) -> None:
+        """Know a load balancer that an earlier supervisor launched."""
+        if control_name is not None:
+            self._control[name, instance] = control_name
+
     def gone(self, name: str, instance: int) -> None:
         self._router.detach(name)
         control = self._control.pop((name, instance), None)
@@ -123,6 +128,3 @@ def hide_main() -> None:
     main.__spec__ = None
     if hasattr(main, "__file__"):
         del main.__file__
-
-
-__all__ = ["ForkserverLauncher", "LbLaunch", "UpstreamSpec", "hide_main"]

@@ -1,0 +1,95 @@
+"""The command line: arguments in, one exit code out. What a command does stands in `comet.commands`; here is only how it is called.
+
+Exit codes: 0 done, 1 failed, 2 bad usage or config, 3 nothing of this cluster runs.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from comet import __version__, commands
+from comet.errors import UserError
+
+EXAMPLES = """examples:
+  python supervisor.py                 run the cluster of ./config.yaml in the foreground
+  python supervisor.py run --detach    the same in the background; returns once all are ready
+  python supervisor.py ps              supervisor, load balancers and workers, side by side
+  python supervisor.py events --follow what happens, as it happens
+  python supervisor.py stop            drain, stop and remove everything
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse in Comet's manner: one line on stderr for bad usage, exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see --help)\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    top = Parser(
+        prog="supervisor.py",
+        description="A mini-cluster in one command: workers in containers, load balancers as processes, one supervisor.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"comet {__version__}")
+    _add_config(top, default="config.yaml")
+    _add_run_options(top)
+    below = top.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
+    run = _add(below, "run", "run the cluster in the foreground (the default)")
+    _add_run_options(run, suppress=True)
+    ps = _add(below, "ps", "list supervisor, load balancers and workers")
+    ps.add_argument("--json", action="store_true", help="print JSON")
+    _add(below, "stop", "drain, stop and remove everything, with or without a running supervisor")
+    stats = _add(below, "stats", "show the request statistics of the workers")
+    stats.add_argument("--json", action="store_true", help="print the JSON of /worker/stats")
+    stats.add_argument("--reset", action="store_true", help="begin the statistics anew")
+    events = _add(below, "events", "show what has happened")
+    events.add_argument("--follow", "-f", action="store_true", help="go on with what happens")
+    events.add_argument("--json", action="store_true", help="print the JSON lines as they are kept")
+    events.add_argument("--tail", type=int, default=50, metavar="N", help="how many past events to show first (50)")
+    logs = _add(below, "logs", "show what a replica printed")
+    logs.add_argument("name", metavar="NAME", help="worker-0, lb-1, …")
+    logs.add_argument("--follow", "-f", action="store_true", help="go on with what it prints")
+    logs.add_argument("--tail", type=int, default=100, metavar="N", help="how many past lines to show first (100)")
+    _add(below, "check", "check the config and start nothing")
+    _add(below, "clean", "remove images and state of this cluster while it is down")
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    options = parser().parse_args(arguments)
+    try:
+        return commands.COMMANDS[options.command or "run"](options)
+    except UserError as error:
+        print(error.message, file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        # The reader of our output has enough (`| head`); Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+
+
+def _add(below: "argparse._SubParsersAction[Parser]", name: str, help: str) -> argparse.ArgumentParser:
+    command = below.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
+    _add_config(command, default=argparse.SUPPRESS)
+    return command
+
+
+def _add_config(to: argparse.ArgumentParser, default: str) -> None:
+    """Before or after the command: the subparser's option sets nothing where it is not given."""
+    to.add_argument("--config", type=Path, default=default if default == argparse.SUPPRESS else Path(default), metavar="FILE",
+                    help="the config file (config.yaml); its folder is the cluster")  # fmt: skip
+
+
+def _add_run_options(to: argparse.ArgumentParser, suppress: bool = False) -> None:
+    default = argparse.SUPPRESS if suppress else False
+    to.add_argument("--detach", "-d", action="store_true", default=default, help="return once all replicas are ready")
+    to.add_argument("--notify-fd", type=int, default=argparse.SUPPRESS if suppress else None, help=argparse.SUPPRESS)

@@ -1,0 +1,254 @@
+"""What each command does: options in, exit code out; what goes wrong is raised as UserError."""
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from comet import __version__, clean, database, journal, logs, orphans, tables
+from comet.cluster import Cluster, Lock, worker_owner
+from comet.config import Config, load, port_ranges
+from comet.control import call
+from comet.display import Display, LineDisplay, Message, PipeDisplay, for_stdout
+from comet.engine import connect
+from comet.errors import UserError
+from comet.events import line
+from comet.snapshot import FleetSnapshot, from_dict
+from comet.wallclock import parse
+
+NOTHING_RUNS = 3
+
+
+def config_path(options: argparse.Namespace) -> Path:
+    """The config named, else ./config.yaml, else the one beside supervisor.py."""
+    given: Path = options.config
+    beside = database.SOURCES / "config.yaml"
+    if given == Path("config.yaml") and not given.exists() and beside.exists():
+        return beside
+    return given
+
+
+def cluster_of(options: argparse.Namespace) -> Cluster:
+    """The cluster that the options speak of; its config need not be valid for that, nor exist."""
+    return Cluster(config_path(options).absolute().parent)
+
+
+def existing_cluster(options: argparse.Namespace) -> Cluster:
+    cluster = cluster_of(options)
+    if cluster.id is None:
+        raise UserError(f"{cluster.folder}: no cluster has run here (start one with: python supervisor.py)", NOTHING_RUNS)
+    return cluster
+
+
+def run(options: argparse.Namespace) -> int:
+    config = load(config_path(options))
+    cluster = Cluster(config.folder)
+    holder = Lock(cluster).holder()
+    if holder is not None:
+        raise UserError(f"{config.folder}: a supervisor is running already (PID {holder}); stop it with: python supervisor.py stop")
+    cluster.create()
+    if options.detach:
+        return _detached(config, cluster)
+    display: Display = for_stdout() if options.notify_fd is None else PipeDisplay(options.notify_fd)
+    return _supervise(config, cluster, display)
+
+
+def _supervise(config: Config, cluster: Cluster, display: Display) -> int:
+    # Here, not above: no other command needs the engine's SDK, the forkserver or the load balancer's code.
+    from setproctitle import setproctitle
+
+    from comet.run import Run
+
+    lock = Lock(cluster)
+    if not lock.acquire():
+        raise UserError(f"{config.folder}: a supervisor is running already (PID {lock.holder()}); stop it with: python supervisor.py stop")
+    setproctitle(f"comet: supervisor {config.path}")
+
+    async def serve() -> int:
+        return await Run(config, cluster, display).serve()
+
+    try:
+        code = asyncio.run(serve())
+    finally:
+        display.close()
+        lock.release()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return code
+
+
+def _detached(config: Config, cluster: Cluster) -> int:
+    """Start a supervisor of its own session, show how it comes up, and return when all are ready or it has failed."""
+    read_fd, write_fd = os.pipe()
+    argv = [sys.executable, "-m", "comet", "run", "--config", str(config.path), "--notify-fd", str(write_fd)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (str(database.SOURCES), os.environ.get("PYTHONPATH"))))}
+    log = cluster.path("logs", "supervisor.log")
+    with log.open("ab") as output:
+        child = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, pass_fds=(write_fd,), start_new_session=True
+        )
+    os.close(write_fd)
+    display = for_stdout()
+    try:
+        for message in _messages(read_fd):
+            if message["kind"] == "failed":
+                child.wait()
+                raise UserError(message["text"], message["exit_code"])
+            display.show(message)
+            if message["kind"] == "ready":
+                return 0
+    except KeyboardInterrupt:
+        child.send_signal(signal.SIGTERM)
+        child.wait()
+        return 130
+    finally:
+        display.close()
+    code = child.wait()
+    last = log.read_text(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
+    raise UserError(f"the supervisor ended before the cluster was ready (exit code {code}): {last[0]}; see {log}")
+
+
+def _messages(fd: int) -> Iterator[Message]:
+    with os.fdopen(fd) as stream:
+        for text in stream:
+            yield json.loads(text)
+
+
+def ps(options: argparse.Namespace) -> int:
+    snapshot = _snapshot(cluster_of(options))
+    if options.json:
+        print(json.dumps(snapshot.as_dict(), indent=1))
+    else:
+        tables.show(tables.replicas(snapshot))
+    return 0
+
+
+def _snapshot(cluster: Cluster) -> FleetSnapshot:
+    try:
+        return from_dict(call(cluster, "ps"))
+    except ConnectionError:
+        return orphans.snapshot(cluster, __version__)
+
+
+def stop(options: argparse.Namespace) -> int:
+    cluster = cluster_of(options)
+    holder = Lock(cluster).holder()
+    display = LineDisplay()
+    if holder is not None:
+        return _stop_supervisor(cluster, holder, display)
+    found = orphans.find(cluster)
+    if not found:
+        raise UserError(f"{cluster.folder}: nothing of this cluster runs", NOTHING_RUNS)
+    display.show({"kind": "step", "text": f"no supervisor runs: ending {len(found)} orphans"})
+    client = connect() if any(orphan.kind == "container" for orphan in found) else None
+    for told in orphans.end(cluster, found, client, grace=10):
+        display.show({"kind": "step", "text": told})
+    clean.forget_run(cluster)
+    return 0
+
+
+def _stop_supervisor(cluster: Cluster, pid: int, display: Display) -> int:
+    """Ask it to stop, and wait until it has: its lock is free, however long the drain takes."""
+    process = psutil.Process(pid)
+    seen = len(list(journal.read(cluster.path("events.jsonl"))))
+    try:
+        call(cluster, "stop", timeout=5)
+    except ConnectionError:
+        process.send_signal(signal.SIGTERM)
+    while True:
+        records = list(journal.read(cluster.path("events.jsonl")))
+        for record in records[seen:]:
+            display.show({"kind": "event", "record": record})
+        seen = len(records)
+        if Lock(cluster).holder() is None:
+            break
+        time.sleep(0.05)
+    left = orphans.find(cluster)
+    if left:
+        raise UserError(f"{len(left)} replicas could not be removed: {', '.join(str(orphan.name or orphan.id) for orphan in left)}")
+    return 0
+
+
+def stats(options: argparse.Namespace) -> int:
+    config = load(config_path(options))
+    cluster = existing_cluster(options)
+    where, owner = database.place(config, cluster), worker_owner()
+    if options.reset:
+        database.reset(where, owner)
+        return 0
+    counted = database.read_stats(where, owner)
+    if options.json:
+        print(json.dumps(counted, separators=(",", ":")))
+    else:
+        tables.show(tables.statistics(counted))
+    return 0
+
+
+def events(options: argparse.Namespace) -> int:
+    cluster = existing_cluster(options)
+    path = cluster.path("events.jsonl")
+    past = list(journal.read(path))
+    for record in past[-options.tail :] if options.tail > 0 else []:
+        _print_event(record, options.json)
+    if options.follow:
+        for record in journal.follow(path, len(past)):
+            _print_event(record, options.json)
+    return 0
+
+
+def _print_event(record: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(record, separators=(",", ":")), flush=True)
+        return
+    at = parse(str(record.get("at", ""))) or 0.0
+    print(f"{time.strftime('%H:%M:%S', time.localtime(at))}.{int(at * 1000) % 1000:03d}  {line(record)}", flush=True)
+
+
+def show_logs(options: argparse.Namespace) -> int:
+    cluster = existing_cluster(options)
+    row = next((row for row in _snapshot(cluster).replicas if row.name == options.name), None)
+    kind = row.kind if row else "process"
+    if row is None and not cluster.path("logs", f"{options.name}.log").exists():
+        raise UserError(f"{options.name}: no such replica (python supervisor.py ps lists them)")
+    for text in logs.lines(cluster, options.name, kind, max(0, options.tail), options.follow):
+        print(text, flush=True)
+    return 0
+
+
+def check(options: argparse.Namespace) -> int:
+    config = load(config_path(options))
+    database.place(config, Cluster(config.folder))
+    values = {key: getattr(config, key.replace("-", "_")) for key in ("load-balancer-port", "worker-port", "admin-port", "pool", "worker")}
+    spans = ", ".join(f"{key} {first}-{first + count - 1}" for key, first, count in port_ranges(values))
+    print(f"{config.path}: good ({config.worker} workers, {config.pool} load balancers; {spans})")
+    return 0
+
+
+def clean_up(options: argparse.Namespace) -> int:
+    cluster = existing_cluster(options)
+    if Lock(cluster).holder() is not None or orphans.find(cluster):
+        raise UserError(f"{cluster.folder}: the cluster runs; stop it first with: python supervisor.py stop")
+    for told in clean.everything(cluster):
+        print(told)
+    return 0
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "run": run,
+    "ps": ps,
+    "stop": stop,
+    "stats": stats,
+    "events": events,
+    "logs": show_logs,
+    "check": check,
+    "clean": clean_up,
+}

@@ -1,0 +1,138 @@
+"""The running whole: supervisor, drivers, router and prober of one cluster, put together and taken apart in one place."""
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from pathlib import Path
+
+import docker
+
+from comet import __version__
+from comet.adopt import Adoption
+from comet.cluster import Cluster
+from comet.config import Config
+from comet.drivers.container import ContainerDriver
+from comet.drivers.execute import ExecLauncher
+from comet.drivers.forkserver import ForkserverLauncher
+from comet.drivers.process import Launched, ProcessDriver
+from comet.events import Event
+from comet.listeners import Listeners
+from comet.probe import Prober
+from comet.replica import Replica
+from comet.router import Router
+from comet.snapshot import FleetSnapshot, SupervisorRow, Traffic, rows
+from comet.statefile import Record, StateFile
+from comet.supervise import Enlisted, Supervisor
+from comet.usage import Sampler
+from lb import counters
+
+
+class Fleet:
+    """One cluster's replicas and everything that moves them."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, cluster: Cluster, config: Config, tell: Callable[[Event], None]) -> None:
+        self._loop = loop
+        self._cluster = cluster
+        self._tell = tell
+        self._started = time.monotonic()
+        self._sampler = Sampler()
+        self._sampling = asyncio.Lock()
+        self.supervisor = Supervisor(loop, tell)
+        sink = self.supervisor.observe
+        self.listeners = Listeners()
+        self.router = Router(loop, sink)
+        self.prober = Prober(loop, sink, config.health_timeout)
+        self.launcher = ForkserverLauncher(cluster, self.router, self.listeners)
+        self.balancers = ProcessDriver(loop, sink, self.launcher)
+        self.processes = ProcessDriver(loop, sink, ExecLauncher(cluster))
+        self.containers: ContainerDriver | None = None
+        self.state = StateFile(cluster.path("state.json"))
+        self.supervisor.router = self.router
+        self.supervisor.prober = self.prober
+        self.supervisor.changed = self._keep_state
+        self.supervisor.drivers = {"lb": self.balancers, "worker-process": self.processes}
+
+    def use_engine(self, client: docker.DockerClient) -> None:
+        """Drive containers through this engine."""
+        self.containers = ContainerDriver(self._loop, self.supervisor.observe, self._tell, client, self._cluster.id or "")
+        self.supervisor.drivers = {**self.supervisor.drivers, "container": self.containers}
+        self.containers.watch()
+
+    def enlist(self, members: Iterable[Enlisted]) -> None:
+        for member in members:
+            self.supervisor.enlist(member)
+
+    def adopt(self, adoption: Adoption) -> None:
+        """Supervise a living replica as it is."""
+        spec = adoption.member.spec
+        replica = adoption.replica(time.monotonic(), time.time())
+        self.supervisor.enlist(adoption.member, replica)
+        self._tell(Event("adopted", spec.name, {"kind": spec.kind, "id": replica.id}))
+        if adoption.control is not None and adoption.listener is not None and adoption.record is not None:
+            self.listeners.hold(spec.name, adoption.listener)
+            self.launcher.adopt(spec.name, replica.instance, adoption.record.control)
+            self.router.attach(spec.name, replica.instance, adoption.control)
+            self.router.configure(spec.name, asdict(spec.launch.settings))
+            assert replica.pid is not None
+            # Not our child: its pidfd will tell of its death, nobody of its status.
+            self.balancers.watch(spec, replica.instance, Launched(replica.pid, lambda: None))
+        elif self.containers is not None:
+            self.containers.adopt(spec, replica.instance, adoption.orphan.id)
+            if not replica.was_ready and adoption.member.probe is not None:
+                self.prober.watch(spec.name, replica.instance, adoption.member.probe)
+
+    async def snapshot(self) -> FleetSnapshot:
+        """The cluster as it is; CPU and memory are read for it, off the loop."""
+        replicas = dict(self.supervisor.replicas)
+        async with self._sampling:
+            pids = {name: replica.pid for name, replica in replicas.items()}
+            usage = await asyncio.to_thread(self._sampler.sample, pids)
+        traffic = {name: self._traffic(replica) for name, replica in replicas.items()}
+        now = time.monotonic()
+        me = SupervisorRow(os.getpid(), True, round(now - self._started, 1), __version__)
+        return FleetSnapshot(me, rows(replicas.values(), now, usage, traffic))
+
+    def close(self) -> None:
+        """Let go of everything; replicas that live are left alive."""
+        self.prober.close()
+        for driver in self.supervisor.drivers.values():
+            driver.close()
+        self.router.close()
+        self.listeners.close()
+
+    def _traffic(self, replica: Replica) -> Traffic:
+        with contextlib.suppress(OSError, ValueError):
+            counted = counters.read(counters_path(self._cluster, replica.name))
+            return Traffic(counted["in_flight"], counted["requests"])
+        return Traffic()
+
+    def _keep_state(self) -> None:
+        records = {name: self._record(replica) for name, replica in self.supervisor.replicas.items()}
+        with contextlib.suppress(OSError):  # A full disk costs a later adoption, never this cluster.
+            self.state.write(records)
+
+    def _record(self, replica: Replica) -> Record:
+        spec = replica.spec
+        driver = self.supervisor.drivers[spec.driver]
+        created = driver.create_time(spec.name) if isinstance(driver, ProcessDriver) else None
+        return Record(
+            name=spec.name,
+            role=spec.role,
+            kind=spec.kind,
+            driver=spec.driver,
+            port=spec.port,
+            state=replica.state.value,
+            instance=replica.instance,
+            restarts=replica.restarts,
+            pid=replica.pid,
+            create_time=created,
+            id=replica.id,
+            control=self.launcher.control_name(spec.name, replica.instance),
+        )
+
+
+def counters_path(cluster: Cluster, name: str) -> Path:
+    return cluster.path("run", f"{name}.counters")

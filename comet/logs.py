@@ -1,0 +1,71 @@
+"""What replicas print: a process's in `.comet/logs/NAME.log`, a container's with the engine (bounded there by its log options)."""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from comet import engine
+from comet.cluster import Cluster
+from comet.drivers.container import ENGINE_ERRORS, container_name
+from comet.errors import UserError
+
+POLL_PAUSE = 0.2
+"""Seconds between two looks at a file that is followed."""
+
+
+def tail(cluster: Cluster, name: str, kind: str, count: int) -> list[str]:
+    """The last lines that a replica printed; empty where there are none or they cannot be read."""
+    with contextlib.suppress(UserError, OSError, *ENGINE_ERRORS):
+        return list(lines(cluster, name, kind, count, follow=False))
+    return []
+
+
+def lines(cluster: Cluster, name: str, kind: str, count: int, follow: bool) -> Iterator[str]:
+    """The last `count` lines, then, where they are followed, the ones to come. UserError where nothing is kept for this name."""
+    if kind == "process":
+        return _from_file(cluster.path("logs", f"{name}.log"), count, follow)
+    return _from_engine(container_name(cluster.id or "", name), name, count, follow)
+
+
+def _from_engine(container: str, name: str, count: int, follow: bool) -> Iterator[str]:
+    client = engine.connect()
+    try:
+        stream = client.api.logs(container, stream=True, follow=follow, tail=count)
+        rest = b""
+        for chunk in stream:
+            *whole, rest = (rest + chunk).split(b"\n")
+            yield from (line.decode(errors="replace") for line in whole)
+        if rest:
+            yield rest.decode(errors="replace")
+    except ENGINE_ERRORS as error:
+        raise UserError(f"{name}: its container's log cannot be read: {' '.join(str(error).split())}") from None
+    finally:
+        client.close()
+
+
+def _from_file(path: Path, count: int, follow: bool) -> Iterator[str]:
+    try:
+        stream = path.open("rb")
+    except FileNotFoundError:
+        raise UserError(f"{path.stem}: nothing was logged") from None
+    with stream:
+        recent = stream.read().splitlines()[-count:] if count else []
+        yield from (line.decode(errors="replace") for line in recent)
+        while follow:
+            line = stream.readline()
+            if line:
+                yield line.decode(errors="replace").rstrip("\n")
+            elif _replaced(stream.fileno(), path):
+                yield from _from_file(path, 1000, follow)
+                return
+            else:
+                time.sleep(POLL_PAUSE)
+
+
+def _replaced(fd: int, path: Path) -> bool:
+    try:
+        return os.fstat(fd).st_ino != path.stat().st_ino
+    except FileNotFoundError:
+        return False

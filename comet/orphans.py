@@ -1,0 +1,192 @@
+"""What of a cluster is alive, found without its supervisor: processes by psutil, containers by their label.
+
+Every process of a cluster carries its id in the environment (COMET_CLUSTER); the state file tells which replica it is, and where that
+file is lost its title does. Used by `ps` and `stop` when no supervisor runs, and by `run` to deal with what an earlier one left.
+"""
+
+import contextlib
+import re
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import docker.errors
+import psutil
+
+from comet import engine
+from comet.cluster import Cluster
+from comet.drivers.container import ENGINE_ERRORS, short
+from comet.errors import UserError
+from comet.snapshot import FleetSnapshot, Row, SupervisorRow
+from comet.statefile import Record, StateFile
+from comet.usage import Sampler
+from comet.wallclock import parse
+
+TITLE = re.compile(r"comet: (lb-\d+) :(\d+)")
+WORKER_COMMAND = re.compile(r"--name (worker-\d+)")
+
+
+@dataclass(frozen=True)
+class Orphan:
+    """Something of the cluster that is alive. `name` is None for helpers (forkserver, resource tracker)."""
+
+    name: str | None
+    kind: str
+    pid: int | None
+    id: str
+    port: int | None
+    since: float
+    running: bool = True
+    fingerprint: str | None = None
+
+    @property
+    def role(self) -> str:
+        return "lb" if self.name and self.name.startswith("lb-") else "worker"
+
+
+def processes(cluster_id: str, records: Iterable[Record]) -> list[Orphan]:
+    """The living processes that carry the cluster's id; never the caller itself."""
+    known = {(record.pid, record.name): record for record in records if record.kind == "process"}
+    by_pid = {pid: record for (pid, _), record in known.items()}
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.status() == psutil.STATUS_ZOMBIE or process.environ().get("COMET_CLUSTER") != cluster_id:
+                continue
+            found.append(_process(process, by_pid.get(process.pid)))
+    return [orphan for orphan in found if orphan.pid != psutil.Process().pid]
+
+
+def _process(process: psutil.Process, record: Record | None) -> Orphan:
+    created = process.create_time()
+    if record is not None and record.create_time is not None and abs(record.create_time - created) < 0.02:
+        return Orphan(record.name, "process", process.pid, str(process.pid), record.port, created)
+    line = " ".join(process.cmdline())
+    title, worker = TITLE.search(line), WORKER_COMMAND.search(line)
+    if title:
+        return Orphan(title[1], "process", process.pid, str(process.pid), int(title[2]), created)
+    if worker:
+        listen = re.search(r"--listen \S+:(\d+)", line)
+        return Orphan(worker[1], "process", process.pid, str(process.pid), int(listen[1]) if listen else None, created)
+    return Orphan(None, "process", process.pid, str(process.pid), None, created)
+
+
+def containers(client: docker.DockerClient, cluster_id: str) -> list[Orphan]:
+    """The cluster's containers, running or not."""
+    listed = client.api.containers(all=True, filters={"label": f"comet.cluster={cluster_id}"})
+    return [orphan for entry in listed if (orphan := _container(client, entry)) is not None]
+
+
+def _container(client: docker.DockerClient, entry: dict[str, Any]) -> Orphan | None:
+    labels = entry.get("Labels") or {}
+    try:
+        state = client.api.inspect_container(entry["Id"])["State"]
+    except docker.errors.NotFound:
+        return None
+    ports = [port["PublicPort"] for port in entry.get("Ports") or [] if port.get("PublicPort")]
+    return Orphan(
+        name=labels.get("comet.replica"),
+        kind="container",
+        pid=state.get("Pid") or None,
+        id=entry["Id"],
+        port=ports[0] if ports else None,
+        since=parse(str(state.get("StartedAt", ""))) or 0.0,
+        running=bool(state.get("Running")),
+        fingerprint=labels.get("comet.fingerprint"),
+    )
+
+
+def find(cluster: Cluster, client: docker.DockerClient | None = None) -> list[Orphan]:
+    """Everything alive of the cluster. An engine that does not answer hides its containers; one that was never used is not asked."""
+    identity = cluster.id
+    if identity is None:
+        return []
+    records = StateFile(cluster.path("state.json")).read()
+    found = processes(identity, records.values())
+    if client is None:
+        with contextlib.suppress(UserError):
+            client = engine.connect()
+    if client is not None:
+        with contextlib.suppress(*ENGINE_ERRORS):
+            found += containers(client, identity)
+    return found
+
+
+def snapshot(cluster: Cluster, version: str) -> FleetSnapshot:
+    """The picture that `ps` shows when no supervisor runs: each replica is an orphan."""
+    records = StateFile(cluster.path("state.json")).read()
+    found = {orphan.name: orphan for orphan in find(cluster) if orphan.name is not None}
+    sampler = Sampler()
+    pids = {name: orphan.pid for name, orphan in found.items()}
+    sampler.sample(pids)
+    time.sleep(0.1)  # The time over which the CPU's share is measured.
+    usage = sampler.sample(pids)
+    rows = []
+    for name, orphan in sorted(found.items(), key=lambda item: (item[1].role, item[1].port or 0)):
+        record = records.get(name)
+        used = usage.get(name)
+        rows.append(
+            Row(
+                name=name,
+                role=orphan.role,
+                kind=orphan.kind,
+                id=short(orphan.id),
+                pid=orphan.pid,
+                port=orphan.port or (record.port if record else 0),
+                state=(record.state if record else "ready") if orphan.running else "stopped",
+                restarts=record.restarts if record else 0,
+                uptime_s=round(time.time() - orphan.since, 1) if orphan.running else None,
+                cpu_percent=used.cpu_percent if used else None,
+                memory_bytes=used.memory_bytes if used else None,
+                last_exit=None,
+                in_flight=None,
+                requests=None,
+                orphan=True,
+            )
+        )
+    return FleetSnapshot(SupervisorRow(None, False, None, version), tuple(rows))
+
+
+def end(cluster: Cluster, found: Iterable[Orphan], client: docker.DockerClient | None, grace: float) -> Iterator[str]:
+    """Drain and end orphans: load balancers first, then the rest. Yields what was done, a line each.
+
+    A load balancer and a worker both take SIGTERM as the order to finish what they have.
+    """
+    every = list(found)
+    balancers = [orphan for orphan in every if orphan.kind == "process" and orphan.role == "lb"]
+    yield from _end_processes(balancers, grace)
+    for orphan in every:
+        if orphan.kind == "container" and client is not None:
+            _end_container(client, orphan, grace)
+            yield f"{orphan.name}: container {short(orphan.id)} removed"
+    workers = [orphan for orphan in every if orphan.kind == "process" and orphan.role != "lb" and orphan.name]
+    yield from _end_processes(workers, grace)
+    helpers = [orphan for orphan in every if orphan.name is None]
+    yield from _end_processes(helpers, 1.0)
+
+
+def _end_processes(orphans: Iterable[Orphan], grace: float) -> Iterator[str]:
+    living = []
+    for orphan in orphans:
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(orphan.pid)
+            if abs(process.create_time() - orphan.since) < 0.02:
+                process.terminate()
+                living.append((orphan, process))
+    _, stubborn = psutil.wait_procs([process for _, process in living], timeout=grace + 1)
+    for process in stubborn:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(stubborn, timeout=5)
+    for orphan, _ in living:
+        if orphan.name:
+            yield f"{orphan.name}: process {orphan.pid} ended"
+
+
+def _end_container(client: docker.DockerClient, orphan: Orphan, grace: float) -> None:
+    with contextlib.suppress(docker.errors.NotFound, docker.errors.APIError):
+        if orphan.running:
+            client.api.stop(orphan.id, timeout=int(grace) + 1)
+    with contextlib.suppress(docker.errors.NotFound):
+        client.api.remove_container(orphan.id, force=True, v=True)

@@ -1,0 +1,272 @@
+"""`run`: one life of a cluster, from the config to the last container removed.
+
+Whatever happens on the way (a signal during the build, a worker that never becomes ready, an error of our own), the way out is the
+same: everything that was started is stopped and removed. What outlives us is left only by our death.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import docker
+
+from comet import __version__, adopt, database, engine, expand, faultfiles, orphans
+from comet.cluster import Cluster, worker_owner
+from comet.config import Config, port_ranges
+from comet.control import ControlServer
+from comet.display import Display
+from comet.errors import UserError
+from comet.events import Event, exit_text
+from comet.fleet import Fleet
+from comet.image import ensure_image
+from comet.interruptible import Interruptible, Stopped
+from comet.journal import Journal
+from comet.listeners import require_free
+from comet.logs import tail
+from comet.replica import Replica, State, Wanted
+from comet.supervise import Enlisted
+
+HOPELESS_AFTER = 3
+"""So many failed starts in a row of a replica that was never ready end the start of the whole cluster."""
+
+ENGINE_PATIENCE = 20.0
+"""Seconds that a stop waits for an engine that does not answer."""
+
+
+class Run:
+    """Everything between the lock and its release."""
+
+    def __init__(self, config: Config, cluster: Cluster, display: Display) -> None:
+        self._config = config
+        self._cluster = cluster
+        self._display = display
+        self._journal = Journal(cluster.path("events.jsonl"))
+        self._journal.listeners.append(lambda record: display.show({"kind": "event", "record": record}))
+        self._loop = asyncio.get_running_loop()
+        self._fleet = Fleet(self._loop, cluster, config, self._tell)
+        self._control = ControlServer(cluster, {"ps": self._ps, "stop": self._stop_asked})
+        self._wait = Interruptible(self._loop)
+        self._ready = asyncio.Event()
+        self._engine_lost = False
+
+    async def serve(self) -> int:
+        """Bring the cluster up, keep it, take it down; the exit code."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            self._loop.add_signal_handler(number, self._signalled, number)
+        self._tell(Event("supervisor_started", None, {"pid": os.getpid(), "version": __version__}))
+        code = 0
+        try:
+            await self._control.open()
+            await self._come_up()
+            await self._wait.stop.wait()
+        except Stopped:
+            self._step("stopping before all was ready")
+        except UserError as error:
+            self._display.show({"kind": "failed", "text": error.message, "exit_code": error.exit_code})
+            code = error.exit_code
+        finally:
+            code = max(code, await self._go_down())
+        return code
+
+    # Up.
+
+    async def _come_up(self) -> None:
+        config, cluster, fleet = self._config, self._cluster, self._fleet
+        fleet.launcher.prepare()
+        where = database.place(config, cluster)
+        client = await self._wait.blocking(engine.connect) if config.runtime == "docker" else None
+        found = await self._wait.blocking(lambda: orphans.find(cluster, client))
+        self._require_ports(found)
+        for line in await self._wait.blocking(lambda: database.prepare(where, worker_owner())):
+            self._step(line)
+        image = await self._build(client) if client is not None and config.worker else None
+        members = self._members(expand.Surroundings(cluster, where, worker_owner(), image))
+        if client is not None:
+            fleet.use_engine(client)
+        adopted = await self._deal_with(found, members, client)
+        self._write_faults(members)
+        fresh = [member for member in members if member.spec.name not in adopted]
+        self._listen(fresh)
+        if fresh:
+            self._step(f"starting {', '.join(member.spec.name for member in fresh)}")
+        fleet.enlist(fresh)
+        fleet.supervisor.tick()
+        await self._until_ready()
+        self._ready.set()
+        self._display.show({"kind": "ready", "replicas": self._urls()})
+
+    def _members(self, around: expand.Surroundings) -> list[Enlisted]:
+        return [*expand.workers(self._config, around), *expand.load_balancers(self._config)]
+
+    def _require_ports(self, found: list[orphans.Orphan]) -> None:
+        """Every port that we shall take is free, or held by what an earlier supervisor of this cluster left."""
+        held = {orphan.port for orphan in found}
+        config = self._config
+        hosts = {"load-balancer-port": config.load_balancer_host, "worker-port": config.worker_host, "admin-port": "127.0.0.1"}
+        values = {key: getattr(config, key.replace("-", "_")) for key in (*hosts, "pool", "worker")}
+        wanted = [(key, hosts[key], port) for key, first, count in port_ranges(values) for port in range(first, first + count)]
+        require_free(config.path.name, [each for each in wanted if each[2] not in held], dict(config.lines))
+
+    async def _build(self, client: docker.DockerClient) -> str:
+        self._step("looking for the worker image")
+        return await self._wait.blocking(lambda: ensure_image(client, database.SOURCES, self._step_from_thread, self._wait.cancelled))
+
+    async def _deal_with(self, found: list[orphans.Orphan], members: list[Enlisted], client: docker.DockerClient | None) -> set[str]:
+        """Adopt what an earlier supervisor left and still fits, end the rest; the names of the adopted."""
+        records = self._fleet.state.read()
+        of_lb = [member for member in members if member.spec.driver == "lb"]
+        of_container = [member for member in members if member.spec.driver == "container"]
+        adoptions = await self._wait.blocking(lambda: adopt.balancers(self._cluster, of_lb, found, records))
+        adoptions += adopt.workers(of_container, found, records)
+        kept = {adoption.orphan.id for adoption in adoptions}
+        # Workers first: a load balancer is told its upstreams as soon as it is adopted.
+        for adoption in reversed(adoptions):
+            self._fleet.adopt(adoption)
+        rest = [orphan for orphan in found if orphan.id not in kept]
+        if rest:
+            self._step(f"ending {len(rest)} leftovers of an earlier supervisor")
+            grace = self._config.shutdown_grace
+            await self._wait.blocking(lambda: list(orphans.end(self._cluster, rest, client, grace)))
+        return {adoption.member.spec.name for adoption in adoptions}
+
+    def _write_faults(self, members: list[Enlisted]) -> None:
+        names = [member.spec.name for member in members if member.spec.role == "worker"]
+        try:
+            faultfiles.write(self._cluster, self._config, names)
+        except OSError as error:
+            raise UserError(f"{self._cluster.path('faults')}: cannot be written: {error.strerror}; free some space") from None
+
+    def _listen(self, members: list[Enlisted]) -> None:
+        host = self._config.load_balancer_host
+        for member in members:
+            if member.spec.driver == "lb":
+                try:
+                    self._fleet.listeners.bind(member.spec.name, host, member.spec.port)
+                except OSError as error:
+                    raise UserError(f"{member.spec.name}: cannot listen on {host} port {member.spec.port}: {error.strerror}", 2) from None
+
+    async def _until_ready(self) -> None:
+        def settled(replicas: Mapping[str, Replica]) -> bool:
+            return all(replica.was_ready for replica in replicas.values()) or _hopeless(replicas) is not None
+
+        await self._wait.outcome(self._fleet.supervisor.until(settled))
+        lost = _hopeless(self._fleet.supervisor.replicas)
+        if lost is not None:
+            raise UserError(await self._wait.blocking(lambda: self._why(lost)))
+
+    def _why(self, replica: Replica) -> str:
+        ended = f"it ended {replica.failures} times in a row"
+        if replica.last_exit is not None:
+            ended += f" ({exit_text(replica.last_exit.code, replica.last_exit.signal, replica.last_exit.oom)})"
+        log = tail(self._cluster, replica.name, replica.spec.kind, 12)
+        quoted = "".join(f"\n  | {line}" for line in log)
+        return f"{replica.name} does not become ready: {replica.reason or ended}" + (f"; its last log lines:{quoted}" if log else "")
+
+    def _urls(self) -> list[dict[str, Any]]:
+        shown = sorted(self._fleet.supervisor.replicas.values(), key=lambda replica: (replica.spec.rank, replica.spec.port))
+        config = self._config
+        hosts = {"lb": expand.reachable(config.load_balancer_host), "worker": expand.reachable(config.worker_host)}
+        return [
+            {
+                "name": replica.name,
+                "kind": replica.spec.kind,
+                "id": replica.id,
+                "url": f"http://{hosts[replica.spec.role]}:{replica.spec.port}" + ("/api/v1/hello" if replica.spec.role == "lb" else ""),
+            }
+            for replica in shown
+        ]
+
+    # Down.
+
+    async def _go_down(self) -> int:
+        """Stop and remove everything; 1 where something could not be removed."""
+        supervisor = self._fleet.supervisor
+        names = list(supervisor.replicas)
+        if names and not self._quiet_end():
+            self._step("stopping: requests in flight may finish")
+        supervisor.want(names, Wanted.DOWN)
+        stuck = await self._await_stopped()
+        self._control.close()
+        self._fleet.close()
+        if not stuck:
+            self._fleet.state.remove()
+            self._clear_run()
+        else:
+            left = ", ".join(stuck)
+            self._step(f"the Docker engine does not answer: {left} may be left; `python supervisor.py stop` removes them when it is back")
+        self._tell(Event("supervisor_stopped"))
+        self._journal.close()
+        return 1 if stuck else 0
+
+    def _quiet_end(self) -> bool:
+        return all(replica.state is State.STOPPED for replica in self._fleet.supervisor.replicas.values())
+
+    async def _await_stopped(self) -> list[str]:
+        """Wait until all have stopped; the names of those that a lost engine keeps from it."""
+        lost_since: float | None = None
+        while True:
+            done = self._fleet.supervisor.until(lambda replicas: all(each.state is State.STOPPED for each in replicas.values()))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(done, 0.5)
+                return []
+            lost_since = (lost_since or time.monotonic()) if self._engine_lost else None
+            if lost_since is not None and time.monotonic() - lost_since > ENGINE_PATIENCE:
+                return [name for name, each in self._fleet.supervisor.replicas.items() if each.state is not State.STOPPED]
+
+    def _clear_run(self) -> None:
+        for leftover in self._cluster.path("run").glob("*.sock"):
+            leftover.unlink(missing_ok=True)
+        for counted in self._cluster.path("run").glob("*.counters"):
+            counted.unlink(missing_ok=True)
+
+    # Asked from outside.
+
+    def _signalled(self, number: int) -> None:
+        if number == signal.SIGHUP and not _terminal_gone():
+            return
+        if self._wait.stop.is_set():
+            self._step("stopping at once")
+            self._fleet.supervisor.stop_now()
+        self._wait.request_stop()
+
+    async def _ps(self, request: dict[str, Any]) -> dict[str, Any]:
+        return (await self._fleet.snapshot()).as_dict()
+
+    async def _stop_asked(self, request: dict[str, Any]) -> dict[str, Any]:
+        self._wait.request_stop()
+        return {"pid": os.getpid()}
+
+    # Tools.
+
+    def _tell(self, event: Event) -> None:
+        if event.name in ("engine_lost", "engine_back"):
+            self._engine_lost = event.name == "engine_lost"
+        self._journal.write(event)
+
+    def _step(self, text: str) -> None:
+        self._display.show({"kind": "step", "text": text})
+
+    def _step_from_thread(self, text: str) -> None:
+        self._loop.call_soon_threadsafe(self._step, text)
+
+
+def _terminal_gone() -> bool:
+    """Whether the terminal that we were started from is closed: then SIGHUP means its end, not a wish."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return os.isatty(0) or os.isatty(1)
+    os.close(terminal)
+    return False
+
+
+def _hopeless(replicas: Mapping[str, Replica]) -> Replica | None:
+    """A replica that was never ready, and about which there is no more hope."""
+    for replica in replicas.values():
+        if not replica.was_ready and (replica.failures >= HOPELESS_AFTER or replica.reason.startswith("not ready within")):
+            return replica
+    return None

@@ -1,0 +1,101 @@
+"""Tables for people, in the manner of kubectl and docker: no frames, one row a thing, readable at 80 columns and in a pipe."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from comet.display import STATE_STYLES
+from comet.events import exit_text
+from comet.snapshot import FleetSnapshot, Row
+
+
+def replicas(snapshot: FleetSnapshot) -> Table:
+    """The listing of `ps`."""
+    headings = ("NAME", "KIND", "ID", "PID", "PORT", "STATE", "RESTARTS", "LAST EXIT", "UPTIME", "CPU", "MEMORY")
+    table = _table(*headings, right={3, 4, 6, 8, 9, 10})
+    me = snapshot.supervisor
+    state = _state("ready" if me.running else "stopped")
+    table.add_row("supervisor", "process", "-", _plain(me.pid), "-", state, "-", "-", span(me.uptime_s), "-", "-")
+    for row in snapshot.replicas:
+        table.add_row(
+            row.name,
+            row.kind,
+            _plain(row.id),
+            _plain(row.pid),
+            str(row.port),
+            _state_of(row),
+            str(row.restarts),
+            _exit_of(row),
+            span(row.uptime_s),
+            "-" if row.cpu_percent is None else f"{row.cpu_percent:.1f}%",
+            size(row.memory_bytes),
+        )
+    return table
+
+
+def statistics(stats: Mapping[str, Sequence[Mapping[str, float]]]) -> Table:
+    """The listing of `stats`: a worker a row, the totals first."""
+    table = _table("WORKER", "REQUESTS", "SUCCESSFUL", "FAILED", "AVERAGE ms", right={1, 2, 3, 4})
+    columns = [{key: value for entry in stats[name] for key, value in entry.items()} for name in
+               ("TotalRequests", "SuccessfulRequests", "FailedRequests", "AverageResponseTime")]  # fmt: skip
+    for worker in columns[0]:
+        total, good, failed, average = (column.get(worker, 0) for column in columns)
+        table.add_row(worker, f"{total:g}", f"{good:g}", f"{failed:g}", f"{average:.1f}")
+    return table
+
+
+def show(table: Table) -> None:
+    """Print it; as wide as it needs to be where the output is no terminal, so that a pipe never cuts a value."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=200)
+    console.print(table)
+
+
+def span(seconds: float | None) -> str:
+    """12s, 3m05s, 2h10m, 4d07h; - where it is unknown."""
+    if seconds is None:
+        return "-"
+    whole = int(seconds)
+    for unit, length, lesser, part in (("d", 86400, "h", 3600), ("h", 3600, "m", 60), ("m", 60, "s", 1)):
+        if whole >= length:
+            return f"{whole // length}{unit}{whole % length // part:02d}{lesser}"
+    return f"{whole}s"
+
+
+def size(count: int | None) -> str:
+    """Bytes as MiB."""
+    return "-" if count is None else f"{count / 1024**2:.1f}MiB"
+
+
+def _table(*headings: str, right: Iterable[int] = ()) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
+    aligned = set(right)
+    for index, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if index in aligned else "left", no_wrap=True)
+    return table
+
+
+def _plain(value: Any) -> str:
+    return "-" if value is None else str(value)
+
+
+def _state(word: str) -> Text:
+    return Text(word, style=STATE_STYLES.get(word, ""))
+
+
+def _state_of(row: Row) -> Text:
+    text = _state(row.state)
+    if row.orphan:
+        text.append(" (orphan)", style="yellow")
+    elif row.next_start_s is not None:
+        text.append(f" (next in {row.next_start_s:.1f}s)")
+    return text
+
+
+def _exit_of(row: Row) -> str:
+    last = row.last_exit
+    return "-" if last is None else exit_text(last["code"], last["signal"], last["oom"])
