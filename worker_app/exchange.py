@@ -55,7 +55,7 @@ class Exchange:
             self.channel.abort()
             self._server.done(self)
         elif self.draw.delay > 0.0:
-            self._server.loop.call_at(time.monotonic() + self.draw.delay, self.after_delay)
+            self._server.call_after(self.draw.delay, self.after_delay)
         else:
             self.after_delay()
 

@@ -22,6 +22,8 @@ log = logging.getLogger("worker_app")
 
 VERDICT = 5.0  # seconds an answer may wait for its commit
 RETRY = 0.05  # seconds between two attempts against a database that refuses at once (disk full)
+SPACING_PER_REQUEST = 20e-6  # seconds between two commits per request in flight: about a tenth of the time it takes to serve them all
+LONGEST_SPACING = 0.004  # seconds; what an answer may wait for company
 TICK = 1.0  # seconds between two looks of an idle writer at its database
 
 
@@ -46,15 +48,21 @@ class Ledger:
         self._notes = Tally()
         self._closing: float | None = None
         self._look = False
+        self._in_flight = 1
+        self._began = 0.0
         self._troubled = False
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
-    def submit(self, entries: Sequence[Entry]) -> None:
-        """Hand in finished requests; each is settled by `notify` within a little over `VERDICT` seconds."""
+    def submit(self, entries: Sequence[Entry], in_flight: int = 1) -> None:
+        """Hand in finished requests; each is settled by `notify` within a little over `VERDICT` seconds.
+
+        `in_flight`: requests that the worker has accepted and not answered; the more there are, the longer a commit waits for company.
+        """
         with self._changed:
+            self._in_flight = in_flight
             self._pending.extend(entries)
             self._changed.notify()
 
@@ -103,6 +111,15 @@ class Ledger:
                 break
         self._store.close()
 
+    def _keep_distance(self) -> None:
+        """Wait for company if a commit began just now and more requests are on their way than wait already."""
+        if len(self._pending) < self._in_flight and self._closing is None:
+            spacing = min(self._in_flight * SPACING_PER_REQUEST, LONGEST_SPACING)
+            left = self._began + spacing - time.monotonic()
+            if left > 0.0:
+                time.sleep(left)
+        self._began = time.monotonic()
+
     def _take(self) -> tuple[list[Entry], Tally]:
         with self._changed:
             entries, self._pending = self._pending, []
@@ -111,6 +128,7 @@ class Ledger:
 
     def _settle_pending(self) -> None:
         """Commit until nothing waits; refuse what waited too long."""
+        self._keep_distance()
         entries, notes = self._take()
         while entries or not notes.empty():
             trouble = self._commit(tally([entry.record for entry in entries], notes))
