@@ -98,9 +98,15 @@ def pulled(client: docker.DockerClient, cache: Path, progress: Progress, cancell
         return present(client)
     except (OSError, http.client.HTTPException, ValueError) as error:
         progress(f"{OFFICIAL} cannot be pulled ({error}): going on without it, and not asking again for a day")
-        cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(cache)
         note.write_text(f"{error}\n")
         return None
+
+
+def make_private(cache: Path) -> None:
+    """Make the cache, and the `.comet/` around it, for this user's eyes only."""
+    for folder in (cache.parent, cache):
+        folder.mkdir(mode=0o700, exist_ok=True)
 
 
 def socket_of(client: docker.DockerClient) -> str:

@@ -20,12 +20,12 @@ class Event:
 def line(record: Mapping[str, Any]) -> str:
     """One human line of a journal record (a JSON object of events.jsonl), without its time."""
     name = str(record.get("event", "?"))
-    subject = record.get("replica") or "cluster"
+    subject = f"{record['replica']} " if record.get("replica") else ""
     told = _SENTENCES.get(name)
     if told is not None:
-        return f"{subject} {told(record)}"
+        return f"{subject}{told(record)}"
     rest = " ".join(f"{key}={value}" for key, value in record.items() if key not in ("at", "event", "replica", "kind", "id"))
-    return f"{subject} {name.replace('_', ' ')} {rest}".rstrip()
+    return f"{subject}{name.replace('_', ' ')} {rest}".rstrip()
 
 
 def exit_text(code: int | None, signal: str | None, oom: bool = False) -> str:

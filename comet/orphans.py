@@ -5,6 +5,7 @@ file is lost its title does. Used by `ps` and `stop` when no supervisor runs, an
 """
 
 import contextlib
+import os
 import re
 import time
 from collections.abc import Iterable, Iterator
@@ -46,16 +47,17 @@ class Orphan:
 
 
 def processes(cluster_id: str, records: Iterable[Record]) -> list[Orphan]:
-    """The living processes that carry the cluster's id; never the caller itself."""
+    """The living processes that carry the cluster's id; never the caller itself, nor what it started."""
+    ours = {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}
     known = {(record.pid, record.name): record for record in records if record.kind == "process"}
     by_pid = {pid: record for (pid, _), record in known.items()}
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            if process.status() == psutil.STATUS_ZOMBIE or process.environ().get("COMET_CLUSTER") != cluster_id:
+            if process.pid in ours or process.status() == psutil.STATUS_ZOMBIE or process.environ().get("COMET_CLUSTER") != cluster_id:
                 continue
             found.append(_process(process, by_pid.get(process.pid)))
-    return [orphan for orphan in found if orphan.pid != psutil.Process().pid]
+    return found
 
 
 def _process(process: psutil.Process, record: Record | None) -> Orphan:

@@ -76,11 +76,11 @@ class Run:
 
     async def _come_up(self) -> None:
         config, cluster, fleet = self._config, self._cluster, self._fleet
-        fleet.launcher.prepare()
         where = database.place(config, cluster)
         client = await self._wait.blocking(engine.connect) if config.runtime == "docker" else None
         found = await self._wait.blocking(lambda: orphans.find(cluster, client))
         self._require_ports(found)
+        fleet.launcher.prepare()
         for line in await self._wait.blocking(lambda: database.prepare(where, worker_owner())):
             self._step(line)
         image = await self._build(client) if client is not None and config.worker else None

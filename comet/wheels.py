@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from comet.base_image import Base, run_step
+from comet.base_image import Base, make_private, run_step
 from comet.errors import UserError
 
 WORKER_PACKAGES = ("Flask", "waitress", "SQLAlchemy")
@@ -63,7 +63,7 @@ def collect(lines: list[str], base: Base, cache: Path, progress: Callable[[str],
 
 def fetch(wanted: list[str], python: str, tags: list[str], folder: Path, cancelled: threading.Event) -> None:
     """Fill the folder by `pip download`. It gets its name only when it is complete, so an interrupted download leaves nothing behind."""
-    folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private(folder.parent)
     scratch = folder.with_name(f"{folder.name}.{os.getpid()}")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input", "--only-binary=:all:"]
     command += ["--implementation", "cp", "--python-version", python, "--dest", str(scratch)]

@@ -4,13 +4,16 @@ The supervisor has threads, so a plain fork of it would be unsafe; a fork of mul
 balancer beforehand and holds nothing else, is safe and takes milliseconds. The start method is named here and nowhere else.
 """
 
+import contextlib
 import multiprocessing
 import os
+import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 
 import lb.forked
@@ -106,8 +109,19 @@ class ForkserverLauncher:
         self._listeners.release(name)
 
     def close(self) -> None:
-        """End the forkserver and multiprocessing's resource tracker; load balancers that still run are not touched."""
-        forkserver._forkserver._stop()  # type: ignore[attr-defined]
+        """End the forkserver and multiprocessing's resource tracker; load balancers that still run are not touched.
+
+        Both end when the pipe that we hold is closed. multiprocessing's own `_stop` would wait for that without end.
+        """
+        server, tracker = forkserver._forkserver, resource_tracker._resource_tracker
+        for owner, fd_name, pid_name in ((server, "_forkserver_alive_fd", "_forkserver_pid"), (tracker, "_fd", "_pid")):
+            fd, pid = getattr(owner, fd_name, None), getattr(owner, pid_name, None)
+            setattr(owner, fd_name, None)
+            setattr(owner, pid_name, None)
+            if fd is not None:
+                os.close(fd)
+            if pid is not None:
+                _reap(pid)
 
 
 def _status_of(process: "multiprocessing.context.ForkServerProcess") -> Callable[[], int | None]:
@@ -120,6 +134,16 @@ def _status_of(process: "multiprocessing.context.ForkServerProcess") -> Callable
         return None if code == 255 else code
 
     return status
+
+
+def _reap(pid: int, patience: float = 2.0) -> None:
+    """Wait for a child that is about to end; kill it if it does not. It is ours until reaped, so its PID names nobody else."""
+    deadline = time.monotonic() + patience
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(pid, os.WNOHANG) == (0, 0):
+            if time.monotonic() > deadline:
+                os.kill(pid, signal.SIGKILL)
+            time.sleep(0.005)
 
 
 def hide_main() -> None:

@@ -1,0 +1,75 @@
+"""A driver that starts nothing: it keeps what it was told and answers as its script says. For tests and dry runs."""
+
+from collections.abc import Callable
+
+from comet.drivers.base import Sink
+from comet.replica import Drained, Exit, Exited, Observation, Ready, Removed, ReplicaSpec, Started, StartFailed
+
+Script = Callable[[str, int], tuple[Observation, ...]]
+"""(name, instance) -> what is seen at once after a start."""
+
+
+def well(name: str, instance: int) -> tuple[Observation, ...]:
+    """Everything starts and is ready at once."""
+    return (Started(1000 + instance, f"{name}.{instance}"), Ready())
+
+
+def slow(name: str, instance: int) -> tuple[Observation, ...]:
+    """Everything exists at once and is not ready yet."""
+    return (Started(1000 + instance, f"{name}.{instance}"),)
+
+
+def broken(name: str, instance: int) -> tuple[Observation, ...]:
+    """Nothing can be started."""
+    return (StartFailed("no such file"),)
+
+
+class FakeDriver:
+    """Obeys at once: drained when asked to, dead when killed or terminated, unless it is `stubborn`."""
+
+    def __init__(self, sink: Sink, script: Script = well) -> None:
+        self._sink = sink
+        self.script = script
+        self.calls: list[tuple[str, str]] = []
+        self.alive: dict[str, int] = {}
+        self.stubborn = False
+
+    def start(self, spec: ReplicaSpec, instance: int) -> None:
+        self.calls.append(("start", spec.name))
+        for observation in self.script(spec.name, instance):
+            if isinstance(observation, Started):
+                self.alive[spec.name] = instance
+            self._sink(spec.name, instance, observation)
+
+    def drain(self, name: str) -> None:
+        self.calls.append(("drain", name))
+        if not self.stubborn:
+            self._sink(name, self.alive.get(name), Drained())
+
+    def terminate(self, name: str) -> None:
+        self.calls.append(("terminate", name))
+        if not self.stubborn:
+            self.die(name, Exit(code=0))
+
+    def kill(self, name: str, signal: int) -> None:
+        self.calls.append(("kill", name))
+        self.die(name, Exit(code=-signal, signal="SIGKILL"))
+
+    def remove(self, name: str) -> None:
+        self.calls.append(("remove", name))
+        self._sink(name, None, Removed())
+
+    def release(self, name: str) -> None:
+        self.calls.append(("release", name))
+
+    def close(self) -> None:
+        self.alive.clear()
+
+    def die(self, name: str, exit: Exit = Exit(code=1)) -> None:  # noqa: B008 - frozen
+        """The present instance ends; nothing where none lives."""
+        instance = self.alive.pop(name, None)
+        if instance is not None:
+            self._sink(name, instance, Exited(exit))
+
+    def verbs(self, name: str) -> list[str]:
+        return [verb for verb, called in self.calls if called == name]

@@ -1,0 +1,111 @@
+"""config.yaml: what is read, and how every mistake is answered. F30, F32 and F33 of the original are answered here."""
+
+from pathlib import Path
+
+import pytest
+
+from comet.config import KEYS, ConfigError, load, parse
+
+WHERE = Path("/somewhere/config.yaml")
+
+
+def problems(text: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        parse(text, WHERE)
+    assert caught.value.exit_code == 2
+    return caught.value.problems
+
+
+def test_the_seven_fields_of_the_original_suffice() -> None:
+    config = parse(
+        "worker: 4\npool: 1\nstats-dir: s.db\navg-delay: 10.5\nfailure: 0.5\nload-balancer-port: 7000\nworker-port: 8000\n", WHERE
+    )
+    assert (config.worker, config.pool, config.stats_dir, config.avg_delay, config.failure) == (4, 1, "s.db", 10.5, 0.5)
+    assert (config.load_balancer_port, config.worker_port, config.folder) == (7000, 8000, Path("/somewhere"))
+
+
+def test_defaults_are_those_of_the_contract() -> None:
+    config = parse("worker: 3\n", WHERE)
+    assert (config.pool, config.stats_dir, config.avg_delay, config.failure) == (2, "worker-stats.db", 500.0, 12.0)
+    assert (config.load_balancer_port, config.worker_port, config.admin_port) == (5050, 6000, 5040)
+    assert (config.load_balancer_host, config.worker_host, config.worker_memory) == ("0.0.0.0", "127.0.0.1", 256 * 1024**2)
+    assert (config.health_interval, config.health_timeout, config.health_fall, config.health_rise) == (5.0, 2.0, 2, 2)
+    assert (config.restart_backoff_max, config.restart_stable, config.shutdown_grace) == (30.0, 10.0, 10.0)
+
+
+def test_every_key_checks_its_own_default() -> None:
+    text = "\n".join(f"{name}: {key.default}" for name, key in KEYS.items())
+    assert parse(text, WHERE) == parse("worker: 3", WHERE)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("wroker: 3", "config.yaml:1: wroker: unknown key (did you mean worker?)"),
+        ("worker-prot: 3", "config.yaml:1: worker-prot: unknown key (did you mean worker-port?)"),
+        ("Worker-port: 6000", "config.yaml:1: Worker-port: unknown key (did you mean worker-port?)"),
+        ("pool: two", "config.yaml:1: pool: 'two' is not a whole number (allowed: a whole number from 1 to 64)"),
+        ("pool: 0", "config.yaml:1: pool: 0 is out of range (allowed: a whole number from 1 to 64)"),
+        ("worker: -1", "config.yaml:1: worker: -1 is out of range (allowed: a whole number from 0 to 200)"),
+        ("worker: 3.0", "config.yaml:1: worker: 3.0 is not a whole number (allowed: a whole number from 0 to 200)"),
+        ("worker: yes", "config.yaml:1: worker: true is not a whole number (allowed: a whole number from 0 to 200)"),
+        ("avg-delay: -5", "config.yaml:1: avg-delay: -5 is out of range (allowed: milliseconds, from 0 to 600000)"),
+        ("failure: .nan", "config.yaml:1: failure: nan is out of range (allowed: percent, from 0 to 100)"),
+        ("failure: 100.1", "config.yaml:1: failure: 100.1 is out of range (allowed: percent, from 0 to 100)"),
+        ("pool:", "config.yaml:1: pool: nothing is not a whole number (allowed: a whole number from 1 to 64)"),
+        ("runtime: dokcer", "config.yaml:1: runtime: 'dokcer' is not known (allowed: docker or process)"),
+        ("worker-memory: lots", "config.yaml:1: worker-memory: 'lots' is not an amount of memory (allowed: 32m or more, "),
+        ("health-path: healthz", "config.yaml:1: health-path: 'healthz' is not usable (allowed: a path that begins with /)"),
+        ("a: [1", "config.yaml:1: not valid YAML: "),
+        ("a: b: c", "config.yaml:1: not valid YAML: mapping values are not allowed here"),
+        ("- worker", "config.yaml:1: the file holds no keys (allowed: lines of the form `key: value`)"),
+        ("", "config.yaml:1: the file is empty (`worker: 3` is a beginning; every key has a default)"),
+        ("# nothing", "config.yaml:1: the file is empty"),
+        ("worker: !!python/object/apply:os.system [id]", "config.yaml:1: not valid YAML: "),
+        ("pool: 2\nworker: 3\npool: 4", "config.yaml:3: pool: stands twice (first in line 1; keep one)"),
+        ("load-balancer-port: 65535", "config.yaml:1: load-balancer-port: 2 ports from 65535 go past 65535 (allowed: up to 65534)"),
+    ],
+)
+def test_one_problem_one_line(text: str, said: str) -> None:
+    (problem,) = problems(text)
+    assert problem.startswith(said)
+
+
+def test_every_problem_is_told_at_once_with_its_line() -> None:
+    assert [line.split(": ")[:2] for line in problems("worker: x\n\npool: 99\nfaliure: 3\n")] == [
+        ["config.yaml:1", "worker"],
+        ["config.yaml:3", "pool"],
+        ["config.yaml:4", "faliure"],
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "load-balancer-port: 5999\n",
+        "load-balancer-port: 6002\n",
+        "worker-port: 5051\n",
+        "admin-port: 6001\n",
+    ],
+)
+def test_overlapping_port_ranges_are_named_f32(text: str) -> None:
+    (problem,) = problems(text)
+    assert "overlaps" in problem
+    assert problem.endswith("(allowed: ranges that do not meet)")
+
+
+def test_an_admin_port_of_zero_overlaps_nothing() -> None:
+    assert parse("admin-port: 0\n", WHERE).admin_port == 0
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    for path, said in [
+        (tmp_path / "none.yaml", "there is no such file"),
+        (tmp_path, "is a directory"),
+    ]:
+        with pytest.raises(ConfigError, match=said):
+            load(path)
+    binary = tmp_path / "binary.yaml"
+    binary.write_bytes(b"worker: \xff\xfe")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        load(binary)

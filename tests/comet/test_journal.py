@@ -1,0 +1,57 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from comet import journal
+from comet.events import Event, line
+from comet.journal import Journal
+
+
+def test_an_event_is_one_json_line_stamped_and_flushed(tmp_path: Path) -> None:
+    kept = Journal(tmp_path / "events.jsonl", clock=lambda: 1795687200.1234)
+    kept.write(Event("replica_exited", "lb-0", {"kind": "process", "id": "7", "code": -9, "signal": "SIGKILL"}))
+    assert json.loads((tmp_path / "events.jsonl").read_text()) == {
+        "at": "2026-11-26T10:00:00.123Z", "event": "replica_exited", "replica": "lb-0", "kind": "process", "id": "7",
+        "code": -9, "signal": "SIGKILL",
+    }  # fmt: skip
+
+
+def test_a_full_disk_costs_events_and_says_how_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = Journal(tmp_path / "events.jsonl")
+    heard: list[str] = []
+    kept.listeners.append(lambda record: heard.append(record["event"]))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda fd, data: 3)  # A part of the line only, as on a disk that is nearly full.
+        kept.write(Event("scaled"))
+        kept.write(Event("reloaded"))
+    kept.write(Event("adopted"))
+    (record,) = journal.read(tmp_path / "events.jsonl")
+    assert (record["event"], record["lost_events"]) == ("adopted", 2)
+    assert heard == ["scaled", "reloaded", "adopted"]
+
+
+def test_the_journal_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "KEEP_BYTES", 1000)
+    kept = Journal(tmp_path / "events.jsonl")
+    for number in range(100):
+        kept.write(Event("scaled", None, {"number": number}))
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 2500
+    assert [record["number"] for record in journal.read(tmp_path / "events.jsonl")][-1] == 99
+
+
+def test_a_torn_line_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_text('{"event":"scaled"}\n{"event":"relo')
+    assert [record["event"] for record in journal.read(path)] == ["scaled"]
+
+
+def test_events_read_as_sentences() -> None:
+    assert line({"event": "replica_exited", "replica": "lb-0", "signal": "SIGKILL", "code": -9, "detect_ms": 0.4}) == (
+        "lb-0 exited: SIGKILL, noticed after 0.4 ms"
+    )
+    assert line({"event": "replica_exited", "replica": "worker-0", "code": 137, "signal": "SIGKILL", "oom": True}) == (
+        "worker-0 exited: SIGKILL (out of memory)"
+    )
+    assert line({"event": "scaled", "worker": 4}) == "scaled worker=4"

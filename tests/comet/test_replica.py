@@ -1,0 +1,96 @@
+"""The table of reactions: every pair of state and observation has an answer, and the answers say what happened."""
+
+import typing
+from dataclasses import replace
+
+import pytest
+
+from comet.replica import (
+    REACTIONS,
+    Drained,
+    Exit,
+    Exited,
+    Health,
+    Moment,
+    Observation,
+    Ready,
+    Removed,
+    Replica,
+    Revived,
+    Stage,
+    Started,
+    StartFailed,
+    State,
+    react,
+)
+from tests.comet.fakes import spec
+
+EXAMPLES: dict[type, Observation] = {
+    Started: Started(7, "7"),
+    StartFailed: StartFailed("no such image"),
+    Ready: Ready(),
+    Health: Health(False, "refused"),
+    Drained: Drained(),
+    Exited: Exited(Exit(code=1)),
+    Removed: Removed(),
+    Revived: Revived(),
+}
+
+
+def replica(state: State, **changes: typing.Any) -> Replica:
+    stage = Stage.TERMINATE if state is State.STOPPING else None
+    return replace(Replica(spec("worker-0"), state=state, stage=stage, instance=1, pid=7, id="7", started=100.0), **changes)
+
+
+def test_every_pair_of_state_and_observation_has_an_answer() -> None:
+    kinds = set(typing.get_args(Observation))
+    assert kinds == set(EXAMPLES)
+    assert {state: set(row) for state, row in REACTIONS.items()} == dict.fromkeys(State, kinds)
+
+
+@pytest.mark.parametrize("state", list(State))
+@pytest.mark.parametrize("kind", list(EXAMPLES))
+def test_no_answer_invents_a_start_or_loses_the_identity(state: State, kind: type) -> None:
+    before = replica(state)
+    after, _ = react(before, EXAMPLES[kind], Moment(now=105.0))
+    assert (after.spec, after.wanted, after.instance) == (before.spec, before.wanted, before.instance)
+    # Only the plan starts something, and only a removal ends it.
+    assert after.state is before.state or after.state is not State.STARTING
+    assert after.state is not State.STOPPED or kind is Removed or state is State.STOPPED
+
+
+def test_ready_tells_how_long_the_start_took() -> None:
+    after, (event,) = react(replica(State.STARTING), Ready(), Moment(now=100.64))
+    assert after.state is State.READY
+    assert (event.name, event.fields["start_ms"]) == ("replica_ready", 640.0)
+
+
+def test_health_speaks_on_the_edge_only() -> None:
+    sick, (event,) = react(replica(State.READY), Health(False, "timeout"), Moment(now=101))
+    assert (sick.state, event.name, event.fields["reason"]) == (State.UNHEALTHY, "replica_unhealthy", "timeout")
+    again, events = react(sick, Health(False, "timeout"), Moment(now=102))
+    assert (again, events) == (sick, ())
+    well, (event,) = react(sick, Health(True), Moment(now=103))
+    assert (well.state, event.name) == (State.READY, "replica_healthy")
+
+
+def test_an_exit_is_kept_and_told_with_its_signal() -> None:
+    exit = Exit(code=-9, signal="SIGKILL", at="2026-11-23T10:00:00.123Z", detect_ms=0.4)
+    after, (event,) = react(replica(State.READY), Exited(exit), Moment(now=101))
+    assert after.state is State.BACKOFF
+    assert after.last_exit == exit
+    assert event.name == "replica_exited"
+    assert {"code": -9, "signal": "SIGKILL", "detect_ms": 0.4}.items() <= event.fields.items()
+
+
+def test_crashes_are_forgotten_after_a_stable_time() -> None:
+    crashed = replica(State.READY, failures=5, ready_since=100.0)
+    early, _ = react(crashed, Exited(), Moment(now=109.9))
+    late, _ = react(crashed, Exited(), Moment(now=110.0))
+    assert (early.failures, late.failures) == (6, 1)
+    assert late.deadline == 110.0
+
+
+def test_a_dead_replica_that_was_to_stop_needs_only_its_removal() -> None:
+    after, _ = react(replica(State.STOPPING), Exited(Exit(code=0)), Moment(now=101))
+    assert (after.state, after.pid, after.deadline) == (State.STOPPING, None, 101)

@@ -1,0 +1,158 @@
+"""The router against load balancers played by the test, over real sockets."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from comet.replica import Drained, Health, Observation, Ready, Replica, State
+from comet.router import Endpoint, Router, table
+from lb import messages
+from lb.settings import UpstreamSpec
+from tests.comet.fakes import spec
+
+
+class PlayedLb:
+    """The load balancer's end of the control connection."""
+
+    def __init__(self, peer: socket.socket) -> None:
+        self.peer = peer
+        self.decoder = messages.Decoder()
+        self.heard: list[dict[str, Any]] = []
+        peer.setblocking(False)
+
+    async def next(self, kind: str) -> dict[str, Any]:
+        while True:
+            for index, message in enumerate(self.heard):
+                if message["type"] == kind:
+                    del self.heard[: index + 1]
+                    return message
+            data = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(self.peer, 65536), 5)
+            assert data
+            self.heard += self.decoder.feed(data)
+
+    def say(self, message: dict[str, Any]) -> None:
+        self.peer.sendall(messages.encode(message))
+
+
+class Scene:
+    def __init__(self) -> None:
+        self.seen: asyncio.Queue[tuple[str, Observation]] = asyncio.Queue()
+        self.router = Router(asyncio.get_running_loop(), lambda name, instance, what: self.seen.put_nowait((name, what)))
+
+    def lb(self, name: str) -> PlayedLb:
+        ours, theirs = socket.socketpair()
+        self.router.attach(name, 1, ours)
+        return PlayedLb(theirs)
+
+    async def saw(self) -> tuple[str, Observation]:
+        return await asyncio.wait_for(self.seen.get(), 5)
+
+
+@asynccontextmanager
+async def scene() -> AsyncIterator[Scene]:
+    made = Scene()
+    yield made
+    made.router.close()
+
+
+def upstreams(*states: str) -> tuple[UpstreamSpec, ...]:
+    return tuple(UpstreamSpec(f"worker-{index}", "127.0.0.1", 6000 + index, state) for index, state in enumerate(states))
+
+
+def close(balancers: Iterable[PlayedLb]) -> None:
+    for balancer in balancers:
+        balancer.peer.close()
+
+
+def test_a_new_load_balancer_is_told_the_table_at_once() -> None:
+    async def story() -> None:
+        async with scene() as stage:
+            stage.router.publish(upstreams("up", "down"))
+            balancer = stage.lb("lb-0")
+            told = await balancer.next("upstreams")
+            assert [(each["name"], each["state"]) for each in told["upstreams"]] == [("worker-0", "up"), ("worker-1", "down")]
+            balancer.say(messages.ready("lb-0", 1, 5050))
+            assert await stage.saw() == ("lb-0", Ready())
+            close([balancer])
+
+    asyncio.run(story())
+
+
+def test_a_worker_is_drained_when_every_load_balancer_has_applied_it() -> None:
+    async def story() -> None:
+        async with scene() as stage:
+            first, second = stage.lb("lb-0"), stage.lb("lb-1")
+            stage.router.publish(upstreams("draining"))
+            for balancer in (first, second):
+                await balancer.next("ping")  # Of the attachment.
+            asked = [await balancer.next("ping") for balancer in (first, second)]
+            first.say(messages.pong(asked[0]["id"]))
+            await asyncio.sleep(0.05)
+            assert stage.seen.empty()
+            second.say(messages.pong(asked[1]["id"]))
+            assert await stage.saw() == ("worker-0", Drained())
+            close([first, second])
+
+    asyncio.run(story())
+
+
+def test_a_dead_load_balancer_holds_up_no_drain() -> None:
+    async def story() -> None:
+        async with scene() as stage:
+            balancer = stage.lb("lb-0")
+            stage.router.publish(upstreams("draining"))
+            balancer.peer.close()
+            assert await stage.saw() == ("worker-0", Drained())
+
+    asyncio.run(story())
+
+
+def test_a_worker_is_unhealthy_while_any_load_balancer_finds_it_so() -> None:
+    async def story() -> None:
+        async with scene() as stage:
+            stage.router.publish(upstreams("up"))
+            first, second = stage.lb("lb-0"), stage.lb("lb-1")
+            first.say(messages.health("worker-0", False, "timeout"))
+            assert await stage.saw() == ("worker-0", Health(False, "lb-0 finds: timeout"))
+            second.say(messages.health("worker-0", True, ""))
+            assert await stage.saw() == ("worker-0", Health(False, "lb-0 finds: timeout"))
+            first.peer.close()
+            assert await stage.saw() == ("worker-0", Health(True))
+            close([second])
+
+    asyncio.run(story())
+
+
+def test_a_hung_load_balancer_does_not_hold_up_the_loop() -> None:
+    async def story() -> None:
+        async with scene() as stage:
+            hung, well = stage.lb("lb-0"), stage.lb("lb-1")
+            for number in range(2000):
+                stage.router.publish(upstreams(*(["up"] * 20), "down" if number % 2 else "up"))
+            stage.router.publish(upstreams("down"))
+            while len((await well.next("upstreams"))["upstreams"]) != 1:
+                pass
+            close([hung, well])
+
+    asyncio.run(story())
+
+
+def test_the_table_follows_from_the_fleet() -> None:
+    def worker(number: int, state: State, pid: int | None = 7) -> Replica:
+        return Replica(spec(f"worker-{number}"), state=state, pid=pid)
+
+    fleet = [
+        worker(0, State.READY),
+        worker(1, State.UNHEALTHY),
+        worker(2, State.STARTING),
+        worker(3, State.BACKOFF, None),
+        worker(4, State.STOPPING),
+        worker(5, State.STOPPED, None),
+        Replica(spec("lb-0", rank=1), state=State.READY),
+    ]
+    endpoints = {f"worker-{number}": Endpoint("127.0.0.1", 6000 + number) for number in range(6)}
+    assert [(each.name, each.state) for each in table(fleet, endpoints)] == [
+        ("worker-0", "up"), ("worker-1", "up"), ("worker-2", "down"), ("worker-3", "down"), ("worker-4", "draining"),
+    ]  # fmt: skip
