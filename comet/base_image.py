@@ -123,14 +123,14 @@ def pull(path: str, image: str, silence: float) -> Iterator[dict[str, Any]]:
     try:
         name, _, tag = image.rpartition(":")
         connection.request("POST", f"/images/create?fromImage={name}&tag={tag}")
-        response = connection.getresponse()
-        if response.status != http.HTTPStatus.OK:
-            raise OSError(json.loads(response.read()).get("message", response.reason))
-        while line := response.readline():
-            message = json.loads(line)
-            if "error" in message:
-                raise OSError(message["error"])
-            yield message
+        with connection.getresponse() as response:
+            if response.status != http.HTTPStatus.OK:
+                raise OSError(json.loads(response.read()).get("message", response.reason))
+            while line := response.readline():
+                message = json.loads(line)
+                if "error" in message:
+                    raise OSError(message["error"])
+                yield message
     except TimeoutError:
         raise TimeoutError(f"no sign of life for {silence:g} s") from None
     finally:

@@ -6,7 +6,7 @@
 # shellcheck shell=bash
 
 needs_engine() {
-  local command=run config='' seen=
+  local command=run config=config.yaml seen=
   while [ $# -gt 0 ]; do
     case $1 in
       -h | --help | --version) return 1 ;;
@@ -27,7 +27,6 @@ needs_engine() {
     run | compare | scenario) ;;
     *) return 1 ;;
   esac
-  if [ -z "$config" ]; then config=$(default_config); fi
   [ "$(runtime_of "$config")" != process ]
 }
 
@@ -46,6 +45,3 @@ except (OSError, ValueError, AttributeError, yaml.YAMLError):
     print("process")
 PYTHON
 }
-
-# Where no --config is given: the one here, else the one of the clone.
-default_config() { if [ -e config.yaml ]; then echo config.yaml; else echo "$ROOT/config.yaml"; fi; }
