@@ -1,0 +1,79 @@
+"""`python -m lb`: one load balancer alone, without supervisor, Docker or config file."""
+
+import argparse
+import contextlib
+import signal
+import socket
+import sys
+from dataclasses import MISSING, fields
+
+from lb import log
+from lb.server import BACKLOG, serve
+from lb.settings import BALANCES, Settings, UpstreamSpec
+
+_OPTIONAL_NUMBERS = ("max_body", "max_in_flight")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve until SIGTERM or SIGINT. Exit code 1: cannot listen; 2: bad usage."""
+    options = _parser().parse_args(arguments)
+    values = {field.name: value for field in fields(Settings) if (value := getattr(options, field.name)) is not None}
+    try:
+        upstreams = tuple(_resolve(index, host, port) for index, (host, port) in enumerate(options.upstream))
+        listener = _listen(*options.listen)
+    except OSError as error:
+        print(f"lb: {error}", file=sys.stderr)
+        return 1
+    log.start(None)
+    serve(Settings(**values), listener, upstreams, counters_path=options.counters, signals=(signal.SIGTERM, signal.SIGINT))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m lb", description="HTTP load balancer.")
+    parser.add_argument("--listen", required=True, type=_address, metavar="HOST:PORT")
+    parser.add_argument("--upstream", required=True, type=_address, action="append", metavar="HOST:PORT")
+    parser.add_argument("--counters", metavar="FILE", help="keep the counters in this file")
+    for field in fields(Settings):
+        flag = "--" + field.name.replace("_", "-")
+        default = None if field.default is MISSING else field.default
+        if field.name == "balance":
+            parser.add_argument(flag, choices=BALANCES, help=f"default {default}")
+        else:
+            kind = int if field.name in _OPTIONAL_NUMBERS else type(default)
+            parser.add_argument(flag, type=kind, metavar=kind.__name__.upper(), help=f"default {default}")
+    return parser
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdigit() or not 0 <= int(port) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT")
+    return host.strip("[]") or "0.0.0.0", int(port)
+
+
+def _resolve(index: int, host: str, port: int) -> UpstreamSpec:
+    """Look a name up once, not at every connection."""
+    try:
+        address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4][0]
+    except OSError as error:
+        raise OSError(f"cannot resolve {host}: {error.strerror}") from error
+    return UpstreamSpec(f"worker-{index}", str(address), port)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise OSError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+    listener.listen(BACKLOG)
+    return listener
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        sys.exit(main())

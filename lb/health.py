@@ -1,0 +1,112 @@
+"""Active health checks: each upstream is asked for `health_path` on a connection of its own, all independently of each other.
+
+A check passes when a status of 200 to 399 arrives within `health_timeout`, connecting included; so a worker that hangs delays
+nobody's check but its own. Between checks lie `health_interval` seconds, 1 s while a state is changing. First checks are spread
+over the interval, so that a cluster is not asked all at once. What a check means is judged in `lb.upstream` and `lb.proxy`.
+"""
+
+import asyncio
+import contextlib
+import re
+from typing import Final, cast
+
+from lb.proxy import Proxy
+from lb.upstream import Upstream
+
+QUICK: Final = 1.0  # seconds between checks while a state is changing
+_STATUS = re.compile(rb"HTTP/1\.[01] ([1-9][0-9][0-9])[ \r]").match
+
+
+class Probe(asyncio.Protocol):
+    """One check: sends the request, completes `result` with the status code, or 0 when the connection ended without one."""
+
+    def __init__(self, request: bytes, result: asyncio.Future[int]) -> None:
+        self._request = request
+        self._result = result
+        self._data = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        cast(asyncio.Transport, transport).write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        self._data += data[:64]
+        if len(self._data) >= 13:
+            match = _STATUS(self._data)
+            self._finish(int(match[1]) if match else 0)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._finish(0)
+
+    def _finish(self, status: int) -> None:
+        if not self._result.done():
+            self._result.set_result(status)
+
+
+async def probe(upstream: Upstream, path: str, timeout: float) -> str:
+    """Ask once. Return "" for a pass, otherwise the reason of the failure in a few words."""
+    loop = asyncio.get_running_loop()
+    result: asyncio.Future[int] = loop.create_future()
+    host = f"[{upstream.host}]" if ":" in upstream.host else upstream.host
+    request = f"GET {path} HTTP/1.1\r\nHost: {host}:{upstream.port}\r\nUser-Agent: comet-health\r\nConnection: close\r\n\r\n"
+    transport: asyncio.BaseTransport | None = None
+    try:
+        async with asyncio.timeout(timeout):
+            transport, _ = await loop.create_connection(lambda: Probe(request.encode(), result), upstream.host, upstream.port)
+            status = await result
+    except ConnectionRefusedError:
+        return "connection refused"
+    except TimeoutError:
+        return f"no answer in {timeout:g} s"
+    except OSError as error:
+        return error.strerror or type(error).__name__
+    finally:
+        if transport is not None:
+            transport.close()
+    if 200 <= status < 400:
+        return ""
+    return f"status {status}" if status else "closed without an answer"
+
+
+class HealthChecker:
+    """Runs a check loop per upstream. `check_now` cuts a pause short."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        self._proxy = proxy
+        self._loops: dict[Upstream, asyncio.Task[None]] = {}
+        self._urgent: dict[Upstream, asyncio.Event] = {}
+
+    def follow(self) -> None:
+        """Check those that are upstreams now, and nobody else."""
+        order = self._proxy.pool.order
+        for upstream in [each for each in self._loops if each not in order]:
+            self._loops.pop(upstream).cancel()
+            del self._urgent[upstream]
+        for place, upstream in enumerate(order):
+            if upstream not in self._loops:
+                delay = self._proxy.settings.health_interval * (place + 1) / len(order)
+                self._urgent[upstream] = asyncio.Event()
+                self._loops[upstream] = asyncio.get_running_loop().create_task(self._watch(upstream, delay))
+
+    def check_now(self, upstream: Upstream) -> None:
+        """Ask at once: a sign needs a decision."""
+        if (urgent := self._urgent.get(upstream)) is not None:
+            urgent.set()
+
+    def stop(self) -> None:
+        """End all checks."""
+        for task in self._loops.values():
+            task.cancel()
+        self._loops.clear()
+        self._urgent.clear()
+
+    async def _watch(self, upstream: Upstream, delay: float) -> None:
+        urgent = self._urgent[upstream]
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(urgent.wait(), delay)
+            urgent.clear()
+            settings = self._proxy.settings
+            reason = await probe(upstream, settings.health_path, settings.health_timeout)
+            self._proxy.checked(upstream, not reason, reason or "healthy")
+            quick = upstream.judge.changing or upstream.suspect
+            delay = min(QUICK, settings.health_interval) if quick else settings.health_interval

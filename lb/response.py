@@ -1,0 +1,150 @@
+"""Response heads: from the bytes a worker sent to what a client may see, or to a refusal (the client then gets 502).
+
+RFC 9112 sections 4 and 6.3, as strict as for requests: a worker whose framing is ambiguous is broken or attacked. Remembered by
+the exact bytes, per worker, because X-Comet-Worker is part of the rewritten head; a Date line changes the bytes once a second.
+
+Pure: no I/O, no clock.
+"""
+
+import re
+from typing import Final
+
+from lb.fields import (
+    CONNECTION,
+    CONTENT_LENGTH,
+    DATE,
+    FORWARD,
+    KINDS,
+    RESPONSE_KINDS,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    VIA,
+    FieldReader,
+    Recent,
+    Refusal,
+    content_length,
+    token_list,
+    without_named,
+)
+
+CHUNKED: Final = -1
+UNTIL_CLOSE: Final = -2
+
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?").fullmatch
+_PLAIN_OPTIONS: Final = frozenset((b"close", b"keep-alive", b"upgrade"))
+
+MAX_REMEMBERED_HEAD: Final = 4096
+
+
+class ResponseHead:
+    """One validated response head, rewritten for clients.
+
+    `length` is the body's length as far as the response alone tells: bytes, CHUNKED or UNTIL_CLOSE (a HEAD request makes it 0).
+    `start` is the rewritten head without framing and blank line; `framing` the Content-Length line, if any; `whole` the finished
+    head for the common path, empty when that must not be taken. `keep_alive` tells of the worker's connection.
+    """
+
+    __slots__ = ("dated", "framing", "keep_alive", "length", "size", "start", "status", "upgrade", "whole")
+
+    def __init__(
+        self, status: int, start: bytes, framing: bytes, length: int, keep_alive: bool, upgrade: bytes, dated: bool, size: int
+    ) -> None:
+        self.status = status
+        self.start = start
+        self.framing = framing
+        self.length = length
+        self.keep_alive = keep_alive
+        self.upgrade = upgrade
+        self.dated = dated
+        self.size = size
+        self.whole = start + framing + b"\r\n" if length >= 0 and keep_alive and dated and status >= 200 else b""
+
+    def __repr__(self) -> str:
+        body = {CHUNKED: "chunked", UNTIL_CLOSE: "until close"}.get(self.length, f"{self.length} bytes")
+        return f"<ResponseHead {self.status} {body} {'keep-alive' if self.keep_alive else 'close'}>"
+
+
+class ResponseReader:
+    """Reads the response heads of one upstream and remembers them."""
+
+    def __init__(self, worker: str, balancer: str, max_fields: int, capacity: int = 128) -> None:
+        self._added = b"X-Comet-Worker: %s\r\nX-Comet-LB: %s\r\n" % (worker.encode(), balancer.encode())
+        self.max_fields = max_fields
+        self._fields = FieldReader(RESPONSE_KINDS, 256)
+        self.recent: Recent[ResponseHead] = Recent(capacity)
+
+    def read(self, raw: bytes) -> ResponseHead:
+        """Return the head that `raw` is, blank line included. Refusal: it is malformed (its status does not matter)."""
+        head = self.recent.recall(raw)
+        if head is None:
+            head = self._parse(raw)
+            if len(raw) <= MAX_REMEMBERED_HEAD:
+                self.recent.remember(raw, head)
+        return head
+
+    def trailers(self, lines: list[bytes]) -> list[bytes]:
+        """Return the trailer fields that may be sent on. Refusal."""
+        return self._fields.trailers(lines)
+
+    def _parse(self, raw: bytes) -> ResponseHead:
+        lines = raw[:-4].split(b"\r\n")
+        match = _STATUS_LINE(lines[0])
+        if match is None or len(lines) - 1 > self.max_fields:
+            raise Refusal(502, "invalid status line or too many fields")
+        minor, code, reason = int(match[1]), match[2], match[3] or b""
+        status = int(code)
+        forwarded: list[bytes] = []
+        special: list[list[bytes] | None] = [None] * KINDS
+        known, read = self._fields.recent.young.get, self._fields.read
+        for line in lines[1:]:
+            kind, text = known(line) or read(line)
+            if kind == FORWARD:
+                forwarded.append(text)
+            elif (values := special[kind]) is None:
+                special[kind] = [text]
+            else:
+                values.append(text)
+        if dates := special[DATE]:
+            forwarded.append(b"Date: " + dates[0])
+        options = token_list(special[CONNECTION] or [])
+        if not _PLAIN_OPTIONS.issuperset(options):
+            forwarded = without_named(forwarded, options)
+        length, framing = _framing(status, minor, special[CONTENT_LENGTH], special[TRANSFER_ENCODING])
+        keep_alive = b"close" not in options and (minor == 1 or b"keep-alive" in options) and length != UNTIL_CLOSE
+        forwarded.append(b"Via: 1.1 comet" if (via := special[VIA]) is None else b"Via: " + b", ".join(via) + b", 1.1 comet")
+        start = b"HTTP/1.1 %s %s\r\n%s\r\n%s" % (code, reason, b"\r\n".join(forwarded), self._added)
+        upgrade = b", ".join(special[UPGRADE] or ()) if status == 101 and b"upgrade" in options else b""
+        return ResponseHead(status, start, framing, length, keep_alive, upgrade, dates is not None, len(raw))
+
+
+def _framing(status: int, minor: int, lengths: list[bytes] | None, encodings: list[bytes] | None) -> tuple[int, bytes]:
+    """Return the body's length and the Content-Length line to send. RFC 9112 sections 6.1 to 6.3."""
+    if status < 200 or status == 204:
+        if encodings is not None:
+            raise Refusal(502, "Transfer-Encoding in a response without a body")
+        return 0, b""  # RFC 9110 section 8.6: no Content-Length here
+    if encodings is not None:
+        if lengths is not None or minor == 0 or b";" in b"".join(encodings) or token_list(encodings) != [b"chunked"]:
+            raise Refusal(502, "ambiguous framing")
+        return (CHUNKED if status != 304 else 0), b""
+    if lengths is not None:
+        length = content_length(lengths)
+        return (length if status != 304 else 0), b"Content-Length: %d\r\n" % length
+    return (UNTIL_CLOSE if status != 304 else 0), b""
+
+
+def outgoing(response: ResponseHead, minor: int, head_only: bool, close: bool, date: bytes) -> tuple[bytes, bool, bool]:
+    """Return the head for one client, whether the body is to be sent in chunks, and whether the connection ends with it.
+
+    `minor` is the client's HTTP/1 version, `head_only` says that it asked with HEAD, `close` that the connection ends anyway.
+    RFC 9112 section 6.1: no chunks to HTTP/1.0, whose body then ends with the connection. RFC 9110 section 6.6.1: Date.
+    """
+    framing, chunks = response.framing, False
+    if response.length < 0 and not head_only:
+        if minor:
+            framing, chunks = b"Transfer-Encoding: chunked\r\n", True
+        else:
+            close = True
+    connection = b"Connection: close\r\n" if close else b"" if minor else b"Connection: keep-alive\r\n"
+    dated = b"" if response.dated else b"Date: " + date + b"\r\n"
+    return response.start + dated + framing + connection + b"\r\n", chunks, close

@@ -1,0 +1,204 @@
+"""The process: takes its sockets, serves, obeys its control peers and signals, drains, exits.
+
+`run` is what a forkserver child executes; importing this module has no side effects and brings in all that serving needs, so
+that from fork to accepting lie a few milliseconds. `serve` is the same without what makes a process a daemon.
+"""
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+from typing import Any, Final
+
+from lb import log, messages
+from lb.control import ControlHub, Peer
+from lb.counters import Counters
+from lb.downstream import Downstream
+from lb.health import HealthChecker
+from lb.messages import Message
+from lb.proxy import Proxy
+from lb.settings import Settings, UpstreamSpec, changed
+from lb.upstream import Upstream
+
+try:
+    import uvloop
+except ImportError:  # pragma: no cover - plain asyncio serves too, slower
+    uvloop = None  # type: ignore[assignment]
+try:
+    from setproctitle import setproctitle
+except ImportError:  # pragma: no cover
+    setproctitle = None  # type: ignore[assignment]
+
+logger = logging.getLogger("lb")
+
+BACKLOG: Final = 4096  # create_server calls listen() again: without this the held socket would shrink to 100
+SWEEP_SHARE: Final = 4
+
+
+def run(
+    settings: Settings,
+    listener: socket.socket,
+    upstreams: tuple[UpstreamSpec, ...],
+    control: socket.socket | None = None,
+    control_listener: socket.socket | None = None,
+    counters_path: str | None = None,
+    log_path: str | None = None,
+) -> None:
+    """Be a load balancer process until told to end. Exits 0 after a drain."""
+    with contextlib.suppress(PermissionError):  # Already a session leader.
+        os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    if setproctitle is not None:
+        setproctitle(f"comet: {settings.name} :{listener.getsockname()[1]}")
+    log.start(log_path)
+    serve(settings, listener, upstreams, control, control_listener, counters_path)
+
+
+def serve(
+    settings: Settings,
+    listener: socket.socket,
+    upstreams: tuple[UpstreamSpec, ...],
+    control: socket.socket | None = None,
+    control_listener: socket.socket | None = None,
+    counters_path: str | None = None,
+    signals: tuple[signal.Signals, ...] = (signal.SIGTERM,),
+) -> None:
+    """Serve in this process; `signals` begin a drain, a second one ends at once."""
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    loop = uvloop.new_event_loop() if uvloop is not None else asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        server = Server(loop, settings, listener, Counters(counters_path))
+        for number in signals:
+            loop.add_signal_handler(number, server.on_signal)
+        loop.run_until_complete(server.start(upstreams, control, control_listener))
+        # What exists now stays: the collector need not look at it again, and finds little new, as connections break their cycles.
+        gc.freeze()
+        gc.set_threshold(20000, 20, 50)
+        loop.run_until_complete(server.ended)
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
+
+
+class Server:
+    """Ties proxy, health checks and control together for the life of the process."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, settings: Settings, listener: socket.socket, counters: Counters) -> None:
+        self._loop = loop
+        loop.set_exception_handler(_log_error)
+        self._listener = listener
+        self._server: asyncio.Server | None = None
+        self.port = listener.getsockname()[1]
+        self.ended: asyncio.Future[None] = loop.create_future()
+        self.proxy = proxy = Proxy(loop, settings, counters, _authority(listener))
+        self._health = HealthChecker(proxy)
+        self._hub = ControlHub(loop, self._greet, self._handle)
+        proxy.on_health = self._tell_health
+        proxy.on_doubt = self._health.check_now
+        proxy.drained = self._drained
+
+    async def start(
+        self, upstreams: tuple[UpstreamSpec, ...], control: socket.socket | None, control_listener: socket.socket | None
+    ) -> None:
+        """Accept, then say so."""
+        settings = self.proxy.settings
+        self.proxy.set_upstreams(upstreams, settings.max_in_flight)
+        # The loop gets a duplicate: the original can still be handed to a successor's supervisor.
+        self._server = await self._loop.create_server(lambda: Downstream(self.proxy), sock=self._listener.dup(), backlog=BACKLOG)
+        self._health.follow()
+        self._sweep()
+        if control is not None:
+            self._hub.add(control)
+        if control_listener is not None:
+            self._hub.listen(control_listener)
+        logger.info("%s accepts on port %d, pid %d", settings.name, self.port, os.getpid())
+
+    def on_signal(self) -> None:
+        """Drain; asked a second time, end at once."""
+        if self.proxy.draining:
+            self._drained()
+        else:
+            self._drain(self.proxy.settings.shutdown_grace)
+
+    def _sweep(self) -> None:
+        self.proxy.sweep()
+        self._loop.call_later(self.proxy.settings.upstream_idle_timeout / SWEEP_SHARE, self._sweep)
+
+    # Control.
+
+    def _greet(self, peer: Peer) -> None:
+        peer.send(messages.ready(self.proxy.settings.name, os.getpid(), self.port))
+        for upstream in self.proxy.pool.order:
+            peer.send(messages.health(upstream.name, upstream.judge.healthy, upstream.reason))
+
+    def _tell_health(self, upstream: Upstream) -> None:
+        healthy = upstream.judge.healthy
+        logger.info("%s is %s: %s", upstream.name, "healthy" if healthy else "unhealthy", upstream.reason)
+        self._hub.tell(messages.health(upstream.name, healthy, upstream.reason))
+
+    def _handle(self, peer: Peer, message: Message) -> None:
+        match message["type"]:
+            case "upstreams":
+                specs, limit = messages.read_upstreams(message)
+                self.proxy.set_upstreams(specs, limit)
+                self._health.follow()
+            case "settings":
+                self.proxy.configure(changed(self.proxy.settings, message["settings"]))
+            case "drain":
+                self._drain(float(message["grace"]))
+            case "ping":
+                peer.send(messages.pong(message.get("id")))
+            case "listener":
+                peer.send(messages.listener(), [self._listener.fileno()])
+            case "status":
+                peer.send(self._status())
+
+    def _status(self) -> Message:
+        proxy = self.proxy
+        views: list[tuple[UpstreamSpec, bool]] = [(each.spec, each.judge.healthy) for each in proxy.pool.order]
+        return messages.status_report(os.getpid(), proxy.settings, views, proxy.in_flight, proxy.draining)
+
+    # The end.
+
+    def _drain(self, grace: float) -> None:
+        if self.proxy.draining:
+            return
+        logger.info("draining, at most %g s", grace)
+        if self._server is not None:
+            self._server.close()
+        self._loop.call_later(grace, self._drained)
+        self.proxy.drain()
+
+    def _drained(self) -> None:
+        if self.ended.done():
+            return
+        self._hub.tell(messages.drained())
+        self._health.stop()
+        self.proxy.close()
+        self._hub.close()
+        self._listener.close()
+        logger.info("ended")
+        self.ended.set_result(None)
+
+
+def _log_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """A defect of ours ends one connection, not the process: what it was goes to the log."""
+    logger.error("%s", context.get("message"), exc_info=context.get("exception"))
+
+
+def _authority(listener: socket.socket) -> bytes:
+    address: Any = listener.getsockname()
+    host = f"[{address[0]}]" if ":" in address[0] else address[0]
+    return f"{host}:{address[1]}".encode()
+
+
+if __name__ == "__main__":
+    sys.exit("run `python -m lb`")
