@@ -9,6 +9,7 @@ A worker is unhealthy while any load balancer finds it so. A view is forgotten w
 
 import asyncio
 import socket
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -56,17 +57,20 @@ class LbLink:
         self._on_message = on_message
         self._on_close = on_close
         self._decoder = messages.Decoder()
-        self._pending = b""
+        self._sending = b""
+        self._queue: deque[tuple[bytes, bool]] = deque()
         self._closed = False
         peer.setblocking(False)
         loop.add_reader(peer, self._readable)
 
-    def send(self, *batch: messages.Message) -> None:
-        """Queue messages, in order; what a hung peer does not read is kept until it closes."""
+    def send(self, *batch: messages.Message, table: bool = False) -> None:
+        """Queue messages, in order. A table takes the place of one that is still queued, so that a hung peer costs no more than one."""
         if self._closed:
             return
-        idle = not self._pending
-        self._pending += b"".join(messages.encode(message) for message in batch)
+        idle = not self._sending
+        if table:
+            self._queue = deque(queued for queued in self._queue if not queued[1])
+        self._queue.append((b"".join(messages.encode(message) for message in batch), table))
         if idle:
             self._writable()
 
@@ -81,15 +85,14 @@ class LbLink:
 
     def _writable(self) -> None:
         try:
-            sent = self._peer.send(self._pending)
+            while self._sending or self._queue:
+                if not self._sending:
+                    self._sending = self._queue.popleft()[0]
+                self._sending = self._sending[self._peer.send(self._sending) :]
         except BlockingIOError:
-            sent = 0
+            self._loop.add_writer(self._peer, self._writable)
         except OSError:
             self.close()
-            return
-        self._pending = self._pending[sent:]
-        if self._pending:
-            self._loop.add_writer(self._peer, self._writable)
         else:
             self._loop.remove_writer(self._peer)
 
@@ -179,7 +182,7 @@ class Router:
             link.close()
 
     def _tell(self, link: LbLink) -> None:
-        link.send(messages.upstreams(self.table, self._max_in_flight), messages.ping(self._version))
+        link.send(messages.upstreams(self.table, self._max_in_flight), messages.ping(self._version), table=True)
 
     def _heard(self, name: str, instance: int, message: messages.Message) -> None:
         kind = message["type"]
