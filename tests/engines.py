@@ -5,8 +5,8 @@
         subprocess.run([...], env=os.environ | engine.environment)
         engine.stop(); engine.start(); engine.kill()
 
-Each has its own socket, data, containerd and, with `network=True`, a bridge: containers then publish ports on 127.0.0.1 as usual, through
-the engine's proxy processes alone (no firewall rule of the machine is touched). Without it containers have no network but `none`.
+Each has its own socket, data, containerd and bridge: containers publish ports on 127.0.0.1 as usual, through the engine's proxy
+processes alone (no firewall rule of the machine is touched).
 
 Needs root. Nothing is left behind: not by a test that fails, and what a killed run left is swept away by the next one.
 """
@@ -37,16 +37,16 @@ STOP_DEADLINE = 20.0
 class PrivateEngine:
     """One engine in a folder of its own. `client` is an SDK client of it, `environment` points the docker command and Comet to it."""
 
-    def __init__(self, network: bool = False) -> None:
+    def __init__(self) -> None:
         # Short, as the address of a socket ends at 107 bytes; with the PID, so that a later run can tell whose it was.
         self.folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir="/tmp"))
         self.socket = str(self.folder / "sock")
         self.environment = {"DOCKER_HOST": f"unix://{self.socket}"}
-        self.bridge = f"cmt{os.path.basename(self.folder)[-8:]}" if network else None
+        # Never `--bridge=none`: dockerd takes that as the order to remove docker0, which is the user's engine's.
+        self.bridge = f"cmt{os.path.basename(self.folder)[-8:]}"
         self.client = docker.DockerClient(base_url=f"unix://{self.socket}", version="1.41", timeout=60)
         self._process: subprocess.Popen[bytes] | None = None
-        if self.bridge:
-            _add_bridge(self.bridge)
+        _add_bridge(self.bridge)
 
     def start(self) -> None:
         """Start it (again) and wait until it answers."""
@@ -56,7 +56,7 @@ class PrivateEngine:
             "--pidfile": f"{self.folder}/pid",
             "--host": self.environment["DOCKER_HOST"],
             "--cgroup-parent": f"/{self.folder.name}",
-            "--bridge": self.bridge or "none",
+            "--bridge": self.bridge,
             "--iptables": "false",
             "--ip-masq": "false",
             "--log-level": "warn",
@@ -123,10 +123,10 @@ class PrivateEngine:
 
 
 @contextlib.contextmanager
-def private_engine(network: bool = False) -> Iterator[PrivateEngine]:
+def private_engine() -> Iterator[PrivateEngine]:
     """An engine of the test's own, started; gone without a trace at the end."""
     sweep()
-    engine = PrivateEngine(network)
+    engine = PrivateEngine()
     try:
         engine.start()
         yield engine
