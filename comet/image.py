@@ -8,6 +8,7 @@ containers have none.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import tarfile
@@ -29,6 +30,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 DOCKERFILE = PROJECT / "docker" / "Dockerfile"
 SOURCES = PROJECT / "worker_app"
 REPOSITORY = "comet-worker"
+BUILD_AT_MOST = 600.0  # seconds; a stage younger than that may belong to a build that is still running
 QUOTED_LINES = 25  # of a failed build's output: enough for pip's or a compiler's whole complaint
 
 
@@ -61,6 +63,7 @@ def _up_to_date(client: docker.DockerClient, cache: Path, progress: Progress, ca
     collected = wheels.collect(requirements, base, cache, progress, cancelled)
     progress(f"building {tag} on {base.reference}")
     build(client, tag, base.reference, context(inputs, collected), progress, cancelled)
+    forget_old_stages(client)
     progress(f"built {tag} in {time.monotonic() - began:.1f} s")
     return tag
 
@@ -141,6 +144,15 @@ def follow(messages: Iterable[dict[str, Any]], progress: Progress) -> None:
                 progress(step)
             elif line.strip():
                 printed.append(line.rstrip())
+
+
+def forget_old_stages(client: docker.DockerClient) -> None:
+    """Remove the nameless first stages of earlier builds. The newest stays: it holds the installed packages for the next build."""
+    stages = client.api.images(filters={"dangling": True, "label": "comet.image=build"})
+    for stage in sorted(stages, key=lambda image: image["Created"])[:-1]:
+        if time.time() - stage["Created"] > BUILD_AT_MOST:
+            with contextlib.suppress(docker.errors.APIError):  # in use after all, or gone already
+                client.api.remove_image(stage["Id"])
 
 
 def shortened(line: str, width: int = 100) -> str:

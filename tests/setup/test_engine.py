@@ -111,6 +111,7 @@ def test_something_else_at_the_socket_is_told_from_an_engine() -> None:
         assert "is not a Docker engine" in trouble_of(path).message
 
 
+@pytest.mark.slow
 def test_no_permission_on_the_socket_names_its_group() -> None:
     with listening(None) as path, tempfile.TemporaryDirectory(dir="/tmp") as copy:
         # The clone may lie where nobody else can read it.

@@ -164,6 +164,7 @@ def test_platform_tags_go_from_the_c_library_down_to_the_oldest() -> None:
     assert not any("manylinux1" in tag for tag in wheels.platforms("aarch64", 36))
 
 
+@pytest.mark.slow
 def test_a_failing_pip_is_quoted_and_leaves_no_half_filled_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))

@@ -1,0 +1,191 @@
+"""The image for real: built without a network, not built twice, never run from an old state, runnable as locked down as the workers are.
+
+A small stand-in takes the worker's place, so that these tests build images of their own and remove them again.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import docker
+import pytest
+
+from comet import base_image, image, wheels
+from comet.base_image import BuildCancelled
+from comet.engine import connect
+from comet.errors import UserError
+from tests.engines import private_engine
+
+pytestmark = [pytest.mark.docker, pytest.mark.slow]
+
+MAIN = """
+import os, sqlite3, sys
+import flask, sqlalchemy, waitress
+import importlib.metadata, importlib.util
+compiled = all(os.path.exists(importlib.util.cache_from_source(module.__file__)) for module in (os, flask, sqlalchemy, waitress))
+print("greeting", os.getuid(), os.getcwd(), *sys.argv[1:], compiled, importlib.metadata.version("waitress").split(".")[0])
+"""
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[docker.DockerClient]:
+    client = connect()
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cluster folder for all, so that wheels are collected once."""
+    return tmp_path_factory.mktemp("cluster")
+
+
+@pytest.fixture
+def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "worker_app"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    (folder / "__main__.py").write_text(MAIN)
+    monkeypatch.setattr(image, "SOURCES", folder)
+    return folder
+
+
+@pytest.fixture
+def built(client: docker.DockerClient) -> Iterator[list[str]]:
+    """Tags to remove at the end; a test adds its own."""
+    tags: list[str] = []
+    yield tags
+    for tag in tags:
+        client.images.remove(tag, force=True)
+
+
+def run(client: docker.DockerClient, tag: str, *arguments: str) -> str:
+    output = client.containers.run(
+        tag,
+        list(arguments),
+        remove=True,
+        network_mode="none",
+        read_only=True,
+        cap_drop=["ALL"],
+        security_opt=["no-new-privileges:true"],
+        tmpfs={"/tmp": "size=8m"},
+        init=True,
+    )
+    return bytes(output).decode().strip()
+
+
+def test_an_image_is_built_once_and_anew_when_the_worker_changes(
+    client: docker.DockerClient, root: Path, sources: Path, built: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    first = image.ensure_image(client, root, said.append)
+    built.append(first)
+    assert said[-1].startswith(f"built {first} in ")
+    assert run(client, first, "--name", "worker-0") == "greeting 10001 /app --name worker-0 True 3"
+    config = client.images.get(first).attrs["Config"]
+    assert config["User"] == "10001:10001"
+    assert config["Labels"]["comet.image"] == "worker"
+    assert "8080/tcp" in config["ExposedPorts"]
+
+    said.clear()
+    identity = client.images.get(first).id
+    assert image.ensure_image(client, root, said.append) == first
+    assert client.images.get(first).id == identity
+    assert said == []
+
+    # From here on no index is within reach: what was collected is all there is.
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    (sources / "__main__.py").write_text("print('changed')\n")
+    second = image.ensure_image(client, root, said.append)
+    built.append(second)
+    assert second != first
+    assert run(client, second) == "changed"
+    assert run(client, first).startswith("greeting")
+
+
+def test_f34_a_failing_build_stops_with_the_failing_steps_output(client: docker.DockerClient, root: Path, sources: Path) -> None:
+    (sources / "broken.py").write_text("def greet(:\n")
+    said: list[str] = []
+    with pytest.raises(UserError) as caught:
+        image.ensure_image(client, root, said.append)
+    first, *quoted = caught.value.message.splitlines()
+    assert first.startswith("building the worker image failed at Step ")
+    assert "compileall" in first
+    assert any("SyntaxError" in line for line in quoted)
+    tag = image.image_tag(image.image_inputs(wheels.requirements(image.PROJECT / "setup.cfg")), base_image.own().key)
+    assert not image.has_image(client, tag)
+
+
+@pytest.mark.usefixtures("sources")
+def test_a_build_that_is_cancelled_leaves_no_image(client: docker.DockerClient, root: Path, sources: Path) -> None:
+    (sources / "__main__.py").write_text(f"print({str(sources)!r})\n")
+    cancelled = threading.Event()
+
+    def progress(line: str) -> None:
+        if line.startswith("Step 2/"):
+            cancelled.set()
+
+    before = {tag for found in client.images.list("comet-worker") for tag in found.tags}
+    with pytest.raises(BuildCancelled):
+        image.ensure_image(client, root, progress, cancelled)
+    assert {tag for found in client.images.list("comet-worker") for tag in found.tags} <= before
+
+
+@pytest.mark.usefixtures("sources")
+def test_a_cache_that_cannot_be_written_is_one_line(client: docker.DockerClient, tmp_path: Path) -> None:
+    (tmp_path / ".comet").write_text("a file where the folder should be")
+    (image.SOURCES / "__main__.py").write_text(f"print({str(tmp_path)!r})\n")
+    with pytest.raises(UserError, match=r"^the worker image cannot be made: .*\.comet") as caught:
+        image.ensure_image(client, tmp_path, lambda _: None)
+    assert "\n" not in caught.value.message
+
+
+@pytest.mark.root
+def test_an_engine_without_any_image_gets_all_it_needs(root: Path, sources: Path) -> None:
+    """The base made here, on an engine that has never seen it; and the official one where it is present, although it is not compiled."""
+    assert sources.exists()
+    with private_engine() as engine:
+        said: list[str] = []
+        tag = image.ensure_image(engine.client, root, said.append)
+        assert any(line.startswith("making a base image of this machine's Python") for line in said)
+        assert run(engine.client, tag).startswith("greeting 10001 /app True")
+
+        version = "{}.{}.{}".format(*sys.version_info[:3])
+        stripped = engine.client.containers.run(
+            base_image.own().reference,
+            [
+                "python3",
+                "-c",
+                "import os, shutil; [shutil.rmtree(top) for top, _, _ in os.walk(os.path.dirname(os.__file__)) if '__pyc' in top]",
+            ],
+            detach=True,
+            network_mode="none",
+        )
+        assert stripped.wait()["StatusCode"] == 0
+        stripped.commit("python", "3.12-slim", changes=[f"ENV PYTHON_VERSION={version}"])
+        on_official = image.ensure_image(engine.client, root, said.append)
+        assert on_official != tag
+        assert f"building {on_official} on python:3.12-slim" in said
+        assert run(engine.client, on_official).startswith("greeting 10001 /app True")
+
+
+def test_the_base_is_made_of_a_library_without_compiled_files_too(tmp_path: Path) -> None:
+    """As some interpreters are installed: every start of a worker would compile the library again."""
+    maker: dict[str, object] = {"__name__": "make_base"}
+    exec(compile(base_image.MAKER.read_text(), str(base_image.MAKER), "exec"), maker)
+    bare = tmp_path / "stdlib"
+    bare.mkdir()
+    (bare / "os.py").write_text("name = 'posix'\n")
+    (bare / "test").mkdir()
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    copy = Path(maker["compiled_stdlib"](str(bare), str(scratch)))  # type: ignore[operator]
+    assert list(copy.glob("__pycache__/os.*.pyc"))
+    assert not (copy / "test").exists()
+    shutil.copytree(copy, bare, dirs_exist_ok=True)
+    assert maker["compiled_stdlib"](str(bare), str(scratch)) == str(bare)  # type: ignore[operator]
