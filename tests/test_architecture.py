@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import configparser
+import functools
 import re
 import sys
 from collections.abc import Iterator
@@ -96,6 +97,7 @@ def for_the_type_checker(tree: ast.AST) -> set[int]:
     return {id(part) for block in blocks for statement in block.body for part in ast.walk(statement)}
 
 
+@functools.cache
 def imports(path: Path, name: str) -> dict[str, set[str]]:
     """What a module imports (dotted) -> the names that this gives it."""
     tree = ast.parse(path.read_text())

@@ -79,7 +79,7 @@ await_engine() {
     if [ "$status" -eq 0 ] || [ "$status" -eq "$FORBIDDEN" ]; then break; fi
     if [ "$SECONDS" -ge "$deadline" ]; then
       quote_engine_log
-      die "the Docker engine was started but does not answer after $ENGINE_DEADLINE s: $ENGINE_TROUBLE"
+      die "the Docker engine was started but does not answer after $ENGINE_DEADLINE s: its own words stand above"
     fi
     sleep 0.2
   done

@@ -1,0 +1,106 @@
+"""Starting the system's engine, where none of the service managers of a desktop is there to do it.
+
+Each test is a machine of its own, as far as the engine can see: its own processes, network, /run, /var/lib/docker, /var/log and settings in
+/etc. What happens in it ends with it and touches nothing of the user's engine.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[2]
+SYSV_SCRIPT = Path("/etc/init.d/docker")
+
+pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.root]
+
+MACHINE = r"""
+set -euo pipefail
+ip link set lo up
+for folder in /run /var/lib/docker /var/log; do mount -t tmpfs -o mode=755 tmpfs "$folder"; done
+mkdir -p "$HERE/etc-docker" /etc/docker
+mount --bind "$HERE/etc-docker" /etc/docker
+if [ -e /etc/default/docker ]; then mount --bind "$HERE/defaults" /etc/default/docker; fi
+if [ -n "$HIDDEN" ]; then mount --bind "$HERE/hidden" "$HIDDEN"; fi
+cd "$HERE/clone"
+status=0
+setsid --wait bash -euo pipefail -c 'for part in common venv engine; do . scripts/lib/$part.sh; done; SCRIPT=up.sh; ensure_engine' ||
+  status=$?
+echo "status $status"
+(cd /; PYTHONPATH="$HERE/clone" "$HERE/clone/.venv/bin/python" -m comet.engine) || true
+for process in $(pidof dockerd); do echo "dockerd parent $(ps -o ppid= -p "$process" | tr -d ' ')"; done
+"""
+
+
+def machine(folder: Path, hidden: str = "", defaults: str = "") -> subprocess.CompletedProcess[str]:
+    """Ensure an engine on a machine without a running one; then, its script gone, ask for it again."""
+    clone = folder / "clone"
+    clone.mkdir()
+    shutil.copytree(PROJECT / "scripts", clone / "scripts")
+    (clone / "comet").mkdir()
+    for name in ("__init__.py", "errors.py", "engine.py"):
+        shutil.copy(PROJECT / "comet" / name, clone / "comet" / name)
+    (clone / ".venv").symlink_to(sys.prefix)
+    (folder / "defaults").write_text(defaults)
+    (folder / "hidden").write_text("")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("DOCKER_")}
+    command = [
+        "unshare",
+        "--mount",
+        "--net",
+        "--uts",
+        "--ipc",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        "--mount-proc",
+        "--propagation",
+        "private",
+    ]
+    return subprocess.run(
+        [*command, "bash", "-c", MACHINE],
+        env=environment | {"HERE": str(folder), "HIDDEN": hidden},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def test_an_engine_without_any_service_manager_is_started_and_outlives_the_script(tmp_path: Path) -> None:
+    result = machine(tmp_path, hidden=str(SYSV_SCRIPT) if SYSV_SCRIPT.exists() else "")
+    assert result.stderr.splitlines() == [
+        "up.sh: starting dockerd (log: /var/log/comet-dockerd.log)",
+        "up.sh: the Docker engine runs at /var/run/docker.sock",
+    ]
+    assert result.stdout.splitlines() == ["status 0", "/var/run/docker.sock", "dockerd parent 1"]
+
+
+@pytest.mark.parametrize("settings", ["", 'ulimit() { command ulimit "$@" 2>/dev/null || true; }\n'])
+def test_an_engine_under_sysv_is_started_although_the_limit_of_open_files_is_low(tmp_path: Path, settings: str) -> None:
+    if not SYSV_SCRIPT.exists():  # a distribution without it; the other way of starting is the test above
+        return
+    result = machine(tmp_path, defaults=settings)
+    said = result.stderr.splitlines()
+    assert said[-2:] == [
+        "up.sh: starting the Docker engine (service docker start)",
+        "up.sh: the Docker engine runs at /var/run/docker.sock",
+    ]
+    assert "status 0\n/var/run/docker.sock\n" in result.stdout
+    assert len(re.findall(r"^ulimit\(\)", (tmp_path / "defaults").read_text(), re.MULTILINE)) <= 1
+
+
+def test_an_engine_that_dies_at_its_start_shows_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "etc-docker").mkdir()
+    (tmp_path / "etc-docker" / "daemon.json").write_text("{broken")
+    monkeypatch.setenv("COMET_ENGINE_DEADLINE", "1")
+    result = machine(tmp_path, hidden=str(SYSV_SCRIPT) if SYSV_SCRIPT.exists() else "")
+    assert "status 1" in result.stdout
+    assert "unable to configure the Docker daemon" in result.stderr
+    assert "does not answer after 1 s: its own words stand above" in result.stderr
