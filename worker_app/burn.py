@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 import resource
 import signal
@@ -25,7 +26,7 @@ class Hog:
     limit first, and reaching it ends the process by SIGKILL, as the kernel would."""
 
     def __init__(self) -> None:
-        self._held: list[bytearray] = []
+        self._held: list[mmap.mmap] = []
         self._fraction = 0.0
 
     def grow(self, mib: float) -> None:
@@ -35,11 +36,17 @@ class Hog:
         self._fraction -= whole
         try:
             for _ in range(whole):
-                self._held.append(bytearray(b"\1") * _MIB)
-        except MemoryError:
+                # Mapped by itself, so that closing gives it back at once, whatever the allocator thinks.
+                piece = mmap.mmap(-1, _MIB)
+                for page in range(0, _MIB, mmap.PAGESIZE):
+                    piece[page] = 1
+                self._held.append(piece)
+        except (MemoryError, OSError):
             os.kill(os.getpid(), signal.SIGKILL)
 
     def release(self) -> None:
+        for piece in self._held:
+            piece.close()
         self._held.clear()
         self._fraction = 0.0
 

@@ -51,6 +51,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
     def __init__(self, server: WorkerServer, sock: socket.socket, addr: Any, adj: Any, map: dict[int, Any]) -> None:
         self._mask = 0
         self._captured: list[bytes] | None = None
+        self.counted = False  # a request that counts has not been answered to its last byte
         self.hanging = False
         self.on_close: Callable[[], None] | None = None
         super().__init__(server, sock, addr, adj, map=map)
@@ -79,9 +80,14 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         return len(data)
 
     def handle_close(self) -> None:
-        if self.connected and (self.total_outbufs_len or (self.requests and not self.hanging)):
-            self.server.client_left()
+        if self.connected and not self.hanging:
+            self._note_leaving()
         super().handle_close()
+
+    def _note_leaving(self) -> None:
+        if self.counted:
+            self.counted = False
+            self.server.client_left()
 
     # Events
 
@@ -102,6 +108,8 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             elif self.hanging and mask & select.EPOLLRDHUP:
                 self.handle_close()
             else:
+                if mask & select.EPOLLRDHUP:
+                    self._note_leaving()  # it may only have closed its own side: it gets its answer all the same
                 self._show_interest(self._mask & ~READ)
         if mask & select.EPOLLOUT and self.connected:
             self.handle_write()
@@ -162,6 +170,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             self.requests = []
             return
         self.last_activity = time.time()
+        self.counted = self.counted and bool(self.total_outbufs_len)
         if close or self.server.draining:
             self.close_when_flushed = True
             for request in self.requests:
@@ -207,4 +216,5 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         if self.connected:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE)
             self.requests = []
+            self.counted = False
             self.handle_close()

@@ -39,6 +39,7 @@ class Exchange:
         self._task: Any = None
         self.channel = channel
         self.request = channel.requests[0]
+        channel.counted = True
         self.draw = draw
         self.unplanned = False
 

@@ -1,8 +1,9 @@
 """Latency as a histogram with logarithmic buckets (pure).
 
-Rule: bucket 0 ends at 100 us, each further bound is the fourth root of 2 times the one before, so any percentile read from the
-buckets is within 19 % of the true value and 96 buckets reach beyond 20 minutes. Only buckets that were met are stored, so a
-finer scale would cost rows, not code; the bounds are part of the database's schema version and never change within one.
+Rule: bucket 0 ends at 100 us, each further bound is the fourth root of 2 times the one before, so any percentile read from
+the buckets is within 19 % of the true value, and 96 buckets reach 19 minutes (the longest possible delay is 15). Only buckets
+that were met are stored, so a finer scale would cost rows, not code; the bounds are part of the database's schema version
+and never change within one.
 """
 
 from __future__ import annotations

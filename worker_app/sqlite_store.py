@@ -113,11 +113,15 @@ class SqliteStore:
         return sqlite.identity(self.path) != self._file
 
     def reopen(self) -> None:
-        self.close()
+        # The old connection stays until the new one is there: while it is open, the inode numbers of its files cannot be given to new
+        # ones, and `stale` can only mean the old.
+        old = self._connection
         try:
             self.open(REOPEN_PATIENCE)
         except WorkerError as error:
             raise NotCommitted(str(error)) from None
+        if old is not None:
+            old.close()
 
     def tick(self, now: float) -> None:
         if self.replaced():

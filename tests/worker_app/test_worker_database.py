@@ -1,0 +1,458 @@
+"""The SQLite file: recognised before touched, rows registered, added to, folded, reset; faults of the original that live here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from worker_app import database, schema, sqlite
+from worker_app.errors import NotCommitted, WorkerError
+from worker_app.identity import CONTAINER, PROCESS, Identity
+from worker_app.sqlite_store import SqliteReader, SqliteStore
+from worker_app.tally import Record, Tally, tally
+
+ORIGINAL_DDL = (
+    "CREATE TABLE `worker_stats` (`worker_id` text,`timestamp` datetime,`successful_requests` integer,"
+    "`failed_requests` integer,`total_requests` integer,`average_response_time` real,PRIMARY KEY (`worker_id`))"
+)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "stats.db")
+
+
+def opened(path: str, name: str = "fdbaa57c12d3", kind: str = CONTAINER) -> SqliteStore:
+    store = SqliteStore(path, Identity(kind, name).row_name)
+    store.open()
+    return store
+
+
+def some(successful: int = 0, failed: int = 0, us: int = 1000) -> Tally:
+    return tally([Record(False, us)] * successful + [Record(True, us, injected=("failure",))] * failed)
+
+
+def rows(path: str) -> list[tuple[str, int, int, int]]:
+    reader = SqliteReader(path)
+    try:
+        return [(row.name, row.successful, row.failed, row.duration_us) for row in reader.rows()]
+    finally:
+        reader.close()
+
+
+def digest(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def sql(path: str, *statements: str) -> list[tuple[object, ...]]:
+    connection = sqlite3.connect(path)
+    try:
+        found: list[tuple[object, ...]] = []
+        for statement in statements:
+            found = connection.execute(statement).fetchall()
+        connection.commit()
+        return found
+    finally:
+        connection.close()
+
+
+# The file
+
+
+def test_f22_the_journal_is_wal_and_commits_do_not_wait_for_the_disk(path: str) -> None:
+    store = opened(path)
+    assert sql(path, "PRAGMA journal_mode") == [("wal",)]
+    connection = store._connection
+    assert connection is not None
+    assert connection.execute("PRAGMA synchronous").fetchone() == (1,)  # NORMAL
+    store.close()
+
+
+def test_create_is_repeatable_and_leaves_counts_alone(path: str) -> None:
+    store = opened(path)
+    store.commit(some(3, 1))
+    store.close()
+    database.create(path)
+    assert rows(path) == [("fdbaa57c12d3", 3, 1, 4000)]
+
+
+@pytest.mark.parametrize("content", [b"not a database at all" * 100, b"SQLite format 3\0" + b"\xff" * 4096])
+def test_a_damaged_file_is_refused_in_one_line_and_left_untouched(path: str, content: bytes) -> None:
+    Path(path).write_bytes(content)
+    before = digest(path)
+    with pytest.raises(WorkerError, match=r"no SQLite database|damaged") as caught:
+        database.create(path)
+    assert "\n" not in str(caught.value)
+    assert digest(path) == before
+
+
+def test_somebody_elses_database_is_refused_and_left_untouched(path: str) -> None:
+    sql(path, "CREATE TABLE addresses (name)", "INSERT INTO addresses VALUES ('x')")
+    before = digest(path)
+    with pytest.raises(WorkerError, match=r"not a Comet statistics database.*addresses"):
+        database.create(path)
+    assert digest(path) == before
+    assert sql(path, "PRAGMA journal_mode") == [("delete",)]
+
+
+def test_a_newer_schema_is_refused(path: str) -> None:
+    database.create(path)
+    sql(path, f"UPDATE comet_schema SET version = {schema.VERSION + 1}")
+    with pytest.raises(WorkerError, match="newer Comet"):
+        database.create(path)
+
+
+def test_an_older_schema_is_migrated(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = opened(path)
+    store.commit(some(1))
+    store.close()
+    monkeypatch.setattr(schema, "VERSION", schema.VERSION + 1)
+    step = {schema.VERSION - 1: lambda connection: connection.exec_driver_sql("ALTER TABLE workers ADD COLUMN colour TEXT DEFAULT 'red'")}
+    monkeypatch.setattr(schema, "MIGRATIONS", step)
+    database.create(path)
+    assert sql(path, "SELECT version FROM comet_schema") == [(schema.VERSION,)]
+    assert sql(path, "SELECT colour, successful FROM workers") == [("red", 1)]
+
+
+def test_a_file_of_the_original_program_is_taken_over(path: str) -> None:
+    sql(
+        path,
+        ORIGINAL_DDL,
+        "INSERT INTO worker_stats VALUES ('b', '2023-10-11 10:00:01', 5, 2, 7, 498.5)",
+        "INSERT INTO worker_stats VALUES ('a', '2023-10-11 10:00:02', 0, 0, 0, 0)",
+    )
+    store = opened(path)
+    store.commit(some(1, us=1))
+    store.close()
+    assert rows(path) == [("b", 5, 2, 498_500 * 7), ("a", 0, 0, 0), ("fdbaa57c12d3", 1, 0, 1)]
+    assert sql(path, "SELECT count(*) FROM original_worker_stats") == [(2,)]
+
+
+def test_a_table_of_that_name_with_other_columns_is_not(path: str) -> None:
+    sql(path, "CREATE TABLE worker_stats (worker_id, mood)")
+    with pytest.raises(WorkerError, match="not a Comet statistics database"):
+        database.create(path)
+
+
+def test_a_missing_directory_is_named(tmp_path: Path) -> None:
+    with pytest.raises(WorkerError, match=r"nowhere.*No such file"):
+        database.create(str(tmp_path / "nowhere" / "stats.db"))
+
+
+def test_many_workers_make_one_database(path: str) -> None:
+    """Started at the same moment on no file at all, as the first start of a cluster is."""
+    stores: list[SqliteStore] = []
+    failures: list[BaseException] = []
+
+    def start(number: int) -> None:
+        try:
+            stores.append(opened(path, f"w{number}"))
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=start, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for store in stores:
+        store.close()
+    assert failures == []
+    assert sorted(name for name, *_ in rows(path)) == [f"w{number}" for number in range(8)]
+
+
+# The rows
+
+
+def test_rows_stand_in_order_of_first_start_zeros_included(path: str) -> None:
+    for name in ("zz", "aa", "mm"):
+        opened(path, name).close()
+    opened(path, "zz").close()
+    assert rows(path) == [("zz", 0, 0, 0), ("aa", 0, 0, 0), ("mm", 0, 0, 0)]
+
+
+def test_the_order_holds_when_the_clock_is_set_back(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened(path, "first").close()
+    monkeypatch.setattr(time, "time", lambda: 1000.0)
+    opened(path, "second").close()
+    assert [name for name, *_ in rows(path)] == ["first", "second"]
+
+
+def test_f29_former_workers_stay_in_the_totals_until_reset(path: str) -> None:
+    store = opened(path, "former")
+    store.commit(some(2))
+    store.close()
+    opened(path, "present").close()
+    assert json.loads(database.stats(path))["TotalRequests"] == [{"total": 2}, {"former": 2}, {"present": 0}]
+    database.reset(path, keep=["present"])
+    assert json.loads(database.stats(path))["TotalRequests"] == [{"total": 0}, {"present": 0}]
+
+
+def test_a_restarted_container_goes_on_and_a_reused_pid_does_not(path: str) -> None:
+    for kind in (CONTAINER, PROCESS):
+        for _ in range(2):
+            store = opened(path, f"id-{kind}", kind)
+            store.commit(some(1))
+            store.close()
+    assert [(name, good) for name, good, *_ in rows(path)] == [("id-container", 2), ("id-process", 1), ("id-process.2", 1)]
+
+
+def test_f20_writers_add_and_never_overwrite(path: str) -> None:
+    first, second = opened(path, "same"), opened(path, "same")
+    for _ in range(50):
+        first.commit(some(1, 1))
+        second.commit(some(2))
+    first.close()
+    second.close()
+    assert rows(path) == [("same", 150, 50, 200_000)]
+
+
+def test_f24_the_average_is_over_all_requests_failed_ones_included(path: str) -> None:
+    store = opened(path)
+    store.commit(tally([Record(False, 900_000), Record(False, 300_000), Record(True, 0)]))
+    store.close()
+    assert json.loads(database.stats(path))["AverageResponseTime"] == [{"total": 400.0}, {"fdbaa57c12d3": 400.0}]
+
+
+def test_f28_a_row_says_when_it_was_last_written(path: str) -> None:
+    store = opened(path)
+    began = sql(path, "SELECT updated FROM workers")[0][0]
+    time.sleep(0.01)
+    store.commit(some(1))
+    store.close()
+    assert sql(path, "SELECT updated > ? FROM workers".replace("?", str(began))) == [(1,)]
+
+
+def test_f21_f22_a_locked_database_is_an_error_that_leaves_no_trace(path: str) -> None:
+    store = opened(path)
+    store.commit(some(7))
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(NotCommitted, match="locked"):
+        store.commit(some(1))
+    other.execute("ROLLBACK")
+    other.close()
+    store.commit(some(1))
+    store.close()
+    assert rows(path)[0][1] == 8
+
+
+def test_a_full_disk_is_an_error_that_leaves_no_trace_and_passes(path: str) -> None:
+    store = opened(path)
+    store.commit(some(1))
+    connection = store._connection
+    assert connection is not None
+    pages = connection.execute("PRAGMA page_count").fetchone()[0]
+    connection.execute(f"PRAGMA max_page_count = {pages}")
+    filler = Tally(successful=1, buckets=some(1).buckets)
+    filler.injections.update({f"kind-{number:04d}-{'x' * 20}": 1 for number in range(2000)})
+    with pytest.raises(NotCommitted, match="full"):
+        store.commit(filler)
+    connection.execute("PRAGMA max_page_count = 1000000")
+    store.commit(some(1))
+    store.close()
+    assert rows(path)[0][1] == 2
+    assert sql(path, "PRAGMA integrity_check") == [("ok",)]
+
+
+def test_a_reset_under_a_living_worker_is_not_undone(path: str) -> None:
+    store = opened(path)
+    store.commit(some(5))
+    database.reset(path)
+    assert rows(path) == []
+    store.tick(time.time())
+    assert rows(path) == [("fdbaa57c12d3", 0, 0, 0)]
+    store.commit(some(1))
+    store.close()
+    assert rows(path)[0][1] == 1
+
+
+def test_a_row_that_came_back_keeps_its_place(path: str) -> None:
+    first, second = opened(path, "first"), opened(path, "second")
+    database.reset(path)
+    second.tick(time.time())
+    first.tick(time.time())
+    assert [name for name, *_ in rows(path)] == ["first", "second"]
+    first.close()
+    second.close()
+
+
+def test_former_rows_past_the_limit_are_folded_into_one(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker_app.sqlite_store.FORMER_ROWS", 3)
+    for number in range(6):
+        store = opened(path, f"old-{number}")
+        store.commit(some(1, 1))
+        store.close()
+    sql(path, "UPDATE workers SET updated = 0")
+    living = opened(path, "living")
+    living.commit(some(1))
+    living.close()
+    assert [(name, good, bad) for name, good, bad, _ in rows(path)] == [
+        ("retired", 3, 3),
+        ("old-3", 1, 1),
+        ("old-4", 1, 1),
+        ("old-5", 1, 1),
+        ("living", 1, 0),
+    ]
+    assert sql(path, "SELECT sum(count) FROM latency") == [(13,)]
+    assert sql(path, "SELECT count FROM injections WHERE worker = 'retired'") == [(3,)]
+
+
+def test_living_workers_are_never_folded(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker_app.sqlite_store.FORMER_ROWS", 1)
+    for number in range(4):
+        opened(path, f"w{number}").close()
+    assert len(rows(path)) == 4
+
+
+def test_a_thousand_rows_are_answered(path: str) -> None:
+    database.create(path)
+    connection = sqlite3.connect(path)
+    connection.executemany(
+        "INSERT INTO workers VALUES (?,?,?,?,1,1,0,0,5,0)", [(number, f"w{number:04d}", float(number), 0.0) for number in range(1, 1001)]
+    )
+    connection.commit()
+    connection.close()
+    answer = json.loads(database.stats(path))
+    assert answer["TotalRequests"][0] == {"total": 2000}
+    assert len(answer["FailedRequests"]) == 1001
+
+
+# Deleted and replaced
+
+
+@pytest.mark.parametrize("suffixes", [("",), ("", "-wal", "-shm")])
+def test_f23_a_deleted_database_is_noticed_and_made_anew(path: str, suffixes: tuple[str, ...]) -> None:
+    """Also when its side files stay behind: they belong to the file that is gone and must not spoil the next one."""
+    first, second = opened(path, "first"), opened(path, "second")
+    first.commit(some(5))
+    second.commit(some(5))
+    for suffix in suffixes:
+        os.unlink(path + suffix)
+    for store in (first, second):
+        store.commit(some(1))
+        assert store.replaced()
+        store.reopen()
+        store.commit(some(1))
+        assert not store.replaced()
+    second.commit(some(1))
+    first.close()
+    second.close()
+    assert sorted((name, good) for name, good, *_ in rows(path)) == [("first", 1), ("second", 2)]
+    assert sql(path, "PRAGMA integrity_check") == [("ok",)]
+
+
+def test_a_database_that_took_its_place_is_used(path: str, tmp_path: Path) -> None:
+    store = opened(path)
+    other = str(tmp_path / "other.db")
+    opened(other, "elsewhere").close()
+    os.replace(other, path)
+    store.commit(some(1))
+    assert store.replaced()
+    store.reopen()
+    store.commit(some(1))
+    store.close()
+    assert [(name, good) for name, good, *_ in rows(path)] == [("fdbaa57c12d3", 1), ("elsewhere", 0)]
+    assert sql(path, "PRAGMA integrity_check") == [("ok",)]
+
+
+def test_a_stranger_that_took_its_place_is_not_touched(path: str, tmp_path: Path) -> None:
+    store = opened(path)
+    other = str(tmp_path / "other.db")
+    sql(other, "CREATE TABLE addresses (name)")
+    os.replace(other, path)
+    before = digest(path)
+    assert store.replaced()
+    with pytest.raises(NotCommitted, match="addresses"):
+        store.reopen()
+    store.commit(some(1))
+    assert store.replaced()  # so the ledger does not take that commit for one
+    store.close()
+    assert digest(path) == before
+
+
+def test_an_idle_worker_comes_back_after_a_deletion(path: str) -> None:
+    store = opened(path)
+    os.unlink(path)
+    store.tick(time.time())
+    assert rows(path) == [("fdbaa57c12d3", 0, 0, 0)]
+    store.close()
+
+
+def test_a_reader_follows_a_replaced_database(path: str) -> None:
+    store = opened(path)
+    reader = SqliteReader(path)
+    assert len(reader.rows()) == 1
+    os.unlink(path)
+    with pytest.raises(NotCommitted):
+        reader.rows()
+    store.tick(time.time())
+    assert len(reader.rows()) == 1
+    reader.close()
+    store.close()
+
+
+# The command
+
+
+def run(*words: str) -> int:
+    return database.main(list(words))
+
+
+def test_commands(path: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COMET_DATABASE", f"sqlite:///{path}")
+    assert run("stats") == 1
+    assert not os.path.exists(path)
+    assert run("create") == 0
+    store = opened(path)
+    store.commit(some(2, 1, us=250_000))
+    store.close()
+    capsys.readouterr()
+    assert run("stats") == 0
+    assert json.loads(capsys.readouterr().out)["TotalRequests"] == [{"total": 3}, {"fdbaa57c12d3": 3}]
+    assert run("report") == 0
+    (worker,) = json.loads(capsys.readouterr().out)["workers"]
+    assert (worker["successful"], worker["failed"], worker["injections"], worker["mean_ms"]) == (2, 1, {"failure": 1}, 250.0)
+    assert 250.0 <= worker["p99_ms"] <= 300.0
+    assert run("reset", "--keep", "fdbaa57c12d3") == 0
+    assert rows(path) == [("fdbaa57c12d3", 0, 0, 0)]
+    assert run("reset") == 0
+    assert rows(path) == []
+
+
+@pytest.mark.parametrize("url", ["", "postgresql://user:secret@host/db", "sqlite://", "nonsense"])
+@pytest.mark.parametrize("command", ["create", "stats", "report", "reset"])
+def test_a_bad_address_is_one_line(url: str, command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COMET_DATABASE", url)
+    assert run(command) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "secret" not in error
+
+
+@pytest.mark.parametrize("command", ["create", "stats", "report", "reset"])
+def test_a_damaged_file_is_one_line(command: str, path: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    Path(path).write_bytes(b"junk" * 2000)
+    monkeypatch.setenv("COMET_DATABASE", f"sqlite:///{path}")
+    assert run(command) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "Traceback" not in error
+    assert path in error
+
+
+def test_side_files_are_only_removed_when_they_have_no_owner(path: str) -> None:
+    store = opened(path)
+    store.commit(some(1))
+    sqlite.prepare(path)  # another worker's start
+    assert os.path.exists(path + "-wal")
+    store.commit(some(1))
+    store.close()
+    assert rows(path)[0][1] == 2

@@ -1,0 +1,306 @@
+"""Exact statistics of real workers: what the clients saw is what was counted, whatever happens in between."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from worker_harness import QUIET, Clients, Worker, wait_until
+
+from worker_app import database
+
+pytestmark = pytest.mark.slow
+
+
+def counted(path: Path) -> tuple[int, int]:
+    """Successful and failed of all rows, read from outside."""
+    answer = json.loads(database.stats(str(path)))
+    return answer["SuccessfulRequests"][0]["total"], answer["FailedRequests"][0]["total"]
+
+
+def integrity(path: Path) -> str:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        verdict: str = connection.execute("PRAGMA integrity_check").fetchone()[0]
+    return verdict
+
+
+@contextlib.contextmanager
+def exclusively(path: Path, seconds: float) -> Iterator[None]:
+    """Somebody holds the database for so long, from now on."""
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
+    connection.execute("BEGIN EXCLUSIVE")
+    timer = threading.Timer(seconds, lambda: connection.execute("ROLLBACK"))
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.join()
+        connection.close()
+
+
+def test_f20_two_hundred_concurrent_clients(tmp_path: Path) -> None:
+    clients = Clients()
+    with Worker(tmp_path, faults={"avg-delay": 20, "failure": 12}) as worker:
+        asyncio.run(clients.many([worker.port], 200, 25))
+        assert clients.seen.total() == 5000
+        assert worker.totals() == (clients.seen[200], clients.seen[500])
+        assert worker.terminate() == 0
+    assert counted(tmp_path / "stats.db") == (clients.seen[200], clients.seen[500])
+    assert 0.05 < clients.seen[500] / 5000 < 0.2
+
+
+def test_f20_f23_three_workers_one_database(tmp_path: Path) -> None:
+    clients = Clients()
+    with contextlib.ExitStack() as stack:
+        workers = [stack.enter_context(Worker(tmp_path, f"worker-{number}", {"avg-delay": 5, "failure": 20})) for number in range(3)]
+        asyncio.run(clients.many([worker.port for worker in workers], 60, 50))
+        assert workers[1].totals() == (clients.seen[200], clients.seen[500])
+        names = [next(iter(cell)) for cell in workers[0].stats()["TotalRequests"]]
+        assert names == ["total", *(str(worker.pid) for worker in workers)]
+    assert clients.seen.total() == 3000
+    assert integrity(tmp_path / "stats.db") == "ok"
+
+
+@pytest.mark.parametrize("round_", range(5))
+def test_kill_9_under_load_never_loses_an_answer_that_was_seen(tmp_path: Path, round_: int) -> None:
+    """Counted minus seen is never negative and at most what was in flight."""
+    clients = Clients()
+    in_flight = 50
+
+    async def scenario(worker: Worker) -> None:
+        load = asyncio.create_task(clients.many([worker.port], in_flight, -1))
+        await asyncio.sleep(0.3 + 0.037 * round_)
+        worker.process.kill()
+        await load
+
+    with Worker(tmp_path, faults={"avg-delay": 2, "failure": 10}) as worker:
+        asyncio.run(scenario(worker))
+    good, bad = counted(tmp_path / "stats.db")
+    assert clients.seen.total() > 0
+    assert good - clients.seen[200] >= 0
+    assert bad - clients.seen[500] >= 0
+    assert good + bad - clients.seen.total() <= in_flight
+    assert integrity(tmp_path / "stats.db") == "ok"
+
+
+def test_f21_a_lock_of_three_seconds_costs_nothing(tmp_path: Path) -> None:
+    clients = Clients()
+    with Worker(tmp_path) as worker:
+        with exclusively(worker.database, 3.0):
+            asyncio.run(clients.many([worker.port], 20, 10))
+        assert dict(clients.seen) == {200: 200}
+        assert worker.totals() == (200, 0)
+
+
+def test_f22_a_longer_lock_is_answered_503_and_uncounted(tmp_path: Path) -> None:
+    clients = Clients()
+    with Worker(tmp_path) as worker:
+        began = time.monotonic()
+        with exclusively(worker.database, 7.0):
+            asyncio.run(clients.many([worker.port], 20, 1))
+            refused_after = time.monotonic() - began
+            assert worker.get("/healthz") == (200, b'{"status":"ok"}')
+        assert dict(clients.seen) == {503: 20}
+        assert 5.0 <= refused_after < 6.5
+        asyncio.run(clients.many([worker.port], 10, 1))
+        assert worker.totals() == (clients.seen[200], 0) == (10, 0)
+
+
+def test_503_byte_for_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Worker(tmp_path, prelude="import worker_app.exchange as e; e.VERDICT = 0.3") as worker, exclusively(worker.database, 2.0):
+        assert worker.get("/api/v1/hello") == (503, b'{"error":"statistics unavailable"}')
+
+
+# RLIMIT_FSIZE makes every write past it fail as on a full disk, for any user; SIGXFSZ must not kill.
+FULL_DISK = """
+import resource, signal, threading, time, os
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+def fill():
+    flag = os.environ["FULL_FLAG"]
+    full = False
+    while True:
+        if os.path.exists(flag) != full:
+            full = not full
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1 if full else resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        time.sleep(0.01)
+threading.Thread(target=fill, daemon=True).start()
+"""
+
+
+def test_f22_a_disk_that_fills_up_and_is_freed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flag = tmp_path / "full"
+    monkeypatch.setenv("FULL_FLAG", str(flag))
+    clients = Clients()
+    with Worker(tmp_path, prelude=FULL_DISK + "import worker_app.exchange as e; e.VERDICT = 1.0") as worker:
+        asyncio.run(clients.many([worker.port], 10, 20))
+        flag.touch()
+        time.sleep(0.1)
+        asyncio.run(clients.many([worker.port], 10, 1))
+        assert dict(clients.seen) == {200: 200, 503: 10}
+        flag.unlink()
+        time.sleep(0.1)
+        asyncio.run(clients.many([worker.port], 10, 20))
+        assert dict(clients.seen) == {200: 400, 503: 10}
+        assert worker.totals() == (400, 0)
+    assert integrity(tmp_path / "stats.db") == "ok"
+
+
+def test_a_disk_that_is_full_for_a_moment_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flag = tmp_path / "full"
+    monkeypatch.setenv("FULL_FLAG", str(flag))
+    clients = Clients()
+    with Worker(tmp_path, prelude=FULL_DISK) as worker:
+        flag.touch()
+        time.sleep(0.1)
+        threading.Timer(1.0, flag.unlink).start()
+        asyncio.run(clients.many([worker.port], 30, 3))
+        assert dict(clients.seen) == {200: 90}
+        assert worker.totals() == (90, 0)
+
+
+@pytest.mark.parametrize("suffixes", [("",), ("", "-wal", "-shm")])
+def test_a_database_deleted_while_running_is_made_anew(tmp_path: Path, suffixes: tuple[str, ...]) -> None:
+    """What is answered after the deletion is counted in the new one, by each of three workers."""
+    before, after = Clients(), Clients()
+    with contextlib.ExitStack() as stack:
+        workers = [stack.enter_context(Worker(tmp_path, f"worker-{number}")) for number in range(3)]
+        ports = [worker.port for worker in workers]
+        asyncio.run(before.many(ports, 12, 20))
+        for suffix in suffixes:
+            os.unlink(str(workers[0].database) + suffix)
+        asyncio.run(after.many(ports, 12, 20))
+        assert dict(after.seen) == {200: 240}
+        assert workers[2].totals() == (240, 0)
+        assert "deleted or replaced" in "".join(worker.log.read_text() for worker in workers)
+    assert integrity(tmp_path / "stats.db") == "ok"
+
+
+def test_a_deleted_database_comes_back_without_requests(tmp_path: Path) -> None:
+    with Worker(tmp_path) as worker:
+        worker.database.unlink()
+        wait_until(worker.database.exists)
+        wait_until(lambda: worker.get("/worker/stats")[0] == 200)
+        wait_until(lambda: worker.stats()["TotalRequests"] == [{"total": 0}, {str(worker.pid): 0}])
+
+
+def test_f29_reset_under_a_living_worker(tmp_path: Path) -> None:
+    clients = Clients()
+    with Worker(tmp_path) as worker:
+        asyncio.run(clients.many([worker.port], 5, 5))
+        database.reset(str(worker.database))
+        wait_until(lambda: len(worker.stats()["TotalRequests"]) == 2)
+        assert worker.totals() == (0, 0)
+        asyncio.run(clients.many([worker.port], 5, 1))
+        assert worker.totals() == (5, 0)
+
+
+def test_f37_sigterm_finishes_what_runs(tmp_path: Path) -> None:
+    clients = Clients()
+
+    async def scenario(worker: Worker) -> None:
+        load = asyncio.create_task(clients.many([worker.port], 50, 1))
+        await asyncio.sleep(0.3)
+        worker.process.terminate()
+        await load
+
+    with Worker(tmp_path, faults={"avg-delay": 1000, "failure": 0, "delay-distribution": "constant"}) as worker:
+        asyncio.run(scenario(worker))
+        assert worker.process.wait(5) == 0
+    assert dict(clients.seen) == {200: 50}
+    assert clients.cut == 0
+    assert counted(tmp_path / "stats.db") == (50, 0)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_stop_does_not_wait_longer_than_its_grace(tmp_path: Path, again: bool) -> None:
+    """A second signal stops at once. What was cut off is not counted."""
+    clients = Clients()
+
+    async def scenario(worker: Worker) -> float:
+        load = asyncio.create_task(clients.many([worker.port], 5, 1))
+        await asyncio.sleep(0.3)
+        began = time.monotonic()
+        worker.process.terminate()
+        if again:
+            await asyncio.sleep(0.2)
+            worker.process.terminate()
+        await load
+        return time.monotonic() - began
+
+    with Worker(tmp_path, faults={"avg-delay": 60000, "failure": 0}, args=("--grace", "20" if again else "0.5")) as worker:
+        assert asyncio.run(scenario(worker)) < 5.0
+        assert worker.process.wait(5) == 0
+    assert (clients.seen.total(), clients.cut) == (0, 5)
+    assert counted(tmp_path / "stats.db") == (0, 0)
+
+
+def test_idle_keep_alive_clients_do_not_hold_up_a_stop(tmp_path: Path) -> None:
+    with Worker(tmp_path) as worker:
+
+        async def scenario() -> bytes:
+            reader, writer = await asyncio.open_connection("127.0.0.1", worker.port)
+            worker.process.terminate()
+            rest = await asyncio.wait_for(reader.read(), 5)
+            writer.close()
+            return rest
+
+        assert asyncio.run(scenario()) == b""
+        assert worker.process.wait(5) == 0
+
+
+def test_sigint_stops_too(tmp_path: Path) -> None:
+    with Worker(tmp_path) as worker:
+        worker.process.send_signal(signal.SIGINT)
+        assert worker.process.wait(10) == 0
+
+
+def test_f27_a_client_that_left_is_counted_and_told_apart(tmp_path: Path) -> None:
+    with Worker(tmp_path, faults={"avg-delay": 300, "failure": 0}) as worker:
+
+        async def leave() -> None:
+            _, writer = await asyncio.open_connection("127.0.0.1", worker.port)
+            writer.write(b"GET /api/v1/hello HTTP/1.1\r\nHost: test\r\n\r\n")
+            await asyncio.sleep(0.05)
+            writer.transport.abort()
+
+        asyncio.run(leave())
+        wait_until(lambda: worker.totals() == (1, 0))
+        wait_until(lambda: json.loads(database.report(str(worker.database)))["workers"][0]["disconnected"] == 1)
+
+
+def test_an_unplanned_exception_is_a_500_and_counted_as_failed(tmp_path: Path) -> None:
+    broken = "import worker_app.app as a\ndef boom(*_): raise RuntimeError('nobody planned this')\na._hello = boom"
+    with Worker(tmp_path, prelude=broken) as worker:
+        assert worker.get("/api/v1/hello") == (500, b'{"error":"internal server error"}')
+        assert worker.totals() == (0, 1)
+        (row,) = json.loads(database.report(str(worker.database)))["workers"]
+        assert (row["failed"], row["unplanned"], row["injections"]) == (1, 1, {})
+        assert "nobody planned this" in worker.log.read_text()
+
+
+def test_a_stopped_worker_does_not_stop_the_others(tmp_path: Path) -> None:
+    """Stopped at a random moment under load, most likely around a commit; the others go on, and so does it when it is continued."""
+    clients = Clients()
+    with contextlib.ExitStack() as stack:
+        workers = [stack.enter_context(Worker(tmp_path, f"worker-{number}", QUIET)) for number in range(2)]
+
+        async def scenario() -> None:
+            loads = [asyncio.create_task(clients.many([worker.port], 10, 400)) for worker in workers]
+            await asyncio.sleep(0.2)
+            workers[0].process.send_signal(signal.SIGSTOP)
+            await asyncio.sleep(1.0)
+            workers[0].process.send_signal(signal.SIGCONT)
+            await asyncio.gather(*loads)
+
+        asyncio.run(scenario())
+        assert clients.seen[200] + clients.seen[503] == 8000
+        assert workers[1].totals() == (clients.seen[200], 0)

@@ -1,0 +1,121 @@
+"""The faults file: what is accepted, what is refused as a whole, and when a change is in force."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from worker_app.errors import FaultError
+from worker_app.faults import FaultPlan, FaultSettings, Override, parse
+from worker_app.watch import FaultFile
+
+
+def test_what_the_supervisor_writes() -> None:
+    plan = parse('{"avg-delay":500,"failure":12,"delay-distribution":"uniform"}')
+    assert plan == FaultPlan(FaultSettings(500.0, "uniform", 12.0))
+
+
+def test_all_keys() -> None:
+    text = json.dumps(
+        {
+            "avg-delay": 1.5,
+            "delay-distribution": "lognormal",
+            "failure": 0.5,
+            "status": 503,
+            "hang": 1,
+            "reset": 2,
+            "truncate": 3,
+            "slow-body": 10,
+            "cpu": 20,
+            "memory": 30,
+            "overrides": [{"id": "f1", "until": 12.5, "since": 1, "count": 2, "boot-id": "b", "hang": 100}],
+        }
+    )
+    assert parse(text) == FaultPlan(
+        FaultSettings(1.5, "lognormal", 0.5, 503, 1, 2, 3, 10, 20, 30), (Override("f1", {"hang": 100.0}, 12.5, 1.0, 2, "b"),)
+    )
+
+
+def test_defaults_are_config_yamls() -> None:
+    assert parse("{}").base == FaultSettings(avg_delay=500.0, failure=12.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("", "not JSON"),
+        ("[1]", "not a JSON object"),
+        ('{"failure":101}', "failure"),
+        ('{"avg-delay":-1}', "avg-delay"),
+        ('{"avg-delay":600001}', "avg-delay"),
+        ('{"failure":"12"}', "failure"),
+        ('{"failure":true}', "failure"),
+        ('{"failure":NaN}', "failure"),
+        ('{"status":404}', "status"),
+        ('{"status":500.5}', "status"),
+        ('{"delay-distribution":"flat"}', "delay-distribution"),
+        ('{"overrides":{}}', "overrides"),
+        ('{"overrides":[1]}', r"overrides\[0\]"),
+        ('{"overrides":[{"hang":-1}]}', "hang"),
+        ('{"overrides":[{"until":"soon"}]}', "until"),
+        ('{"overrides":[{"count":-1}]}', "count"),
+        ('{"overrides":[{"since":"x"}]}', "since"),
+    ],
+)
+def test_a_bad_value_is_named(text: str, names: str) -> None:
+    with pytest.raises(FaultError, match=names):
+        parse(text)
+
+
+def test_every_problem_at_once() -> None:
+    with pytest.raises(FaultError, match=r"failure.*status"):
+        parse('{"failure":-1,"status":1}')
+
+
+def test_unknown_keys_are_kept_apart() -> None:
+    assert parse('{"failure":1,"colour":"red"}').unknown == ("colour",)
+
+
+def replace_file(path: Path, text: str) -> None:
+    draft = path.with_suffix(".new")
+    draft.write_text(text)
+    os.replace(draft, path)
+
+
+def test_a_replaced_file_is_read_once(tmp_path: Path) -> None:
+    path = tmp_path / "worker-0.json"
+    replace_file(path, '{"failure":1}')
+    file = FaultFile(path)
+    first = file.poll()
+    assert first is not None
+    assert first.base.failure == 1.0
+    assert file.poll() is None
+    replace_file(path, '{"failure":2}')
+    second = file.poll()
+    assert second is not None
+    assert second.base.failure == 2.0
+
+
+@pytest.mark.parametrize("text", [None, "{", '{"failure":101}', "\x00"])
+def test_a_missing_or_broken_file_changes_nothing_and_says_so_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str | None
+) -> None:
+    path = tmp_path / "worker-0.json"
+    if text is not None:
+        path.write_text(text)
+    file = FaultFile(path)
+    with caplog.at_level(logging.WARNING, "worker_app"):
+        assert [file.poll(), file.poll(), file.poll()] == [None, None, None]
+    assert len(caplog.records) == 1
+    replace_file(path, "{}")
+    assert file.poll() is not None
+
+
+def test_bytes_that_are_no_text_are_broken_too(tmp_path: Path) -> None:
+    path = tmp_path / "worker-0.json"
+    path.write_bytes(b"\xff\xfe{}")
+    assert FaultFile(path).poll() is None

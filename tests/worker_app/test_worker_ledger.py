@@ -1,0 +1,200 @@
+"""Group commit and its promises, over a scripted store."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
+
+from worker_app import ledger as module
+from worker_app.errors import NotCommitted, Undecided
+from worker_app.ledger import Entry, Ledger
+from worker_app.tally import Record, Tally
+
+
+class FakeStore:
+    """Commits by script: each step is a callable that may raise or wait; without steps every commit takes."""
+
+    def __init__(self) -> None:
+        self.committed: list[Tally] = []
+        self.steps: list[Callable[[], None]] = []
+        self.verdicts: list[bool | None] = []
+        self.moved: list[bool] = []
+        self.reopened = 0
+        self.closed = False
+
+    def commit(self, tally: Tally) -> None:
+        if self.steps:
+            self.steps.pop(0)()
+        self.committed.append(tally)
+
+    def verify(self) -> bool:
+        verdict = self.verdicts.pop(0)
+        if verdict is None:
+            raise Undecided("still")
+        return verdict
+
+    def replaced(self) -> bool:
+        return bool(self.moved) and self.moved.pop(0)
+
+    def reopen(self) -> None:
+        self.reopened += 1
+
+    def tick(self, now: float) -> None: ...
+
+    def close(self) -> None:
+        self.closed = True
+
+    def total(self) -> int:
+        return sum(tally.successful + tally.failed for tally in self.committed)
+
+
+class Waiting:
+    def __init__(self, patience: float = 5.0) -> None:
+        self.record = Record(False, 1)
+        self.deadline = time.monotonic() + patience
+
+
+class Desk:
+    """Collects what the ledger settles."""
+
+    def __init__(self) -> None:
+        self.answers: dict[Entry, bool] = {}
+        self._changed = threading.Condition()
+
+    def notify(self, entries: Sequence[Entry], committed: bool) -> None:
+        with self._changed:
+            for entry in entries:
+                assert entry not in self.answers, "settled twice"
+                self.answers[entry] = committed
+            self._changed.notify_all()
+
+    def wait(self, number: int) -> list[bool]:
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.answers) >= number, 5.0)
+            return list(self.answers.values())
+
+
+def raising(error: Exception) -> Callable[[], None]:
+    def step() -> None:
+        raise error
+
+    return step
+
+
+@pytest.fixture
+def store() -> FakeStore:
+    return FakeStore()
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+@pytest.fixture
+def ledger(store: FakeStore, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
+    monkeypatch.setattr(module, "RETRY", 0.001)
+    made = Ledger(store, desk.notify)
+    made.start()
+    yield made
+    made.close(0.1)
+
+
+def test_answers_are_released_after_their_commit(store: FakeStore, desk: Desk, ledger: Ledger) -> None:
+    gate = threading.Event()
+    store.steps = [lambda: assert_true(gate.wait(5))]
+    ledger.submit([Waiting()])
+    assert desk.answers == {}
+    gate.set()
+    assert desk.wait(1) == [True]
+    assert store.total() == 1
+
+
+def assert_true(value: bool) -> None:
+    assert value
+
+
+def test_what_comes_during_a_commit_shares_the_next_one(store: FakeStore, desk: Desk, ledger: Ledger) -> None:
+    gate, inside = threading.Event(), threading.Event()
+
+    def step() -> None:
+        inside.set()
+        gate.wait(5)
+
+    store.steps = [step]
+    ledger.submit([Waiting()])
+    assert inside.wait(5)
+    for _ in range(100):
+        ledger.submit([Waiting()])
+    gate.set()
+    desk.wait(101)
+    assert [tally.successful for tally in store.committed] == [1, 100]
+
+
+def test_f21_a_locked_database_loses_nothing(store: FakeStore, desk: Desk, ledger: Ledger) -> None:
+    store.steps = [raising(NotCommitted("database is locked"))] * 5
+    ledger.submit([Waiting(), Waiting()])
+    assert desk.wait(2) == [True, True]
+    assert store.total() == 2
+
+
+def test_f22_what_cannot_be_committed_in_time_is_refused_and_uncounted(store: FakeStore, desk: Desk, ledger: Ledger) -> None:
+    late = Waiting(patience=0.0)
+    store.steps = [raising(NotCommitted("disk full"))]
+    in_time = Waiting(patience=5.0)
+    ledger.submit([late, in_time])
+    desk.wait(2)
+    assert desk.answers == {late: False, in_time: True}
+    assert store.total() == 1
+
+
+@pytest.mark.parametrize("took", [True, False])
+def test_a_commit_that_broke_off_is_decided_by_looking(store: FakeStore, desk: Desk, ledger: Ledger, took: bool) -> None:
+    store.steps = [raising(Undecided("connection lost"))]
+    store.verdicts = [None, None, took]
+    ledger.submit([Waiting()])
+    assert desk.wait(1) == [True]
+    assert store.total() == (0 if took else 1)  # what took is not done twice
+
+
+def test_a_replaced_database_gets_the_batch_that_went_away(store: FakeStore, desk: Desk, ledger: Ledger) -> None:
+    store.moved = [True, False]
+    ledger.submit([Waiting()])
+    assert desk.wait(1) == [True]
+    assert store.reopened == 1
+    assert len(store.committed) == 2
+
+
+def test_notes_are_written_without_a_request(store: FakeStore, desk: Desk, ledger: Ledger) -> None:
+    ledger.note(disconnected=1, injected="hang")
+    ledger.look()
+    assert ledger.close(5.0)
+    assert (store.committed[0].disconnected, store.committed[0].injections["hang"]) == (1, 1)
+
+
+def test_notes_survive_a_refused_batch(store: FakeStore, desk: Desk, ledger: Ledger) -> None:
+    store.steps = [raising(NotCommitted("disk full"))]
+    ledger.note(disconnected=3)
+    ledger.submit([Waiting(patience=0.0)])
+    desk.wait(1)
+    assert ledger.close(5.0)
+    assert sum(tally.disconnected for tally in store.committed) == 3
+
+
+def test_closing_commits_what_waits(store: FakeStore, desk: Desk, ledger: Ledger) -> None:
+    ledger.submit([Waiting() for _ in range(10)])
+    assert ledger.close(5.0)
+    assert store.closed
+    assert desk.wait(10) == [True] * 10
+
+
+def test_closing_does_not_wait_for_ever(store: FakeStore, desk: Desk, ledger: Ledger) -> None:
+    store.steps = [raising(NotCommitted("locked"))] * 10_000
+    ledger.submit([Waiting()])
+    began = time.monotonic()
+    ledger.close(0.2)
+    assert time.monotonic() - began < 3.0
+    assert desk.answers == {}
