@@ -38,8 +38,9 @@ class LineDisplay:
         self._stream = stream or sys.stdout
 
     def show(self, message: Message) -> None:
+        stream = sys.stderr if message["kind"] == "failed" else self._stream
         for line in lines(message):
-            print(line, file=self._stream, flush=True)
+            print(line, file=stream, flush=True)
 
     def close(self) -> None:
         return
@@ -88,7 +89,9 @@ class LiveDisplay:
         if kind in ("ready", "failed"):
             self._finish_step()
             self.close()
-        if kind != "step":
+        if kind == "failed":
+            print(message["text"], file=sys.stderr, flush=True)
+        elif kind != "step":
             for line in lines(message):
                 self._console.print(styled(line), soft_wrap=True)
         if kind not in ("ready", "failed"):

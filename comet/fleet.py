@@ -29,6 +29,9 @@ from comet.supervise import Enlisted, Supervisor
 from comet.usage import Sampler
 from lb import counters
 
+FIRST_LOOK = 0.1
+"""Seconds over which the CPU's share is measured where there is no former look to compare with."""
+
 
 class Fleet:
     """One cluster's replicas and everything that moves them."""
@@ -89,6 +92,9 @@ class Fleet:
         replicas = dict(self.supervisor.replicas)
         async with self._sampling:
             pids = {name: replica.pid for name, replica in replicas.items()}
+            if not self._sampler.knows(pids):
+                await asyncio.to_thread(self._sampler.sample, pids)
+                await asyncio.sleep(FIRST_LOOK)
             usage = await asyncio.to_thread(self._sampler.sample, pids)
         traffic = {name: self._traffic(replica) for name, replica in replicas.items()}
         now = time.monotonic()

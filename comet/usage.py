@@ -20,6 +20,10 @@ class Sampler:
     def __init__(self) -> None:
         self._before: dict[str, tuple[int, float, float]] = {}
 
+    def knows(self, pids: Mapping[str, int | None]) -> bool:
+        """Whether a sample now would have a former one to compare with, for every PID."""
+        return all(pid is None or self._before.get(name, (None,))[0] == pid for name, pid in pids.items())
+
     def sample(self, pids: Mapping[str, int | None]) -> dict[str, Usage]:
         """The usage of each name's process tree. CPU is None at the first look at a PID."""
         table = {info["pid"]: info for process in psutil.process_iter(FIELDS) if (info := process.info)["cpu_times"] is not None}

@@ -1,0 +1,210 @@
+"""Crashes of both kinds, under clients that look closely."""
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import docker
+import psutil
+import pytest
+import requests
+
+from tests.integration.clusters import House, eventually
+
+pytestmark = [pytest.mark.docker, pytest.mark.slow]
+
+
+class Client(threading.Thread):
+    """Asks over and over on one keep-alive connection, and keeps every answer that is not a 200."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(daemon=True)
+        self.url = url
+        self.good = 0
+        self.bad: list[str] = []
+        self.done = threading.Event()
+
+    def run(self) -> None:
+        with requests.Session() as session:
+            while not self.done.is_set():
+                try:
+                    answer = session.get(self.url, timeout=30)
+                    if answer.status_code == 200:
+                        self.good += 1
+                    else:
+                        self.bad.append(f"{answer.status_code} {answer.text}")
+                except requests.RequestException as error:
+                    self.bad.append(repr(error))
+
+
+@contextmanager
+def clients(house: House, number: int = 8) -> Iterator[list[Client]]:
+    """Strict clients on both load balancers, for as long as the block runs."""
+    started = [Client(f"{house.lb(index % 2)}/api/v1/hello") for index in range(number)]
+    for client in started:
+        client.start()
+    try:
+        yield started
+    finally:
+        for client in started:
+            client.done.set()
+        for client in started:
+            client.join(30)
+
+
+def test_a_killed_worker_comes_back_and_no_client_sees_an_error_f11_f16(make_house: Callable[..., House], runtime: str) -> None:
+    house = make_house(worker=3, runtime=runtime, avg_delay=20)
+    house.start()
+    before = house.replicas()["worker-1"]
+    with clients(house) as strict:
+        eventually(lambda: all(client.good > 5 for client in strict), what="answers to every client")
+        if runtime == "docker":
+            engine = docker.from_env()
+            engine.api.kill(before["id"])
+            engine.close()
+        else:
+            os.kill(before["pid"], signal.SIGKILL)
+        eventually(lambda: house.events("replica_restarting", "worker-1"), what="the restart")
+        after = eventually(lambda: (row := house.replicas()["worker-1"])["state"] == "ready" and row, what="worker-1 ready again")
+        seen = [client.good for client in strict]
+        eventually(lambda: all(client.good > count + 20 for client, count in zip(strict, seen, strict=True)), what="answers after that")
+    assert [client.bad for client in strict] == [[]] * len(strict)
+    assert (after["restarts"], after["port"]) == (1, before["port"])
+    assert after["last_exit"]["signal"] == "SIGKILL"
+    if runtime == "docker":
+        assert after["id"] == before["id"]  # The same container, started again.
+    house.stop()
+    house.assert_nothing_left()
+
+
+def test_a_killed_load_balancer_refuses_nobody_f12(make_house: Callable[..., House]) -> None:
+    house = make_house(worker=2, runtime="process")
+    house.start()
+    port = house.config["load-balancer-port"]
+    other = Client(f"{house.lb(1)}/api/v1/hello")
+    other.start()
+    refused, done = [], threading.Event()
+
+    def knock() -> None:
+        while not done.is_set():
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=10).close()
+            except OSError as error:
+                refused.append(repr(error))
+
+    knocker = threading.Thread(target=knock, daemon=True)
+    knocker.start()
+    for round in range(5):
+        pid = house.replicas()["lb-0"]["pid"]
+        os.kill(pid, signal.SIGKILL)
+        # Queued in the backlog of the held socket until the successor accepts: answered, not refused.
+        assert house.hello(0).status_code == 200
+        eventually(lambda round=round: len(house.events("replica_exited", "lb-0")) == round + 1)
+    done.set()
+    knocker.join(30)
+    other.done.set()
+    other.join(30)
+    assert refused == []
+    assert other.bad == []
+    row = house.replicas()["lb-0"]
+    assert (row["restarts"], row["last_exit"]["signal"], row["last_exit"]["code"]) == (5, "SIGKILL", -9)
+    house.stop()
+    house.assert_nothing_left()
+
+
+def test_a_load_balancer_keeps_its_count_through_a_crash(make_house: Callable[..., House]) -> None:
+    house = make_house(worker=1, pool=1, runtime="process")
+    house.start()
+    for _ in range(7):
+        house.hello()
+    os.kill(house.replicas()["lb-0"]["pid"], signal.SIGKILL)
+    house.hello()
+    assert house.replicas()["lb-0"]["requests"] == 8
+    house.stop()
+
+
+def test_a_container_removed_from_outside_is_made_anew(make_house: Callable[..., House]) -> None:
+    house = make_house(worker=2, pool=1)
+    house.start()
+    before = house.replicas()["worker-0"]
+    engine = docker.from_env()
+    engine.api.remove_container(before["id"], force=True)
+    engine.close()
+    after = eventually(lambda: (row := house.replicas()["worker-0"])["state"] == "ready" and row["id"] != before["id"] and row)
+    assert after["port"] == before["port"]
+    assert len({house.hello().json()["message"] for _ in range(2)}) == 2
+    house.stop()
+    house.assert_nothing_left()
+
+
+def test_a_crash_loop_backs_off_alone_and_says_so(make_house: Callable[..., House]) -> None:
+    house = make_house(worker=2, pool=1, runtime="process")
+    house.start()
+    for _ in range(4):
+        row = eventually(lambda: (row := house.replicas()["worker-0"])["pid"] and row, what="worker-0 alive")
+        os.kill(row["pid"], signal.SIGKILL)
+        eventually(lambda row=row: house.replicas()["worker-0"]["pid"] != row["pid"], what="its death noticed")
+    entered = house.events("backoff_entered", "worker-0")
+    assert [event["attempt"] for event in entered] == list(range(2, 2 + len(entered)))
+    assert len(entered) >= 2
+    assert house.replicas()["worker-1"]["restarts"] == 0
+    assert {house.hello().status_code for _ in range(4)} == {200}
+    house.stop()
+    house.assert_nothing_left()
+
+
+def test_everything_outlives_a_killed_supervisor_and_the_next_one_adopts_it_f7(make_house: Callable[..., House]) -> None:
+    house = make_house(worker=2, pool=2)
+    house.start()
+    before = house.replicas()
+    with clients(house) as strict:
+        os.kill(house.supervisor_pid(), signal.SIGKILL)
+        listed = eventually(lambda: (found := house.ps())["supervisor"]["running"] is False and found)
+        assert listed["supervisor"]["pid"] is None
+        assert {row["name"]: row["pid"] for row in listed["replicas"]} == {name: row["pid"] for name, row in before.items()}
+        assert all(row["orphan"] for row in listed["replicas"])
+        time.sleep(0.5)  # Served on without any supervisor; nothing is waited for here, only more requests let pass.
+        house.start()
+        seen = [client.good for client in strict]
+        eventually(lambda: all(client.good > count + 10 for client, count in zip(strict, seen, strict=True)))
+    assert [client.bad for client in strict] == [[]] * len(strict)
+    after = house.replicas()
+    assert {name: (row["pid"], row["id"], row["restarts"]) for name, row in after.items()} == {
+        name: (row["pid"], row["id"], 0) for name, row in before.items()
+    }
+    assert {event["replica"] for event in house.events("adopted")} == set(before)
+    # What was adopted is supervised like anything else.
+    os.kill(after["lb-0"]["pid"], signal.SIGKILL)
+    assert house.hello(0).status_code == 200
+    house.stop()
+    house.assert_nothing_left()
+
+
+def test_stop_works_without_a_supervisor(make_house: Callable[..., House], runtime: str) -> None:
+    house = make_house(worker=2, pool=1, runtime=runtime)
+    house.start()
+    os.kill(house.supervisor_pid(), signal.SIGKILL)
+    eventually(lambda: not house.ps()["supervisor"]["running"])
+    house.stop()
+    house.assert_nothing_left()
+    assert house.comet("stop").returncode == 3
+
+
+def test_the_forkserver_dies_and_is_healed(make_house: Callable[..., House]) -> None:
+    house = make_house(worker=1, pool=1, runtime="process")
+    house.start()
+    balancer = house.replicas()["lb-0"]
+    parent = psutil.Process(balancer["pid"]).parent()
+    assert parent is not None
+    parent.kill()
+    assert house.hello().status_code == 200
+    assert house.replicas()["lb-0"]["pid"] == balancer["pid"]
+    os.kill(balancer["pid"], signal.SIGKILL)
+    assert house.hello().status_code == 200
+    assert house.replicas()["lb-0"]["restarts"] == 1
+    house.stop()
+    house.assert_nothing_left()
