@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 READ = select.EPOLLIN | select.EPOLLRDHUP
 GONE = select.EPOLLERR | select.EPOLLHUP
+LINGER = 2.0  # seconds in which the rest of a refused request is read and dropped (RFC 9112 section 9.6)
 _RST_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close sends a RST (socket(7))
 
 
@@ -52,6 +53,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         self._mask = 0
         self._captured: list[bytes] | None = None
         self.counted = False  # a request that counts has not been answered to its last byte
+        self._lingering = False
         self.hanging = False
         self.on_close: Callable[[], None] | None = None
         super().__init__(server, sock, addr, adj, map=map)
@@ -88,6 +90,15 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         if self.counted:
             self.counted = False
             self.server.client_left()
+
+    def handle_read(self) -> None:
+        if not self._lingering:
+            super().handle_read()
+            return
+        try:
+            self.recv(self.adj.recv_bytes)
+        except OSError:
+            self.handle_close()
 
     # Events
 
@@ -197,7 +208,25 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             self.server.log_exception(request)
             task = JsonTask(self, request, "500 Internal Server Error", b'{"error":"internal server error"}')
             data = self.make(task)
-        self.answer(data, task)
+        if request.error:
+            self.send_part(data)
+            self._linger()
+        else:
+            self.answer(data, task)
+
+    def _linger(self) -> None:
+        """Close for writing only, and drop what still comes: closing with unread bytes is a RST, which can overtake the answer."""
+        self.requests = []
+        if not self.connected:
+            return
+        self._lingering = True
+        try:
+            self.socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.handle_close()
+            return
+        self.server.loop.call_at(time.monotonic() + LINGER, lambda: self.handle_close() if self.connected else None)
+        self.refresh()
 
     def service(self) -> None:
         """Called by waitress's dispatcher in a lane's thread: waitress's own way, then back to the loop."""
