@@ -9,16 +9,20 @@
 STAMP=$VENV/.comet-installed
 
 # fits PYTHON : it runs and is new enough.
-fits() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
+fits() { [ "$("$1" -c 'import sys; print(sys.version_info >= (3, 11))' 2>/dev/null)" = True ]; }
 
 # has_ensurepip PYTHON : it can make a venv with pip in it (Debian's python3 alone cannot).
 has_ensurepip() { "$1" -c 'import venv, ensurepip' 2>/dev/null; }
 
-# The best interpreter on this machine: the one asked for by PYTHON=…, else the first that can do all, else the first that is new enough.
+# The interpreter asked for by PYTHON=…, else the first on this machine that can do all, else the first that is new enough.
 find_python() {
-  local name path second=
-  if [ -n "${PYTHON:-}" ] && ! fits "$PYTHON"; then die "PYTHON=$PYTHON is not a Python 3.11 or newer"; fi
-  for name in ${PYTHON:+"$PYTHON"} python3 python3.14 python3.13 python3.12 python3.11 /usr/bin/python3; do
+  local name path second='' names='python3 python3.14 python3.13 python3.12 python3.11 /usr/bin/python3'
+  if [ -n "${PYTHON:-}" ]; then
+    fits "$PYTHON" || die "PYTHON=$PYTHON is not a Python 3.11 or newer"
+    command -v "$PYTHON"
+    return
+  fi
+  for name in $names; do
     path=$(command -v "$name") || continue
     fits "$path" || continue
     if has_ensurepip "$path"; then
@@ -33,7 +37,7 @@ find_python() {
 # A Python that can make venvs, installed from the distribution where that is possible; its path on stdout.
 ensure_python() {
   local python version
-  python=$(find_python)
+  python=$(find_python) || exit 1
   if [ -z "$python" ] || ! has_ensurepip "$python"; then
     if ! has_apt || ! can_be_root; then
       [ -z "$python" ] && die "Comet needs Python 3.11 or newer and found none: install it, or say PYTHON=/path/to/python3 $SCRIPT"
