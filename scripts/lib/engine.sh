@@ -35,11 +35,12 @@ soften_ulimit() {
     'ulimit() { command ulimit "$@" 2>/dev/null || true; }' | as_root tee -a "$defaults" >/dev/null
 }
 
-# The engine belongs to nobody's terminal: it outlives this script, its session and its log file's reader.
+# The engine belongs to nobody's terminal: it outlives this script and its session. It ignores the hang-up before it gets a session of its
+# own, as sudo may close its terminal in between.
 start_dockerd() {
   say "starting dockerd (log: $ENGINE_LOG)"
   # shellcheck disable=SC2016
-  as_root sh -c 'PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin exec setsid nohup dockerd >>"$1" 2>&1 </dev/null &' sh "$ENGINE_LOG"
+  as_root sh -c 'PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin exec nohup setsid --fork dockerd >>"$1" 2>&1 </dev/null' sh "$ENGINE_LOG"
 }
 
 start_engine() {
