@@ -148,9 +148,7 @@ class Downstream(asyncio.Protocol):
             return False
         self.plain = False
         if self.state != RESPONDING:
-            now = monotonic()
-            self.deadline = now + self._proxy.settings.half_close_grace
-            self._proxy.wheel.hasten(self, now)
+            self._await_answer(monotonic())
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -252,6 +250,8 @@ class Downstream(asyncio.Protocol):
         else:
             self.sent = True
             self.body = None
+        if self.eof:
+            self._await_answer(now)
         if self.state == WAITING:
             proxy.begin(self)
 
@@ -300,9 +300,16 @@ class Downstream(asyncio.Protocol):
         """Take note that an upstream is being sent the request: what is held goes, deadlines count anew."""
         self.state = WAITING
         self.deadline = self.due if self.sent else now + self._proxy.settings.body_timeout
+        if self.eof:
+            self._await_answer(now)
         self._held = False
         if self._reading_held:
             self._settle_reading()
+
+    def _await_answer(self, now: float) -> None:
+        """Give a client that sent FIN its grace, though not beyond what is due."""
+        self.deadline = min(self.due, now + self._proxy.settings.half_close_grace)
+        self._proxy.wheel.hasten(self, now)
 
     # Responses.
 
@@ -319,7 +326,7 @@ class Downstream(asyncio.Protocol):
         self.begun = True
         self.state = RESPONDING
         self.status = head.status
-        close = self.closing or not self.sent or self.eof
+        close = self.closing or not self.sent or (self.eof and not self.buffer)
         out, self._chunks, self.closing = outgoing(head, self.head.minor, self.head.is_head, close, proxy.date())
         if head.status in (204, 304):
             self._chunks = False
@@ -380,7 +387,7 @@ class Downstream(asyncio.Protocol):
 
     def fail(self, status: int, message: str) -> None:
         """Answer the exchange with an error of our own; its connections are the proxy's matter."""
-        self.closing = self.closing or not self.sent or self.eof or status == 408
+        self.closing = self.closing or not self.sent or (self.eof and not self.buffer)
         self.status = status
         self._proxy.slots[OWN_ERRORS] += 1
         self._write_error(status, message, close=self.closing, head_only=self.head.is_head)

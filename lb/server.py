@@ -180,6 +180,8 @@ class Server:
     def _drained(self) -> None:
         if self.ended.done():
             return
+        if self._server is not None:
+            self._server.close()
         self._hub.tell(messages.drained())
         self._health.stop()
         self.proxy.close()

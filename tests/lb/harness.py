@@ -102,6 +102,8 @@ class Worker:
         self.probes = 0
         self.connections: list[WorkerConnection] = []
         self._behave: Behave = behave or (lambda connection, request: connection.send(response(self.name.encode())))
+        self.over = threading.Event()
+        self._heads_only = behave is raw
         self._health = health or (lambda: 200)
         self._listener = listening_socket()
         self.port = self._listener.getsockname()[1]
@@ -120,7 +122,7 @@ class Worker:
         recorded = False
         with contextlib.suppress(OSError, EOFError), connection.sock:
             while True:
-                request = connection.read_request() if self._behave is not raw else connection.read_head()
+                request = connection.read_head() if self._heads_only else connection.read_request()
                 if b"comet-health" in request:
                     self.probes += 1
                     connection.send(response(b"", f"{self._health()} Health"))
@@ -131,6 +133,10 @@ class Worker:
                 self.requests.append(request)
                 self._behave(connection, request)
 
+    def behave_after_head(self, behave: Behave) -> None:
+        """Answer by `behave` once the head is there; it reads the body itself."""
+        self._behave = behave
+
     def stop_listening(self) -> None:
         """Refuse connections from now on."""
         with contextlib.suppress(OSError):
@@ -138,6 +144,7 @@ class Worker:
         self._listener.close()
 
     def close(self) -> None:
+        self.over.set()
         self.stop_listening()
         for connection in self.connections:
             with contextlib.suppress(OSError):
@@ -145,7 +152,8 @@ class Worker:
 
 
 def raw(connection: WorkerConnection, request: bytes) -> None:
-    """Marks a worker that records heads only."""
+    """Read no body: the test speaks for the worker, whose thread only waits for the connection's end."""
+    connection.worker.over.wait(DEADLINE)
 
 
 class Balancer:
@@ -188,8 +196,8 @@ class Balancer:
             with contextlib.suppress(RuntimeError):
                 self.call(self.server._drained)
         self._thread.join(DEADLINE)
-        assert not self._thread.is_alive()
         assert self.errors == []
+        assert not self._thread.is_alive()
 
     def connect(self) -> "Client":
         return Client(self.port)
@@ -241,7 +249,7 @@ class Client:
         h.send(h11.EndOfMessage())
         if self.buffer:
             h.receive_data(self.buffer)
-        status, fields, body, interim = 0, [], b"", []
+        status, fields, body, interim = 0, [], bytearray(), []
         while True:
             event = h.next_event()
             if event is h11.NEED_DATA:
@@ -253,7 +261,7 @@ class Client:
             elif isinstance(event, h11.Response):
                 status, fields = event.status_code, list(event.headers)
             elif isinstance(event, h11.Data):
-                body += bytes(event.data)
+                body += event.data
             elif isinstance(event, h11.EndOfMessage):
                 break
             elif event is h11.PAUSED:
@@ -262,7 +270,7 @@ class Client:
             else:
                 raise AssertionError(event)
         self.buffer = h.trailing_data[0]
-        return Answer(status, fields, body, interim)
+        return Answer(status, fields, bytes(body), interim)
 
     def read_to_end(self) -> bytes:
         """Read until the LB closes."""

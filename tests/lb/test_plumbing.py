@@ -1,0 +1,200 @@
+"""Settings, messages, counters, replies and the wheel: the small parts."""
+
+import asyncio
+import json
+import os
+import pickle
+from dataclasses import asdict
+from math import inf
+from pathlib import Path
+from time import monotonic
+
+import pytest
+
+from lb import counters, messages
+from lb.body import HOLD, RequestBody
+from lb.counters import Counters, latency_bound, latency_bucket
+from lb.fields import Refusal
+from lb.replies import REASONS, error_reply
+from lb.request import CHUNKED, RequestReader
+from lb.settings import Settings, UpstreamSpec, changed
+from lb.wheel import Wheel
+
+
+def test_settings_travel_by_pickle_and_json() -> None:
+    settings = Settings(name="lb-3", max_in_flight=7)
+    assert pickle.loads(pickle.dumps(settings)) == settings
+    assert Settings(**json.loads(json.dumps(asdict(settings)))) == settings
+
+
+def test_live_change_ignores_what_it_does_not_know_and_keeps_the_name() -> None:
+    assert changed(Settings(), {"retries": 5, "name": "x", "of_tomorrow": 1}) == Settings(retries=5)
+
+
+def test_messages_at_every_split() -> None:
+    sent = [messages.ping(1), messages.drain(2.5), messages.upstreams([UpstreamSpec("w", "h", 1, "draining")], 4), messages.listener()]
+    data = b"".join(map(messages.encode, sent)) + b"\n"
+    for step in (1, 3, len(data)):
+        decoder = messages.Decoder()
+        assert [each for at in range(0, len(data), step) for each in decoder.feed(data[at : at + step])] == sent
+    assert messages.read_upstreams(sent[2]) == ((UpstreamSpec("w", "h", 1, "draining"),), 4)
+
+
+@pytest.mark.parametrize("line", [b"[]\n", b"{}\n", b"nonsense\n", b'{"type":1}\n', b"\xff\n"])
+def test_broken_messages_are_value_errors(line: bytes) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - json's own is a subclass
+        messages.Decoder().feed(line)
+
+
+def test_endless_and_senseless_messages() -> None:
+    with pytest.raises(ValueError, match="too long"):
+        messages.Decoder().feed(b"x" * (messages.MAX_LINE + 1))
+    with pytest.raises(ValueError, match="state"):
+        messages.read_upstreams({"upstreams": [{"name": "w", "host": "h", "port": 1, "state": "sideways"}]})
+
+
+def test_status_report() -> None:
+    report = messages.status_report(7, Settings(), [(UpstreamSpec("w", "h", 1), False)], 3, True)
+    assert report["upstreams"] == [{"name": "w", "host": "h", "port": 1, "state": "up", "healthy": False}]
+    assert (report["pid"], report["in_flight"], report["draining"], report["name"]) == (7, 3, True, "lb-0")
+    assert report["settings"]["retries"] == 2
+
+
+def test_counters_outlive_their_writer_and_gauges_do_not(tmp_path: Path) -> None:
+    path = tmp_path / "lb-0.counters"
+    first = Counters(path)
+    first.slots[counters.REQUESTS] += 5
+    first.slots[counters.IN_FLIGHT] = 2
+    assert counters.read(path)["requests"] == 5
+    assert counters.read(path)["in_flight"] == 2
+    first.close()
+    second = Counters(path)
+    second.slots[counters.REQUESTS] += 1
+    assert counters.read(path)["requests"] == 6
+    assert counters.read(path)["in_flight"] == 0
+    assert second.as_dict() == counters.read(path)
+
+
+def test_counters_space_is_reserved(tmp_path: Path) -> None:
+    """DESIGN section 8: a sparse mapping gets SIGBUS on a full disk."""
+    path = tmp_path / "c"
+    Counters(path)
+    assert os.stat(path).st_blocks * 512 >= os.stat(path).st_size > 0
+
+
+def test_a_foreign_file_is_begun_anew_by_the_writer_and_refused_by_the_reader(tmp_path: Path) -> None:
+    path = tmp_path / "c"
+    path.write_bytes(b"something else")
+    with pytest.raises(ValueError, match="not a counters file"):
+        counters.read(path)
+    Counters(path)
+    assert counters.read(path)["requests"] == 0
+
+
+def test_latency_buckets() -> None:
+    assert latency_bucket(0.0) == latency_bucket(1e-7) == 0
+    assert latency_bucket(1e9) == counters.LATENCY_BUCKETS - 1
+    assert latency_bound(counters.LATENCY_BUCKETS - 1) == inf
+    for seconds in (1e-5, 0.00123, 0.5, 30.0):
+        bucket = latency_bucket(seconds)
+        assert latency_bound(bucket - 1) <= seconds < latency_bound(bucket)
+        assert latency_bound(bucket) / latency_bound(bucket - 1) < 1.2
+
+
+@pytest.mark.parametrize("status", list(REASONS))
+def test_own_errors_are_json(status: int) -> None:
+    """CONTRACT section 3."""
+    reply = error_reply(status, 'a "quoted" reason', "lb-0", b"now", close=True)
+    head, _, body = reply.partition(b"\r\n\r\n")
+    assert json.loads(body) == {"error": 'a "quoted" reason'}
+    assert b"Content-Length: %d\r\n" % len(body) in head
+    assert (b"Retry-After: " in head) is (status == 503)
+    assert head.endswith(b"Connection: close")
+    assert error_reply(status, "x", "lb-0", b"now", close=False, head_only=True).endswith(b"Connection: keep-alive\r\n\r\n")
+
+
+def body(length: int, limit: int | None = None) -> RequestBody:
+    return RequestBody(length, limit, RequestReader(8192, 100, b"x"))
+
+
+def test_a_body_of_known_length_ends_where_it_ends() -> None:
+    made = body(5)
+    assert made.feed(b"abc") == [b"abc"]
+    assert not made.done
+    assert made.feed(b"deGET /") == [b"de"]
+    assert made.done
+    assert made.rest == b"GET /"
+    assert made.held == [b"abc", b"de"]
+
+
+def test_a_chunked_body_is_framed_anew() -> None:
+    made = body(CHUNKED)
+    assert b"".join(made.feed(b"3;x=y\r\nabc\r\n2\r\nde\r\n0\r\nX-Sum: 1\r\nHost: x\r\n\r\nGET")) == b"5\r\nabcde\r\n0\r\nX-Sum: 1\r\n\r\n"
+    assert made.done
+    assert made.rest == b"GET"
+
+
+def test_bodies_beyond_the_limit_are_413() -> None:
+    with pytest.raises(Refusal) as refusal:
+        body(11, limit=10)
+    assert refusal.value.status == 413
+    with pytest.raises(Refusal) as refusal:
+        body(CHUNKED, limit=10).feed(b"b\r\nhello world\r\n")
+    assert refusal.value.status == 413
+
+
+def test_what_is_held_is_bounded_and_can_be_given_up() -> None:
+    made = body(1 << 20)
+    made.feed(b"x" * (HOLD + 1))
+    assert made.overfull
+    made.forget()
+    assert not made.overfull
+    made.feed(b"y")
+    assert made.held is None
+
+
+class Entry:
+    def __init__(self, deadline: float) -> None:
+        self.deadline = deadline
+        self.slot = -1
+        self.expired = 0
+
+    def expire(self, now: float) -> None:
+        assert self.deadline <= now
+        self.expired += 1
+        self.deadline = inf
+
+
+def test_the_wheel_expires_late_by_a_tick_at_most_and_once() -> None:
+    async def scenario() -> None:
+        wheel = Wheel(asyncio.get_running_loop(), 0.3)
+        now = monotonic()
+        soon, moved, removed, hastened = Entry(now + 0.05), Entry(now + 0.05), Entry(now + 0.05), Entry(now + 5)
+        for entry in (soon, moved, removed, hastened):
+            wheel.add(entry, now)
+        moved.deadline = now + 0.4
+        wheel.remove(removed)
+        hastened.deadline = now + 0.1
+        wheel.hasten(hastened, now)
+        while not moved.expired:
+            await asyncio.sleep(0.01)
+            assert monotonic() < now + 5
+        assert monotonic() >= now + 0.4
+        assert (soon.expired, hastened.expired, removed.expired) == (1, 1, 0)
+        wheel.close()
+
+    asyncio.run(scenario())
+
+
+def test_the_wheel_rests_when_it_is_empty() -> None:
+    async def scenario() -> None:
+        wheel = Wheel(asyncio.get_running_loop(), 0.1)
+        now = monotonic()
+        entry = Entry(now + 0.1)
+        wheel.add(entry, now)
+        wheel.remove(entry)
+        await asyncio.sleep(0.3)
+        assert wheel._handle is None
+        wheel.close()
+
+    asyncio.run(scenario())

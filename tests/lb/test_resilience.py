@@ -1,0 +1,508 @@
+"""Bad weather: dead, sick and full workers, slow clients, drains, and what the supervisor orders."""
+
+import contextlib
+import errno
+import socket
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from lb import messages
+from lb.messages import Message
+from lb.settings import Settings, UpstreamSpec
+from tests.lb.harness import Balancer, Behave, Worker, WorkerConnection, cluster, eventually, listening_socket, raw, response
+
+GET = b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n"
+PUT = b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello"
+POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello"
+
+
+def close(connection: WorkerConnection, request: bytes) -> None:
+    connection.sock.close()
+
+
+def hang(connection: WorkerConnection, request: bytes) -> None:
+    connection.worker.over.wait(10)
+
+
+def after(seconds: float) -> Behave:
+    def behave(connection: WorkerConnection, request: bytes) -> None:
+        time.sleep(seconds)
+        connection.send(response(connection.worker.name.encode()))
+
+    return behave
+
+
+def free_port() -> int:
+    with listening_socket() as sock:
+        return int(sock.getsockname()[1])
+
+
+# Repeats.
+
+
+@pytest.mark.parametrize("request_bytes", [GET, PUT, POST])
+def test_f16_a_refused_connection_is_repeated_elsewhere_and_takes_the_worker_out(request_bytes: bytes) -> None:
+    """Nothing was sent, so any method may go elsewhere."""
+    with cluster(count=2) as (lb, (first, second)):
+        first.stop_listening()
+        answer = lb.ask(request_bytes)
+        assert (answer.status, answer["X-Comet-Worker"]) == (200, "worker-1")
+        assert not lb.upstream("worker-0").ready
+        assert [lb.ask().status for _ in range(4)] == [200] * 4
+        assert lb.count("retries") == 1
+        assert len(second.requests) == 5
+
+
+def test_a_refused_connection_takes_out_the_last_one_too() -> None:
+    with cluster(count=1) as (lb, (worker,)):
+        worker.stop_listening()
+        assert lb.ask().status == 502
+        answer = lb.ask()
+        assert (answer.status, answer["Retry-After"]) == (503, "1")
+
+
+@pytest.mark.parametrize(("request_bytes", "status"), [(GET, 200), (PUT, 200), (POST, 502)])
+def test_an_early_close_is_repeated_only_where_it_is_safe(request_bytes: bytes, status: int) -> None:
+    """RFC 9110 section 9.2.2; a POST is never sent twice."""
+    with cluster(close, None) as (lb, (first, second)):
+        assert lb.ask(request_bytes).status == status
+        assert len(first.requests) == 1
+        assert [request[-5:] for request in second.requests] == (
+            [request_bytes[-5:]] if status == 200 and request_bytes != GET else [b"1\r\n\r\n"] if status == 200 else []
+        )
+
+
+def test_the_keep_alive_race_never_reaches_the_client() -> None:
+    """One worker only, that closes the connection when the second request arrives."""
+    seen = {"connection": 0}
+
+    def once(connection: WorkerConnection, request: bytes) -> None:
+        if getattr(connection, "used", False):
+            connection.sock.close()
+            return
+        connection.used = True  # type: ignore[attr-defined]
+        seen["connection"] += 1
+        connection.send(response())
+
+    with cluster(once) as (lb, _):
+        assert [lb.ask().status for _ in range(3)] == [200, 200, 200]
+        assert lb.upstream("worker-0").judge.healthy
+        assert not lb.upstream("worker-0").suspect
+        assert seen["connection"] == 3
+
+
+def test_a_post_goes_on_a_fresh_connection_or_one_just_used() -> None:
+    with cluster(count=1) as (lb, (worker,)):
+        lb.ask()
+        lb.upstream("worker-0").idle[0].idle_since -= 2.0
+        assert lb.ask(POST).status == 200
+        assert len(worker.connections) == 2
+        assert lb.ask(POST).status == 200
+        assert len(worker.connections) == 2
+
+
+def test_repeats_are_limited_and_never_go_to_the_same_worker_twice() -> None:
+    with cluster(close, close, close, close, retries=2) as (lb, workers):
+        assert lb.ask().status == 502
+        assert sorted(len(worker.requests) for worker in workers) == [0, 1, 1, 1]
+
+
+def test_a_large_body_is_not_held_for_a_repeat() -> None:
+    def read_and_close(connection: WorkerConnection, request: bytes) -> None:
+        connection.sock.close()
+
+    with cluster(read_and_close, count=1) as (lb, (_, second)):
+        blob = b"x" * 200000
+        assert lb.ask(b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(blob) + blob).status == 502
+        assert second.requests == []
+
+
+# Health.
+
+
+def test_f1_f2_f3_active_checks_take_out_and_bring_back() -> None:
+    status = {"now": 200}
+    sick = Worker("worker-0", health=lambda: status["now"])
+    with cluster(sick, None, health_interval=0.05) as (lb, (first, _)):
+        eventually(lambda: first.probes >= 2)
+        assert lb.upstream("worker-0").ready
+        status["now"] = 404
+        eventually(lambda: not lb.upstream("worker-0").ready)
+        assert {lb.ask()["X-Comet-Worker"] for _ in range(4)} == {"worker-1"}
+        status["now"] = 200
+        eventually(lambda: lb.upstream("worker-0").ready)
+        assert {lb.ask()["X-Comet-Worker"] for _ in range(4)} == {"worker-0", "worker-1"}
+
+
+def test_f1_a_hanging_worker_delays_no_other_check() -> None:
+    hanging = Worker("worker-0", health=lambda: time.sleep(5) or 200)
+    with cluster(hanging, None, health_interval=0.05, health_timeout=1.0) as (lb, (_, second)):
+        eventually(lambda: second.probes >= 5, deadline=1.0)
+        eventually(lambda: not lb.upstream("worker-0").ready)
+        hanging._health = lambda: 200
+
+
+def test_a_sign_makes_an_immediate_check_decide() -> None:
+    sick = Worker("worker-0", close, health=lambda: 500)
+    with cluster(sick, None) as (lb, (first, _)):
+        assert lb.ask().status == 200
+        eventually(lambda: not lb.upstream("worker-0").ready, deadline=2.0)
+        assert first.probes == 1
+
+
+def test_a_sign_that_a_check_does_not_confirm_is_forgotten() -> None:
+    odd = Worker("worker-0", close)
+    with cluster(odd, None) as (lb, (first, _)):
+        assert lb.ask().status == 200
+        eventually(lambda: first.probes == 1 and not lb.upstream("worker-0").suspect)
+        assert lb.upstream("worker-0").ready
+
+
+def test_signs_never_take_out_the_last_one() -> None:
+    with cluster(Worker("worker-0", close, health=lambda: 500), health_fall=1000) as (lb, (worker,)):
+        assert lb.ask().status == 502
+        eventually(lambda: worker.probes >= 1)
+        assert lb.upstream("worker-0").ready
+
+
+def test_an_application_error_is_no_sign_of_sickness() -> None:
+    with cluster(lambda connection, _: connection.send(response(b"no", "500 Oops"))) as (lb, (worker,)):
+        assert [lb.ask().status for _ in range(10)] == [500] * 10
+        assert lb.upstream("worker-0").ready
+        assert worker.probes == 0
+
+
+def test_first_checks_are_staggered() -> None:
+    with cluster(count=4, health_interval=0.8) as (lb, workers):
+        del lb
+        eventually(lambda: workers[0].probes == 1)
+        assert workers[3].probes == 0
+        eventually(lambda: workers[3].probes >= 1)
+
+
+def test_nobody_at_all_is_503_with_retry_after() -> None:
+    with cluster() as (lb, _):
+        answer = lb.ask()
+        assert (answer.status, answer["Retry-After"]) == (503, "1")
+        assert answer.body == b'{"error": "no worker is available"}\n'
+
+
+# Queue and timeouts.
+
+
+def test_a_full_worker_makes_requests_wait_in_order() -> None:
+    with cluster(after(0.05), max_in_flight=1) as (lb, (worker,)):
+        clients = [lb.connect() for _ in range(5)]
+        for n, client in enumerate(clients):
+            client.send(b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n" % n)
+            eventually(lambda n=n: lb.count("requests") == n + 1)
+        assert lb.count("queued") > 0
+        assert [client.answer().status for client in clients] == [200] * 5
+        assert [request.split(b" ")[1] for request in worker.requests] == [b"/%d" % n for n in range(5)]
+        for client in clients:
+            client.sock.close()
+        assert lb.count("queued") == 0
+
+
+def test_the_queue_has_a_deadline() -> None:
+    with cluster(hang, max_in_flight=1, queue_timeout=0.2) as (lb, _), lb.connect() as first:
+        first.send(GET)
+        eventually(lambda: lb.count("in_flight") == 1)
+        answer = lb.ask()
+        assert (answer.status, answer["Retry-After"]) == (503, "1")
+        assert lb.count("queued") == 0
+
+
+def test_who_leaves_the_queue_is_not_served() -> None:
+    with cluster(after(0.2), max_in_flight=1) as (lb, (worker,)), lb.connect() as first:
+        first.send(GET)
+        with lb.connect() as second:
+            second.send(b"POST /gone HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nab")
+            eventually(lambda: lb.count("queued") == 1)
+        eventually(lambda: lb.count("queued") == 0)
+        assert first.answer().status == 200
+        assert len(worker.requests) == 1
+
+
+def test_a_queued_upload_is_held_back_not_swallowed() -> None:
+    with cluster(after(0.3), max_in_flight=1) as (lb, (worker,)), lb.connect() as first, lb.connect() as second:
+        first.send(GET)
+        eventually(lambda: lb.count("in_flight") == 1)
+        blob = b"z" * (4 << 20)
+        threading.Thread(
+            target=second.send, args=(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(blob) + blob,), daemon=True
+        ).start()
+        assert second.answer("POST").status == 200
+        assert worker.requests[1].endswith(blob)
+
+
+def test_an_answer_too_late_is_504_once() -> None:
+    """RFC 9110 section 15.6.5; the timeout covers all attempts and is not repeated."""
+    with cluster(hang, hang, request_timeout=0.3) as (lb, workers):
+        started = time.monotonic()
+        assert lb.ask().status == 504
+        assert time.monotonic() - started < 2
+        assert sum(len(worker.requests) for worker in workers) == 1
+        assert lb.count("in_flight") == 0
+
+
+def test_slowloris_is_408() -> None:
+    """RFC 9110 section 15.5.9: ten seconds in all by default, not between bytes."""
+    with cluster(count=1, head_timeout=0.3) as (lb, _), lb.connect() as client:
+        client.send(b"GET / HTTP/1.1\r\n")
+        end = time.monotonic() + 5
+        with contextlib.suppress(OSError):
+            while time.monotonic() < end:
+                client.send(b"A: b\r\n")
+                time.sleep(0.05)
+                client.sock.setblocking(False)
+                with contextlib.suppress(BlockingIOError):
+                    client.buffer += client.sock.recv(1000)
+                client.sock.settimeout(10)
+                if client.buffer:
+                    break
+        assert client.answer().status == 408
+
+
+def test_a_stalled_request_body_is_408() -> None:
+    with cluster(raw, body_timeout=0.3) as (lb, (worker,)), lb.connect() as client:
+        client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhello")
+        assert client.answer("POST").status == 408
+        assert client.closed()
+        eventually(lambda: worker.connections[0].sock.recv(100) != b"never")
+
+
+def test_a_stalled_response_body_is_broken_off() -> None:
+    def stall(connection: WorkerConnection, request: bytes) -> None:
+        connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello")
+        hang(connection, request)
+
+    with cluster(stall, body_timeout=0.3) as (lb, _), lb.connect() as client:
+        client.send(GET)
+        with pytest.raises(ConnectionResetError):
+            client.read_to_end()
+
+
+def test_idle_connections_are_closed_in_silence() -> None:
+    with cluster(count=1, idle_timeout=0.3) as (lb, _), lb.connect() as fresh, lb.connect() as used:
+        used.ask(GET)
+        assert fresh.read_to_end() == b""
+        assert used.read_to_end() == b""
+
+
+def test_a_client_that_never_reads_is_let_go() -> None:
+    with cluster(lambda connection, _: connection.send(response(bytes(32 << 20))), body_timeout=0.5) as (lb, _), lb.connect() as client:
+        client.send(GET)
+        eventually(lambda: lb.count("connections") == 0)
+
+
+def test_a_worker_that_cannot_be_connected_in_time_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    full = socket.create_server(("127.0.0.1", 0), backlog=0)
+    fillers = []
+    for _ in range(4):  # Fill the accept queue: further SYNs are dropped.
+        filler = socket.socket()
+        filler.setblocking(False)
+        filler.connect_ex(full.getsockname())
+        fillers.append(filler)
+    good = Worker("worker-1")
+    specs = (UpstreamSpec("worker-0", "127.0.0.1", full.getsockname()[1]), UpstreamSpec("worker-1", "127.0.0.1", good.port))
+    lb = Balancer(specs, Settings(connect_timeout=0.3, health_interval=60.0))
+    try:
+        assert lb.ask(POST)["X-Comet-Worker"] == "worker-1"
+    finally:
+        lb.close()
+        good.close()
+        for sock in (full, *fillers):
+            sock.close()
+
+
+def test_our_own_want_of_descriptors_is_503_and_no_sign(monkeypatch: pytest.MonkeyPatch) -> None:
+    with cluster(count=1) as (lb, _):
+
+        async def fail(*_: Any) -> Any:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        monkeypatch.setattr(lb.proxy, "_loop", type("Loop", (), {"create_connection": fail, "create_task": lb.loop.create_task})())
+        answer = lb.ask()
+        assert (answer.status, answer["Retry-After"]) == (503, "1")
+        assert lb.upstream("worker-0").ready
+        assert not lb.upstream("worker-0").suspect
+        monkeypatch.undo()
+        assert lb.ask().status == 200
+
+
+def test_idle_upstream_connections_are_closed_before_the_worker_does() -> None:
+    with cluster(count=1, upstream_idle_timeout=0.2) as (lb, (worker,)):
+        lb.ask()
+        eventually(lambda: not lb.upstream("worker-0").connections)
+        assert lb.ask().status == 200
+        assert len(worker.connections) == 2
+
+
+# The supervisor's orders.
+
+
+class Supervisor:
+    """The other end of the control socket."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        sock.settimeout(10)
+        self._decoder = messages.Decoder()
+        self._waiting: list[Message] = []
+
+    def send(self, message: Message) -> None:
+        self.sock.sendall(messages.encode(message))
+
+    def receive(self, kind: str) -> Message:
+        """Return the next message of a kind, dropping others."""
+        while True:
+            while self._waiting:
+                message = self._waiting.pop(0)
+                if message["type"] == kind:
+                    return message
+            data = self.sock.recv(65536)
+            if not data:
+                raise EOFError
+            self._waiting = self._decoder.feed(data)
+
+
+@contextlib.contextmanager
+def supervised(*behaviours: Behave | None, **settings: Any) -> Any:
+    workers = [Worker(f"worker-{n}", each) for n, each in enumerate(behaviours)]
+    specs = [UpstreamSpec(worker.name, "127.0.0.1", worker.port) for worker in workers]
+    ours, theirs = socket.socketpair()
+    settings.setdefault("health_interval", 60.0)
+    lb = Balancer(tuple(specs), Settings(**settings), theirs)
+    try:
+        yield lb, workers, specs, Supervisor(ours)
+    finally:
+        ours.close()
+        lb.close()
+        for worker in workers:
+            worker.close()
+
+
+def test_it_says_that_it_is_ready_and_how_it_sees_the_workers() -> None:
+    with supervised(None, None) as (lb, _, _, supervisor):
+        ready = supervisor.receive("ready")
+        assert (ready["name"], ready["port"]) == ("lb-0", lb.port)
+        assert [supervisor.receive("health")["upstream"] for _ in range(2)] == ["worker-0", "worker-1"]
+
+
+def test_ping_and_status() -> None:
+    with supervised(None, max_in_flight=9) as (_, _, specs, supervisor):
+        supervisor.send(messages.ping(42))
+        assert supervisor.receive("pong")["id"] == 42
+        supervisor.send({"type": "of tomorrow"})
+        supervisor.send(messages.status())
+        status = supervisor.receive("status")
+        assert status["version"] == messages.VERSION
+        assert status["settings"]["max_in_flight"] == 9
+        assert status["upstreams"] == [{"name": "worker-0", "host": "127.0.0.1", "port": specs[0].port, "state": "up", "healthy": True}]
+
+
+def test_edges_of_health_are_told() -> None:
+    with supervised(None, None) as (lb, workers, _, supervisor):
+        workers[0].stop_listening()
+        lb.ask()
+        while (edge := supervisor.receive("health"))["healthy"]:
+            pass
+        assert (edge["upstream"], edge["reason"]) == ("worker-0", "connection refused")
+
+
+def test_a_worker_declared_down_loses_its_waiting_safe_requests_to_others() -> None:
+    with supervised(hang, None) as (lb, workers, specs, supervisor), lb.connect() as waiting, lb.connect() as unsafe:
+        waiting.send(GET)
+        eventually(lambda: workers[0].requests)
+        lb.ask()
+        unsafe.send(POST)
+        eventually(lambda: len(workers[0].requests) == 2)
+        supervisor.send(messages.upstreams([UpstreamSpec("worker-0", "127.0.0.1", specs[0].port, "down"), specs[1]]))
+        assert waiting.answer()["X-Comet-Worker"] == "worker-1"
+        assert lb.upstream("worker-0").in_flight == 1
+        assert len(workers[1].requests) == 2
+
+
+def test_a_draining_or_removed_worker_finishes_what_it_has() -> None:
+    with supervised(after(0.3), None) as (lb, workers, specs, supervisor), lb.connect() as client:
+        for last in (False, True):
+            client.send(GET)
+            eventually(lambda last=last: len(workers[0].requests) == 1 + last)
+            supervisor.send(
+                messages.upstreams([specs[1]] if last else [UpstreamSpec("worker-0", "127.0.0.1", specs[0].port, "draining"), specs[1]])
+            )
+            supervisor.send(messages.ping(1))
+            supervisor.receive("pong")
+            assert {lb.ask()["X-Comet-Worker"] for _ in range(3)} == {"worker-1"}
+            assert client.answer()["X-Comet-Worker"] == "worker-0"
+            supervisor.send(messages.upstreams(specs))
+            supervisor.send(messages.ping(1))
+            supervisor.receive("pong")
+            lb.proxy.pool._cursor = 0
+        eventually(lambda: lb.count("in_flight") == 0)
+
+
+def test_new_workers_and_limits_take_effect_at_once() -> None:
+    late = Worker("late")
+    with supervised() as (lb, _, _, supervisor):
+        assert lb.ask().status == 503
+        supervisor.send(messages.upstreams([UpstreamSpec("worker-9", "127.0.0.1", late.port)], 3))
+        supervisor.send(messages.settings({"retries": 0}))
+        supervisor.send(messages.ping(1))
+        supervisor.receive("pong")
+        assert lb.ask()["X-Comet-Worker"] == "worker-9"
+        assert lb.proxy.pool.limit == 3
+        assert lb.proxy.settings.retries == 0
+    late.close()
+
+
+def test_the_listening_socket_is_handed_over() -> None:
+    """SCM_RIGHTS: after the LB's end the receiver still holds a listening socket on the same port."""
+    with supervised(None) as (lb, _, _, supervisor):
+        supervisor.receive("health")
+        supervisor.send(messages.listener())
+        data, fds, _, _ = socket.recv_fds(supervisor.sock, 1000, 1)
+        assert messages.decode(data)["type"] == "listener"
+        port = lb.port
+    with socket.socket(fileno=fds[0]) as held:
+        assert held.getsockname()[1] == port
+        socket.create_connection(("127.0.0.1", port), 2).close()
+
+
+def test_a_broken_or_gone_supervisor_does_not_matter() -> None:
+    with supervised(None) as (lb, _, _, supervisor):
+        supervisor.send({"type": "upstreams", "upstreams": "nonsense"})
+        with pytest.raises(EOFError):
+            supervisor.receive("never")
+        assert lb.ask().status == 200
+    with supervised(None) as (lb, _, _, supervisor):
+        supervisor.sock.close()
+        assert lb.ask().status == 200
+
+
+def test_a_drain_finishes_what_runs_and_says_close() -> None:
+    """RFC 9112 section 9.6; DESIGN section 8: idle clients are not cut while they may be sending."""
+    with supervised(after(0.2)) as (lb, _, _, supervisor), lb.connect() as busy, lb.connect() as idle:
+        idle.ask(GET)
+        busy.send(GET)
+        eventually(lambda: lb.count("in_flight") == 1)
+        supervisor.send(messages.drain(5.0))
+        answer = busy.answer()
+        assert (answer.status, answer["Connection"]) == (200, "close")
+        assert idle.ask(GET)["Connection"] == "close"
+        supervisor.receive("drained")
+        eventually(lambda: not lb._thread.is_alive())
+
+
+def test_a_drain_ends_with_its_grace() -> None:
+    with supervised(hang) as (lb, _, _, supervisor), lb.connect() as busy, lb.connect() as idle:
+        busy.send(GET)
+        eventually(lambda: lb.count("in_flight") == 1)
+        supervisor.send(messages.drain(0.3))
+        supervisor.receive("drained")
+        assert idle.closed()
+        eventually(lambda: not lb._thread.is_alive())
