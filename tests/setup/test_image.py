@@ -135,6 +135,26 @@ def test_the_messages_reader_hands_on_what_goes_wrong() -> None:
         next(arriving)
 
 
+def test_only_the_newest_stage_and_those_of_running_builds_are_kept() -> None:
+    now, removed = time.time(), []
+
+    class Api:
+        def images(self, filters: dict[str, Any]) -> list[dict[str, Any]]:
+            assert filters == {"dangling": True, "label": "comet.image=build"}
+            return [{"Id": name, "Created": now - age} for name, age in (("newest", 9e3), ("old", 1e4), ("in use", 2e4))]
+
+        def remove_image(self, name: str) -> None:
+            if name == "in use":
+                raise docker.errors.APIError("conflict")
+            removed.append(name)
+
+    class Client:
+        api = Api()
+
+    image.forget_old_stages(Client())  # type: ignore[arg-type]
+    assert removed == ["old"]
+
+
 # What is asked of setup.cfg and of pip
 
 
