@@ -84,7 +84,7 @@ def run(client: docker.DockerClient, tag: str, *arguments: str) -> str:
     return bytes(output).decode().strip()
 
 
-def test_an_image_is_built_once_and_anew_when_the_worker_changes(
+def test_f38_the_image_is_not_roots_and_is_built_anew_only_when_the_worker_changes(
     client: docker.DockerClient, root: Path, sources: Path, built: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []

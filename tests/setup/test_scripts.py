@@ -198,6 +198,27 @@ def test_a_python_that_is_too_old_is_refused_by_name(clone: Path) -> None:
     assert f"PYTHON={old} is not a Python 3.11 or newer" in result.stderr
 
 
+BARE_PYTHON = (
+    'has_ensurepip() { [ -e installed ]; }; apt_install() { echo "$@" >>installed; }; has_apt() { true; }; can_be_root() { true; }; '
+)
+
+
+def test_a_python_without_ensurepip_gets_it_from_the_distribution(clone: Path) -> None:
+    """Debian's python3 alone cannot make a virtual environment."""
+    result = bash(clone, BARE_PYTHON + "ensure_python")
+    assert result.returncode == 0, result.stderr
+    python = result.stdout.strip()
+    version = "{}.{}".format(*subprocess.check_output([python, "-c", "import sys; print(*sys.version_info[:2])"], text=True).split())
+    assert (clone / "installed").read_text() == f"{python} lacks ensurepip python{version}-venv\n"
+
+
+def test_a_python_without_ensurepip_is_named_where_nothing_can_be_installed(clone: Path) -> None:
+    result = bash(clone, BARE_PYTHON + "can_be_root() { false; }; ensure_python")
+    assert result.returncode == 1
+    assert "cannot make a virtual environment (no ensurepip): install the package python3-venv" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
 REPORT = "<testsuites><testsuite>{}</testsuite></testsuites>"
 PASSED, FAILED = "<testcase/>", "<testcase><failure/></testcase>"
 ERROR, SKIPPED = "<testcase><error/></testcase>", "<testcase><skipped/></testcase>"
