@@ -184,9 +184,9 @@ def _framing(minor: int, lengths: list[bytes] | None, encodings: list[bytes] | N
             raise Refusal(400, "both Transfer-Encoding and Content-Length")
         if minor == 0:
             raise Refusal(400, "Transfer-Encoding in HTTP/1.0")
-        codings = token_list(encodings) if b";" not in b"".join(encodings) else [b"?"]
-        if codings != [b"chunked"]:
-            if b"chunked" in codings[:-1] or not codings:
+        if len(encodings) != 1 or encodings[0].lower() != b"chunked":
+            codings = b",".join(encodings).lower().replace(b" ", b"").replace(b"\t", b"").split(b",")
+            if b"chunked" in codings[:-1] or not any(codings):
                 raise Refusal(400, "chunked is not the last transfer coding")
             raise Refusal(501, "unknown transfer coding")
         return CHUNKED, b"Transfer-Encoding: chunked\r\n"

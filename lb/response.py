@@ -124,7 +124,7 @@ def _framing(status: int, minor: int, lengths: list[bytes] | None, encodings: li
             raise Refusal(502, "Transfer-Encoding in a response without a body")
         return 0, b""  # RFC 9110 section 8.6: no Content-Length here
     if encodings is not None:
-        if lengths is not None or minor == 0 or b";" in b"".join(encodings) or token_list(encodings) != [b"chunked"]:
+        if lengths is not None or minor == 0 or len(encodings) != 1 or encodings[0].lower() != b"chunked":
             raise Refusal(502, "ambiguous framing")
         return (CHUNKED if status != 304 else 0), b""
     if lengths is not None:

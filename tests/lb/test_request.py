@@ -41,6 +41,7 @@ REFUSED = [
     ("6.1: chunked twice", 400, [POST, HOST, b"Transfer-Encoding: chunked, chunked"]),
     ("6.1: chunked twice in two fields", 400, [POST, HOST, b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked"]),
     ("6.1: empty coding", 400, [POST, HOST, b"Transfer-Encoding:"]),
+    ("6.1: empty list members, which some take for another coding", 400, [POST, HOST, b"Transfer-Encoding: chunked,"]),
     ("6.1: vertical tab", 400, [POST, HOST, b"Transfer-Encoding: \x0bchunked"]),
     ("6.1: Transfer-Encoding in HTTP/1.0", 400, [b"POST / HTTP/1.0", HOST, b"Transfer-Encoding: chunked"]),
     # RFC 9112 section 2.2 and 5: lines.
@@ -238,7 +239,6 @@ def test_framing() -> None:
     assert read(POST, HOST, b"Content-Length: 007").length == 7
     assert b"Content-Length: 7\r\n" in read(POST, HOST, b"Content-Length: 007").prefix
     assert read(POST, HOST, b"Transfer-Encoding: Chunked").length == CHUNKED
-    assert read(POST, HOST, b"Transfer-Encoding: , chunked ,").length == CHUNKED
 
 
 def test_upgrades() -> None:
