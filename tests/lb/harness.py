@@ -38,7 +38,8 @@ def listening_socket() -> socket.socket:
 
 
 def response(body: bytes = b"hello", status: str = "200 OK", *fields: bytes) -> bytes:
-    lines = [b"HTTP/1.1 " + status.encode(), b"Content-Length: %d" % len(body), *fields]
+    """Return a response as most workers send it: dated, so that it takes the LB's common path."""
+    lines = [b"HTTP/1.1 " + status.encode(), b"Date: Mon, 23 Nov 2026 10:00:00 GMT", b"Content-Length: %d" % len(body), *fields]
     return b"\r\n".join(lines) + b"\r\n\r\n" + body
 
 
@@ -174,13 +175,21 @@ class Balancer:
             self.loop.run_until_complete(self.server.start(specs, control, None))
             started.set()
             self.loop.run_until_complete(self.server.ended)
-            self.loop.run_until_complete(asyncio.sleep(0.01))
+            self.loop.run_until_complete(self._settled())
             self.loop.close()
 
         self._thread = threading.Thread(target=main, daemon=True)
         self._thread.start()
         assert started.wait(DEADLINE)
         self.proxy = self.server.proxy
+
+    async def _settled(self) -> None:
+        """Let transports finish closing: the loop must not be closed over them."""
+        for _ in range(200):
+            await asyncio.sleep(0.005)
+            if not self.proxy.clients and not self.proxy._opening and len(asyncio.all_tasks()) == 1:
+                break
+        await asyncio.sleep(0.005)
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> None:
         self.loop.call_soon_threadsafe(function, *arguments)
