@@ -18,7 +18,7 @@ from typing import Any
 from sqlalchemy import delete, select, update
 from sqlalchemy.exc import DatabaseError
 
-from worker_app import schema, sqlite
+from worker_app import layout, schema, sqlite
 from worker_app.errors import NotCommitted, WorkerError
 from worker_app.latency import LAST_BUCKET, percentile_ms, upper_bound_ms
 from worker_app.sqlite_store import SqliteReader
@@ -28,7 +28,7 @@ from worker_app.stats import mean_ms, render
 def create(path: str) -> None:
     """Make the database if it is missing, migrate or take over an older one, check an existing one. WorkerError: not usable."""
     sqlite.prepare(path)
-    engine = sqlite.engine_for(path)
+    engine = schema.engine_for(path)
     with engine.connect() as connection:
         verdict = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
     if verdict != "ok":
@@ -48,7 +48,7 @@ def stats(path: str) -> str:
 def report(path: str) -> str:
     """Everything that is kept per worker, as JSON: what the contract's answer has no room for."""
     _require(path)
-    engine = sqlite.engine_for(path)
+    engine = schema.engine_for(path)
     with engine.connect() as connection:
         rows = connection.execute(select(schema.workers).order_by(schema.workers.c.first_started, schema.workers.c.id)).mappings().all()
         buckets: dict[str, dict[int, int]] = {}
@@ -58,7 +58,7 @@ def report(path: str) -> str:
         for worker, kind, count in connection.execute(select(schema.injections)):
             injected.setdefault(worker, {})[kind] = count
     listed = [_worker(dict(row), buckets.get(row["name"], {}), injected.get(row["name"], {})) for row in rows]
-    return json.dumps({"schema": schema.VERSION, "workers": listed}, separators=(",", ":"))
+    return json.dumps({"schema": layout.VERSION, "workers": listed}, separators=(",", ":"))
 
 
 def _worker(row: dict[str, Any], buckets: dict[int, int], injected: dict[str, int]) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def reset(path: str, keep: Sequence[str] = ()) -> None:
     """Set the workers named in `keep` to zero and drop all other rows, at one moment. A living worker that was not named registers
     itself again, with zeros, within about a second."""
     _require(path)
-    engine = sqlite.engine_for(path)
+    engine = schema.engine_for(path)
     with engine.connect() as connection:
         driver = connection.connection.driver_connection
         assert isinstance(driver, sqlite3.Connection)
@@ -102,12 +102,10 @@ def _require(path: str) -> None:
     """Reading and resetting make no file."""
     if sqlite.identity(path) is None:
         raise WorkerError(f"{path}: no such database")
-    engine = sqlite.engine_for(path)
-    with engine.connect() as connection:
-        try:
-            ready = schema.present(connection)
-        except WorkerError as error:
-            raise WorkerError(f"{path}: {error}") from None
+    try:
+        ready = schema.check(path)
+    except WorkerError as error:
+        raise WorkerError(f"{path}: {error}") from None
     if not ready:
         raise WorkerError(f"{path}: not yet a Comet statistics database (create makes it one)")
 

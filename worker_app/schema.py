@@ -6,14 +6,32 @@ the one table of the original Go program -> taken over; anything else is somebod
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping
 
-from sqlalchemy import BigInteger, Column, Connection, Float, Integer, MetaData, String, Table, insert, inspect, select, text, update
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Engine,
+    Float,
+    Integer,
+    MetaData,
+    NullPool,
+    String,
+    Table,
+    create_engine,
+    insert,
+    inspect,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.exc import DBAPIError
 
+from worker_app import layout, sqlite
 from worker_app.errors import WorkerError
-
-VERSION = 1
-RETIRED = "retired"
 
 metadata = MetaData()
 _ID = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself only in an INTEGER key
@@ -59,22 +77,47 @@ ORIGINAL_COLUMNS = {"worker_id", "timestamp", "successful_requests", "failed_req
 ORIGINAL_KEPT_AS = "original_worker_stats"
 
 
-def present(connection: Connection) -> bool:
-    """Whether the database is ours and of this version. WorkerError: it is somebody else's or of a later version."""
-    return _state(connection) == VERSION
+def engine_for(path: str, timeout: float = sqlite.PATIENCE) -> Engine:
+    """An engine over a SQLite file, without a pool: a connection that stays open would hold locks."""
+    return create_engine("sqlite://", creator=lambda: sqlite.connect(path, timeout), poolclass=NullPool)
 
 
-def prepare(connection: Connection) -> None:
-    """Make, migrate or take over the tables, inside the caller's transaction. WorkerError: not ours to touch."""
+def check(path: str, timeout: float = sqlite.PATIENCE) -> bool:
+    """Whether the file is ours and of this version. Writes nothing. WorkerError: somebody else's, or of a later version."""
+    with _connected(path, timeout) as connection:
+        return _state(connection) == layout.VERSION
+
+
+def build(path: str, timeout: float = sqlite.PATIENCE) -> None:
+    """Make, migrate or take over the tables in one transaction. WorkerError: not ours to touch."""
+    with _connected(path, timeout) as connection:
+        driver = connection.connection.driver_connection
+        assert isinstance(driver, sqlite3.Connection)
+        driver.execute("BEGIN IMMEDIATE")
+        _prepare(connection)
+        connection.commit()
+
+
+@contextlib.contextmanager
+def _connected(path: str, timeout: float) -> Iterator[Connection]:
+    """A connection whose errors are the driver's own."""
+    try:
+        with engine_for(path, timeout).connect() as connection:
+            yield connection
+    except DBAPIError as error:
+        raise (error.orig or error) from None
+
+
+def _prepare(connection: Connection) -> None:
     state = _state(connection)
     if state == 0:
         original = ORIGINAL_TABLE in inspect(connection).get_table_names()
         metadata.create_all(connection)
-        connection.execute(insert(version_table).values(version=VERSION))
+        connection.execute(insert(version_table).values(version=layout.VERSION))
         if original:
             _take_over(connection)
         return
-    while state < VERSION:
+    while state < layout.VERSION:
         MIGRATIONS[state](connection)
         state += 1
         connection.execute(update(version_table).values(version=state))
@@ -88,8 +131,8 @@ def _state(connection: Connection) -> int:
         version = connection.execute(select(version_table.c.version)).scalar()
         if not isinstance(version, int):
             raise WorkerError("its table comet_schema names no version")
-        if version > VERSION:
-            raise WorkerError(f"made by a newer Comet (schema {version}, this one knows {VERSION})")
+        if version > layout.VERSION:
+            raise WorkerError(f"made by a newer Comet (schema {version}, this one knows {layout.VERSION})")
         return version
     if not tables:
         return 0

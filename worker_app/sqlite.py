@@ -14,30 +14,27 @@ import sqlite3
 import time
 from collections.abc import Iterator
 
-from sqlalchemy import Connection, Engine, NullPool, create_engine
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DatabaseError
-
-from worker_app import schema
+from worker_app import layout
 from worker_app.errors import WorkerError
 
 PATIENCE = 10.0  # seconds a start or a command waits for other writers (SQLite's busy wait is unfair: seconds are possible)
+EXAMPLE = "sqlite:////directory/file.db"
 SIDE_FILES = ("-wal", "-shm")
 
 Identity = tuple[int, int]  # device and inode
 
 
 def path_of(url: str) -> str:
-    """The file that a `sqlite:///…` URL names. WorkerError: another dialect, or no file."""
-    try:
-        parsed = make_url(url)
-    except ArgumentError:
-        raise WorkerError("COMET_DATABASE: not a database URL (sqlite:////directory/file.db)") from None
-    if parsed.get_backend_name() != "sqlite":
-        raise WorkerError(f"COMET_DATABASE: {parsed.get_backend_name()} is not supported (sqlite:////directory/file.db)")
-    if not parsed.database or parsed.database == ":memory:":
-        raise WorkerError("COMET_DATABASE: names no file (sqlite:////directory/file.db)")
-    return os.path.abspath(parsed.database)
+    """The file that a `sqlite:///relative` or `sqlite:////absolute` URL names. WorkerError: another dialect, or no file."""
+    dialect, separator, rest = url.partition("://")
+    if not separator:
+        raise WorkerError(f"COMET_DATABASE: not a database URL ({EXAMPLE})")
+    if dialect.partition("+")[0] != "sqlite":
+        raise WorkerError(f"COMET_DATABASE: {dialect} is not supported ({EXAMPLE})")
+    file = rest.partition("?")[0].removeprefix("/")
+    if not rest.startswith("/") or file in ("", ":memory:"):
+        raise WorkerError(f"COMET_DATABASE: names no file ({EXAMPLE})")
+    return os.path.abspath(file)
 
 
 def identity(path: str) -> Identity | None:
@@ -57,10 +54,6 @@ def connect(path: str, timeout: float = PATIENCE) -> sqlite3.Connection:
     return connection
 
 
-def engine_for(path: str, timeout: float = PATIENCE) -> Engine:
-    return create_engine("sqlite://", creator=lambda: connect(path, timeout), poolclass=NullPool)
-
-
 def prepare(path: str, stale: tuple[Identity, ...] = (), patience: float = PATIENCE) -> None:
     """Make sure that a database of ours is at the path, in WAL mode. `stale`: side files known to belong to a former file.
 
@@ -74,18 +67,15 @@ def prepare(path: str, stale: tuple[Identity, ...] = (), patience: float = PATIE
             _clear_side_files(path, stale)
             if identity(path) is None:
                 os.close(os.open(os.path.realpath(path), os.O_CREAT | os.O_WRONLY, 0o664))
-            engine = engine_for(path, patience)
-            try:
-                with engine.connect() as connection:
-                    ready = schema.present(connection)
-                    if not ready or not _in_wal_mode(connection):
-                        _build(connection, deadline)
-                    _prove_writable(connection)
-            finally:
-                engine.dispose()
+            with contextlib.closing(connect(path, patience)) as connection:
+                if not _in_place(connection):
+                    _build(path, connection, patience, deadline)
+                # A transaction that changes nothing; it fails where a later commit would.
+                connection.execute("BEGIN IMMEDIATE")
+                connection.execute("ROLLBACK")
         except WorkerError as error:
             raise WorkerError(f"{path}: {error}") from None
-        except (DatabaseError, sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError) as error:
             raise WorkerError(f"{path}: {explain(error, path)}") from None
 
 
@@ -102,35 +92,32 @@ def explain(error: BaseException, path: str) -> str:
     return words
 
 
-def _build(connection: Connection, deadline: float) -> None:
-    driver = connection.connection.driver_connection
-    assert isinstance(driver, sqlite3.Connection)
-    connection.rollback()
+def _in_place(connection: sqlite3.Connection) -> bool:
+    """Whether the tables are there, of the present version, in WAL mode: the case of almost every start."""
+    try:
+        version = connection.execute("SELECT version FROM comet_schema").fetchone()
+    except sqlite3.OperationalError as error:
+        if "no such table" not in str(error):
+            raise
+        return False
+    return bool(version == (layout.VERSION,) and connection.execute("PRAGMA journal_mode").fetchone() == ("wal",))
+
+
+def _build(path: str, connection: sqlite3.Connection, patience: float, deadline: float) -> None:
+    # SQLAlchemy takes half of a worker's start; only a database that must be made or changed needs it.
+    from worker_app import schema
+
+    schema.check(path, patience)
     while True:
         try:
             # The switch to WAL does not wait by the busy timeout.
-            driver.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA journal_mode=WAL")
             break
         except sqlite3.OperationalError as error:
             if "locked" not in str(error) or time.monotonic() >= deadline:
                 raise
             time.sleep(0.02)
-    driver.execute("BEGIN IMMEDIATE")
-    schema.prepare(connection)
-    connection.commit()
-
-
-def _in_wal_mode(connection: Connection) -> bool:
-    return connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
-
-
-def _prove_writable(connection: Connection) -> None:
-    """A transaction that changes nothing; it fails where a later commit would."""
-    connection.rollback()
-    driver = connection.connection.driver_connection
-    assert isinstance(driver, sqlite3.Connection)
-    driver.execute("BEGIN IMMEDIATE")
-    driver.execute("ROLLBACK")
+    schema.build(path, patience)
 
 
 def _clear_side_files(path: str, stale: tuple[Identity, ...]) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from worker_app import sqlite
 from worker_app.errors import NotCommitted, Undecided, WorkerError
-from worker_app.schema import RETIRED
+from worker_app.layout import RETIRED
 from worker_app.stats import StatsRow
 from worker_app.tally import Tally
 

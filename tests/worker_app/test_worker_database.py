@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from worker_app import database, schema, sqlite
+from worker_app import database, layout, schema, sqlite
 from worker_app.errors import NotCommitted, WorkerError
 from worker_app.identity import CONTAINER, PROCESS, Identity
 from worker_app.sqlite_store import SqliteReader, SqliteStore
@@ -104,7 +104,7 @@ def test_somebody_elses_database_is_refused_and_left_untouched(path: str) -> Non
 
 def test_a_newer_schema_is_refused(path: str) -> None:
     database.create(path)
-    sql(path, f"UPDATE comet_schema SET version = {schema.VERSION + 1}")
+    sql(path, f"UPDATE comet_schema SET version = {layout.VERSION + 1}")
     with pytest.raises(WorkerError, match="newer Comet"):
         database.create(path)
 
@@ -113,11 +113,11 @@ def test_an_older_schema_is_migrated(path: str, monkeypatch: pytest.MonkeyPatch)
     store = opened(path)
     store.commit(some(1))
     store.close()
-    monkeypatch.setattr(schema, "VERSION", schema.VERSION + 1)
-    step = {schema.VERSION - 1: lambda connection: connection.exec_driver_sql("ALTER TABLE workers ADD COLUMN colour TEXT DEFAULT 'red'")}
+    monkeypatch.setattr(layout, "VERSION", layout.VERSION + 1)
+    step = {layout.VERSION - 1: lambda connection: connection.exec_driver_sql("ALTER TABLE workers ADD COLUMN colour TEXT DEFAULT 'red'")}
     monkeypatch.setattr(schema, "MIGRATIONS", step)
     database.create(path)
-    assert sql(path, "SELECT version FROM comet_schema") == [(schema.VERSION,)]
+    assert sql(path, "SELECT version FROM comet_schema") == [(layout.VERSION,)]
     assert sql(path, "SELECT colour, successful FROM workers") == [("red", 1)]
 
 
