@@ -98,18 +98,26 @@ class EventLoop:
                 continue
             handler = self._handlers.get(fd)
             if handler is not None:
-                handler(mask)
+                self._guard(handler, mask)
         now = time.monotonic()
         while self._timers and self._timers[0][0] <= now:
             call = heapq.heappop(self._timers)[2].call
             if call is not None:
-                call()
+                self._guard(call)
         # What is handed over meanwhile waits for the next turn, so that a steady stream cannot starve the sockets.
         for _ in range(len(self._handed)):
-            self._handed.popleft()()
+            self._guard(self._handed.popleft())
         while self._soon:
-            self._soon.popleft()()
-        self.after_round()
+            self._guard(self._soon.popleft())
+        self._guard(self.after_round)
+
+    @staticmethod
+    def _guard(call: Callable[..., None], *values: int) -> None:
+        """A mistake in one call must not end the others."""
+        try:
+            call(*values)
+        except Exception:
+            log.exception("unplanned exception in the event loop")
 
     def _patience(self) -> float:
         if self._handed or self._soon:

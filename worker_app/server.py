@@ -170,6 +170,8 @@ class WorkerServer(TcpWSGIServer):  # type: ignore[misc]
 
     def done(self, exchange: Exchange) -> None:
         """An exchange has ended; the next one takes its place."""
+        if exchange not in self._exchanges:
+            return
         self._exchanges.discard(exchange)
         if self._waiting:
             self.loop.call_soon(self._waiting.popleft().begin)
@@ -198,7 +200,12 @@ class WorkerServer(TcpWSGIServer):  # type: ignore[misc]
 
         def settle() -> None:
             for exchange in exchanges:
-                exchange.settled(committed)
+                try:
+                    exchange.settled(committed)
+                except Exception:
+                    self.log_exception(exchange.request)
+                    exchange.channel.handle_close()
+                    self.done(exchange)
 
         self.loop.call_from_thread(settle)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 import time
 from pathlib import Path
@@ -326,6 +327,64 @@ def test_memory_is_given_back(tmp_path: Path) -> None:
         worker.set_faults({"avg-delay": 0, "failure": 0})
         wait_until(lambda: resident() < before + (20 << 20))
         assert worker.get("/api/v1/hello")[0] == 200
+
+
+# Who it runs as
+
+CONTAINER = "import socket; socket.gethostname = lambda: 'fdbaa57c12d3'"
+
+
+def test_a_container_that_is_started_again_goes_on_with_its_row(tmp_path: Path) -> None:
+    for count in (1, 2):
+        with Worker(tmp_path, args=("--identity", "container"), prelude=CONTAINER) as worker:
+            assert worker.get("/api/v1/hello") == (200, b'{"message":"hello from container: fdbaa57c12d3"}')
+            assert worker.stats()["TotalRequests"] == [{"total": count}, {"fdbaa57c12d3": count}]
+            assert worker.terminate() == 0
+
+
+# Gives up root where it is root, after loading what only root may read there; an ordinary user runs as itself.
+ORDINARY = """
+import os, encodings.ascii, encodings.idna, worker_app.__main__, worker_app.schema
+if os.getuid() == 0: os.setgid(10001); os.setuid(10001)
+"""
+
+
+def test_it_serves_as_an_ordinary_user_that_owns_nothing_but_the_database(tmp_path: Path) -> None:
+    directory = tmp_path / "stats"
+    directory.mkdir()
+    tmp_path.chmod(0o755)
+    tmp_path.parent.chmod(0o755)
+    tmp_path.parent.parent.chmod(0o755)
+    if os.getuid() == 0:
+        os.chown(directory, 10001, 10001)
+    with Worker(tmp_path, database=directory / "stats.db", prelude=ORDINARY) as worker:
+        assert worker.get("/api/v1/hello")[0] == 200
+        assert worker.totals() == (1, 0)
+        assert worker.terminate() == 0
+
+
+@pytest.mark.parametrize("what", ["directory", "file"])
+def test_a_database_it_may_not_write_is_one_line(tmp_path: Path, what: str) -> None:
+    directory = tmp_path / "stats"
+    directory.mkdir()
+    path = directory / "stats.db"
+    database.create(str(path))
+    for place in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        place.chmod(0o755)
+    if what == "file":
+        path.chmod(0o444)
+        if os.getuid() == 0:
+            os.chown(directory, 10001, 10001)
+    else:
+        directory.chmod(0o555)
+    try:
+        worker = Worker(tmp_path, database=path, prelude=ORDINARY)
+        assert worker.process.wait(10) == 1
+    finally:
+        directory.chmod(0o755)
+    text = worker.log.read_text()
+    assert text.count("\n") == 1, text
+    assert "cannot be written" in text
 
 
 # The command line

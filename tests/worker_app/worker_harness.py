@@ -50,7 +50,7 @@ class Worker:
         self.write_faults(QUIET if faults is None else faults)
         command = [sys.executable, "-m", "worker_app", "--listen", "127.0.0.1:0", "--name", name, "--faults", str(self.faults_file), *args]
         if prelude:  # runs in the worker before anything else
-            code = f"{prelude}\nimport runpy, sys\nsys.argv[1:] = {command[3:]!r}\nrunpy.run_module('worker_app', run_name='__main__')"
+            code = f"{prelude}\nimport sys; from worker_app.__main__ import main; sys.exit(main({command[3:]!r}))"
             command = [sys.executable, "-c", code]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(command, env={**os.environ, "COMET_DATABASE": f"sqlite:///{self.database}"}, stderr=log)
