@@ -15,18 +15,16 @@ KEPT = ("stats",)
 
 
 def forget_run(cluster: Cluster) -> None:
-    """Remove what only matters while replicas live: the state file, control sockets, counters."""
+    """Remove what only matters while replicas live."""
     StateFile(cluster.path("state.json")).remove()
-    for pattern in ("*.sock", "*.counters"):
-        for leftover in cluster.path("run").glob(pattern):
-            leftover.unlink(missing_ok=True)
+    cluster.clear_run()
 
 
 def everything(cluster: Cluster) -> Iterator[str]:
     """Remove the worker images and all state but the statistics; a line for each thing done."""
     with contextlib.suppress(UserError, *ENGINE_ERRORS):
         client = engine.connect()
-        for image in client.images.list(filters={"label": "comet.image=worker"}):
+        for image in client.images.list(filters={"label": "comet.image"}):
             with contextlib.suppress(*ENGINE_ERRORS):  # In use by another cluster.
                 client.images.remove(str(image.id))
                 yield f"image {', '.join(image.tags) or image.short_id} removed"

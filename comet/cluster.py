@@ -75,11 +75,21 @@ class Cluster:
     def _inode(self) -> str:
         return str(os.stat(self.state).st_ino)
 
-    def socket_address(self, name: str) -> str:
-        """The address of a UNIX socket in `.comet/run/`, short however deep the folder lies. Valid in this process only."""
+    @property
+    def run_address(self) -> str:
+        """A name of `.comet/run/` that is short however deep the folder lies. Valid in this process only."""
         if self._directory is None:
             self._directory = os.open(self.path("run"), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        return f"/proc/self/fd/{self._directory}/{name}"
+        return f"/proc/self/fd/{self._directory}"
+
+    def socket_address(self, name: str) -> str:
+        """The address of a UNIX socket in `.comet/run/`. Valid in this process only."""
+        return f"{self.run_address}/{name}"
+
+    def clear_run(self) -> None:
+        """Remove what only matters while replicas live: control sockets, counters."""
+        for leftover in self.path("run").glob("*"):
+            leftover.unlink(missing_ok=True)
 
     def listen(self, name: str) -> socket.socket:
         """A listening UNIX socket in `.comet/run/`; one that a dead process left under this name is replaced."""

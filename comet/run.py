@@ -113,7 +113,7 @@ class Run:
 
     async def _build(self, client: docker.DockerClient) -> str:
         self._step("looking for the worker image")
-        return await self._wait.blocking(lambda: ensure_image(client, database.SOURCES, self._step_from_thread, self._wait.cancelled))
+        return await self._wait.blocking(lambda: ensure_image(client, self._cluster.folder, self._step_from_thread, self._wait.cancelled))
 
     async def _deal_with(self, found: list[orphans.Orphan], members: list[Enlisted], client: docker.DockerClient | None) -> set[str]:
         """Adopt what an earlier supervisor left and still fits, end the rest; the names of the adopted."""
@@ -194,7 +194,7 @@ class Run:
         self._fleet.close()
         if not stuck:
             self._fleet.state.remove()
-            self._clear_run()
+            self._cluster.clear_run()
         else:
             left = ", ".join(stuck)
             self._step(f"the Docker engine does not answer: {left} may be left; `python supervisor.py stop` removes them when it is back")
@@ -216,12 +216,6 @@ class Run:
             lost_since = (lost_since or time.monotonic()) if self._engine_lost else None
             if lost_since is not None and time.monotonic() - lost_since > ENGINE_PATIENCE:
                 return [name for name, each in self._fleet.supervisor.replicas.items() if each.state is not State.STOPPED]
-
-    def _clear_run(self) -> None:
-        for leftover in self._cluster.path("run").glob("*.sock"):
-            leftover.unlink(missing_ok=True)
-        for counted in self._cluster.path("run").glob("*.counters"):
-            counted.unlink(missing_ok=True)
 
     # Asked from outside.
 

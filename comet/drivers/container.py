@@ -5,10 +5,13 @@ by side for different ones) and its outcome is handed to the loop. Deaths are pu
 own; when the stream breaks, the engine is lost until a new stream is open, and then the containers' true state is compared with
 what was known (`_reconcile`), so that nothing that happened meanwhile is missed.
 
-A container that crashed is started again: same container, same id. One that was removed from outside is made anew.
+A container that crashed is started again: same container, same id. One that was removed from outside is made anew, and so is one
+that cannot be started again: an engine that dies in the midst of a start leaves traces (`task … already exists`, `endpoint with name …
+already exists`) that only a removal heals.
 """
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -30,6 +33,9 @@ from comet.wallclock import parse
 THREADS = 8
 RECONNECT_PAUSE = 0.5
 """Seconds between two attempts to reach an engine that is lost."""
+
+SPOILT_AFTER = 5
+"""A container that could not be started again so many times is replaced. Not at once: an engine on its way down fails, too."""
 
 ENGINE_ERRORS = (docker.errors.DockerException, requests.exceptions.RequestException, OSError)
 
@@ -57,6 +63,7 @@ class _Known:
     instance: int
     id: str | None = None
     running: bool = False
+    failed_starts: int = 0
     killed_at: float | None = None
 
 
@@ -92,7 +99,9 @@ class ContainerDriver:
     def start(self, spec: ReplicaSpec, instance: int) -> None:
         with self._lock:
             former = self._known.get(spec.name)
-            known = self._known[spec.name] = _Known(spec, instance, former.id if former else None)
+            known = self._known[spec.name] = _Known(spec, instance)
+            if former is not None:
+                known.id, known.failed_starts = former.id, former.failed_starts
         self._lanes.put(spec.name, lambda: self._start(known))
 
     def adopt(self, spec: ReplicaSpec, instance: int, container: str) -> None:
@@ -126,7 +135,7 @@ class ContainerDriver:
     def _start(self, known: _Known) -> None:
         spec, launch = known.spec, known.spec.launch
         try:
-            if known.id is None or not self._start_again(known.id):
+            if known.id is None or not self._start_again(known):
                 self._discard(container_name(self._cluster_id, spec.name))
                 created = self._api.create_container(**self._creation(spec, launch))
                 known.id = created["Id"]
@@ -142,11 +151,23 @@ class ContainerDriver:
         if not state["Running"]:
             self._died(known, state)
 
-    def _start_again(self, container: str) -> bool:
+    def _start_again(self, known: _Known) -> bool:
+        """Start the container that is there; False where it is gone, or is spoilt and was removed for that."""
+        assert known.id is not None
         try:
-            self._api.start(container)
+            self._api.start(known.id)
         except docker.errors.NotFound:
             return False
+        except docker.errors.APIError as error:
+            known.failed_starts += 1
+            if "already exists" not in told(error) and known.failed_starts < SPOILT_AFTER:
+                raise
+            with contextlib.suppress(docker.errors.APIError):
+                self._api.disconnect_container_from_network(known.id, "bridge", force=True)
+            self._discard(known.id)
+            known.id = None
+            return False
+        known.failed_starts = 0
         return True
 
     def _creation(self, spec: ReplicaSpec, launch: ContainerLaunch) -> dict[str, Any]:

@@ -53,6 +53,8 @@ class ForkserverLauncher:
         # Its children inherit its environment: by COMET_CLUSTER they are found; without SPT_NOENV setproctitle would overwrite it.
         os.environ["COMET_CLUSTER"] = self._cluster.id or ""
         os.environ["SPT_NOENV"] = "1"
+        # multiprocessing would make a folder under /tmp, and leave it there when we are killed.
+        multiprocessing.current_process()._config["tempdir"] = self._cluster.run_address  # type: ignore[attr-defined]
         self._context.set_forkserver_preload(["lb.preload"])
         forkserver.ensure_running()
 
