@@ -85,12 +85,15 @@ class UpstreamConnection(asyncio.Protocol):
             head = self._recent.young.get(raw)
             client = self.client
             assert client is not None
-            if head is not None and head.whole and client.plain and len(data) - end == head.length:
+            if head is not None and client.plain and client.sent and len(data) - end == head.length and head.whole:
                 self.state = IDLE
                 self.client = None
                 self.served += 1
-                client.transport.write(head.whole + data[end:] if head.length else head.whole)
-                self._proxy.answered(self, client, head)
+                out = head.farewell if client.closing else head.whole
+                if head.length:
+                    out += data[end:]
+                client.transport.write(out)
+                self._proxy.answered(self, client, head.status, len(out))
             else:
                 self._read_head(raw, data[end:])
         elif self.state == IDLE or self.client is None:

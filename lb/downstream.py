@@ -17,7 +17,7 @@ from ipaddress import IPv6Address, ip_address
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from lb.body import RequestBody
+from lb.body import HOLD, RequestBody
 from lb.chunked import frame, last
 from lb.connection import CONNECTING as NOT_CONNECTED
 from lb.connection import HIGH_WATER, UpstreamConnection
@@ -35,6 +35,7 @@ IDLE, HEAD, QUEUED, CONNECTING, WAITING, RESPONDING, BLOCKED, LINGER, CLOSED, TU
 NAMES: Final = ("idle", "head", "queued", "connecting", "waiting", "responding", "blocked", "linger", "closed", "tunnel")
 _IN_EXCHANGE: Final = (QUEUED, CONNECTING, WAITING, RESPONDING)
 
+NOBODY: Final = (503, "no worker is available")
 MAX_EARLY: Final = 65536  # bytes of later requests read while one is being answered
 _BARE_LF = re.compile(rb"(?<!\r)\n").search
 _NOT_A_LINE = re.compile(rb"[\x00-\x0c\x0e-\x1f\x7f-\xff]").search
@@ -63,6 +64,7 @@ class Downstream(asyncio.Protocol):
         "fresh",
         "head",
         "interims",
+        "payload",
         "plain",
         "repeats",
         "sent",
@@ -125,7 +127,7 @@ class Downstream(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self.state == IDLE:
             head = self._recent.young.get(data)
-            if head is not None and head.plain:
+            if head is not None and head.bare:
                 self._begin(head)
             else:
                 self.buffer = data
@@ -235,25 +237,34 @@ class Downstream(asyncio.Protocol):
         self.deadline = self.due = now + proxy.settings.request_timeout
         self.head = head
         self.state = WAITING
-        self.plain = head.plain and not proxy.draining and not self.eof
+        self.plain = head.plain and not self.eof
         self.closing = not head.keep_alive or proxy.draining
         self.begun = self.interims = self.fresh = False
         self.tried: tuple[Upstream, ...] = ()
         self.repeats = 0
-        self.failure = (503, "no worker is available")
+        self.payload = b""
+        self.failure = NOBODY
+        self.sent = True
+        self.body = None
         if head.length:
-            self.sent = False
-            self.body = RequestBody(head.length, proxy.settings.max_body, proxy.requests)
-            early, self.buffer = self.buffer, b""
-            if early:
-                self._feed_body(early)
-        else:
-            self.sent = True
-            self.body = None
+            self._begin_body(head.length)
         if self.eof:
             self._await_answer(now)
         if self.state == WAITING:
             proxy.begin(self)
+
+    def _begin_body(self, length: int) -> None:
+        """Take what of the body came with the head; a small one that is all there goes with it in one write."""
+        early, self.buffer = self.buffer, b""
+        limit = self._proxy.settings.max_body
+        if 0 < length <= len(early) and length <= HOLD and (limit is None or length <= limit):
+            self.payload, self.buffer = (early, b"") if len(early) == length else (early[:length], early[length:])
+            self._proxy.slots[BYTES_IN] += length
+            return
+        self.sent = False
+        self.body = RequestBody(length, limit, self._proxy.requests)
+        if early:
+            self._feed_body(early)
 
     def _feed_body(self, data: bytes) -> None:
         body, proxy = self.body, self._proxy
@@ -444,6 +455,8 @@ class Downstream(asyncio.Protocol):
 def _client_address(peer: Any) -> bytes:
     """Return a client's address as X-Forwarded-For names it."""
     try:
+        if ":" not in peer[0]:
+            return str(peer[0]).encode() or b"unknown"
         address = ip_address(peer[0].partition("%")[0])
     except (TypeError, ValueError, IndexError, AttributeError):
         return b"unknown"

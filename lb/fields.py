@@ -1,11 +1,11 @@
-"""Header field lines: the grammar that both requests and responses obey, and a memory of lines already judged.
+"""Header field lines: the grammar that both requests and responses obey.
 
 Strict on purpose (RFC 9112 section 11: framing is security): one CRLF ends a line, a name is a token, nothing stands between
 name and colon, a value holds no control character. What fails is refused, never repaired, because whoever repairs it otherwise
 than the next hop does has opened the door to request smuggling.
 
-A field is read to a pair (kind, bytes): of an ordinary field FORWARD and the line to send on, of one that the proxy must
-understand its kind and the value. Clients and workers repeat themselves, so a line once read is remembered.
+An ordinary field becomes the line to send on (kind FORWARD), of one that the proxy must understand the value is kept by kind.
+A whole block is judged by one regular expression and taken apart by another, both in C: line by line costs twice as much.
 
 Pure: no I/O, no clock.
 """
@@ -26,10 +26,10 @@ VIA: Final = 9
 DATE: Final = 10
 KINDS: Final = 11
 
-Field = tuple[int, bytes]
-
 TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _FIELD = re.compile(rb"(" + TOKEN + rb"):([\t\x20-\x7e\x80-\xff]*)").fullmatch  # RFC 9112 section 5, RFC 9110 section 5.5
+_BLOCK = re.compile(rb"(?:" + TOKEN + rb":[\t\x20-\x7e\x80-\xff]*\r\n)*").fullmatch
+_PAIRS = re.compile(rb"([^:]+):[ \t]*((?:[^\r]*[^\r \t])?)[ \t]*\r\n").findall  # of a block found valid
 _DIGITS = re.compile(rb"[0-9]{1,19}").fullmatch
 _TOKEN_LIST = re.compile(rb"[ \t]*(?:" + TOKEN + rb")?[ \t]*(?:,[ \t]*(?:" + TOKEN + rb")?[ \t]*)*").fullmatch
 
@@ -62,7 +62,7 @@ _NOT_IN_TRAILERS = re.compile(
     re.IGNORECASE,
 ).fullmatch
 
-MAX_REMEMBERED_LINE: Final = 512
+MAX_NAMES: Final = 1024
 MAX_LENGTH: Final = (1 << 63) - 1
 
 
@@ -115,35 +115,53 @@ class Recent(Generic[Value]):
 
 
 class FieldReader:
-    """Reads field lines of one direction and remembers them."""
+    """Reads the fields of one direction. Names met, in whatever case, are remembered with their kind."""
 
-    __slots__ = ("_kinds", "recent")
+    __slots__ = ("_kinds", "_names")
 
-    def __init__(self, kinds: dict[bytes, int], capacity: int = 1024) -> None:
+    def __init__(self, kinds: dict[bytes, int]) -> None:
         self._kinds = kinds
-        self.recent: Recent[Field] = Recent(capacity)
+        self._names: dict[bytes, int] = {}
 
-    def read(self, line: bytes) -> Field:
-        """Return the field of `line` (without its CRLF). Refusal 400: it is none."""
-        field = self.recent.recall(line)
-        if field is None:
-            match = _FIELD(line)
-            if match is None:
-                raise Refusal(400, _what_is_wrong(line))
-            name, value = match[1], match[2].strip(b" \t")
-            kind = self._kinds.get(name.lower(), FORWARD)
-            field = (FORWARD, name + b": " + value) if kind is FORWARD else (kind, value)
-            if len(line) <= MAX_REMEMBERED_LINE:
-                self.recent.remember(line, field)
-        return field
+    def read(self, block: bytes) -> tuple[list[bytes], list[list[bytes] | None], int]:
+        """Return the lines of `block` to forward, the values of the others by kind, and the number of fields.
+
+        `block` is what stands between the first line and the blank line, its last CRLF included. Refusal 400: a line is no field.
+        """
+        if _BLOCK(block) is None:
+            raise Refusal(400, _what_is_wrong(block))
+        forwarded: list[bytes] = []
+        special: list[list[bytes] | None] = [None] * KINDS
+        kind_of = self._names.get
+        pairs = _PAIRS(block)
+        for name, value in pairs:
+            kind = kind_of(name)
+            if kind is None:
+                kind = self._learn(name)
+            if kind == FORWARD:
+                forwarded.append(name + b": " + value)
+            elif (values := special[kind]) is None:
+                special[kind] = [value]
+            else:
+                values.append(value)
+        return forwarded, special, len(pairs)
+
+    def _learn(self, name: bytes) -> int:
+        if len(self._names) >= MAX_NAMES:
+            self._names.clear()
+        kind = self._names[name] = self._kinds.get(name.lower(), FORWARD)
+        return kind
 
     def trailers(self, lines: list[bytes]) -> list[bytes]:
         """Return the trailer fields that may be sent on. Refusal 400: a line is no field."""
-        kept = [line for kind, line in map(self.read, lines) if kind is FORWARD]
+        if not lines:
+            return lines
+        kept, _, _ = self.read(b"\r\n".join(lines) + b"\r\n")
         return [line for line in kept if _NOT_IN_TRAILERS(line[: line.index(b":")]) is None]
 
 
-def _what_is_wrong(line: bytes) -> str:
+def _what_is_wrong(block: bytes) -> str:
+    line = next((line for line in block[:-2].split(b"\r\n") if _FIELD(line) is None), b"")
     if line[:1] in (b" ", b"\t"):
         return "folded header line"  # obs-fold, RFC 9112 section 5.2
     name, colon, _ = line.partition(b":")

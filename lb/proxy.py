@@ -90,7 +90,7 @@ class Proxy:
         upstream = self.pool.pick()
         if upstream is None:
             self._wait_or_fail(client)
-        elif client.plain and upstream.idle:
+        elif client.head.bare and upstream.idle:
             upstream.in_flight += 1
             client.upstream = upstream
             client.connection = connection = upstream.idle.pop()
@@ -165,7 +165,7 @@ class Proxy:
         head = client.head.prefix + client.tail
         body = client.body
         if body is None:
-            connection.transport.write(head)
+            connection.transport.write(head + client.payload)
         else:
             connection.transport.writelines([head, *(body.held or ())])
             if body.overfull or not client.head.idempotent:
@@ -174,10 +174,10 @@ class Proxy:
 
     # An exchange ends well.
 
-    def answered(self, connection: UpstreamConnection, client: Downstream, head: ResponseHead) -> None:
+    def answered(self, connection: UpstreamConnection, client: Downstream, status: int, size: int) -> None:
         """The common path's end: the whole response was written in one go."""
-        client.status = head.status
-        self.slots[BYTES_OUT] += len(head.whole) + head.length
+        client.status = status
+        self.slots[BYTES_OUT] += size
         self.ended(connection, client)
 
     def ended(self, connection: UpstreamConnection, client: Downstream) -> None:

@@ -16,10 +16,8 @@ from lb.fields import (
     CONNECTION,
     CONTENT_LENGTH,
     EXPECT,
-    FORWARD,
     FORWARDED_FOR,
     HOST,
-    KINDS,
     REQUEST_KINDS,
     TOKEN,
     TRANSFER_ENCODING,
@@ -53,11 +51,25 @@ MAX_REMEMBERED_HEAD: Final = 4096
 class RequestHead:
     """One validated request head, rewritten for upstreams.
 
-    `prefix` lacks the client's address and the blank line; `length` is the body's, or CHUNKED; `keep_alive` is the client's wish
-    as to its own connection; `plain` says that the common path may take it: HTTP/1.1, no body, not HEAD, no upgrade, kept alive.
+        `prefix` lacks the client's address and the blank line; `length` is the body's, or CHUNKED; `keep_alive` is the client's wish
+        as to its own connection; `plain` says that a whole response to it may take the common path (no HEAD, upgrade, expectation or
+    HTTP/1.0 kept alive), `bare` that the request itself may, having no body.
     """
 
-    __slots__ = ("expects", "idempotent", "is_head", "keep_alive", "length", "method", "minor", "plain", "prefix", "size", "upgrades")
+    __slots__ = (
+        "bare",
+        "expects",
+        "idempotent",
+        "is_head",
+        "keep_alive",
+        "length",
+        "method",
+        "minor",
+        "plain",
+        "prefix",
+        "size",
+        "upgrades",
+    )
 
     def __init__(
         self, method: bytes, minor: int, prefix: bytes, length: int, keep_alive: bool, upgrades: bool, expects: bool, size: int
@@ -72,7 +84,8 @@ class RequestHead:
         self.size = size
         self.is_head = method == b"HEAD"
         self.idempotent = method in _IDEMPOTENT
-        self.plain = minor == 1 and length == 0 and keep_alive and not upgrades and not expects and not self.is_head
+        self.plain = not (upgrades or expects or self.is_head or (minor == 0 and keep_alive))
+        self.bare = self.plain and length == 0
 
     def __repr__(self) -> str:
         body = "chunked" if self.length == CHUNKED else f"{self.length} bytes"
@@ -123,21 +136,11 @@ class RequestReader:
         return method, target, min(int(minor), 1)
 
     def _parse(self, raw: bytes) -> RequestHead:
-        lines = raw[:-4].split(b"\r\n")
-        if len(lines) - 1 > self.max_fields:
+        end = raw.index(b"\r\n")
+        method, target, minor = self._request_line(raw[:end])
+        forwarded, special, count = self._fields.read(raw[end + 2 : -2])
+        if count > self.max_fields:
             raise Refusal(431, "too many header fields")
-        method, target, minor = self._request_line(lines[0])
-        forwarded: list[bytes] = []
-        special: list[list[bytes] | None] = [None] * KINDS
-        known, read = self._fields.recent.young.get, self._fields.read
-        for line in lines[1:]:
-            kind, text = known(line) or read(line)
-            if kind == FORWARD:
-                forwarded.append(text)
-            elif (values := special[kind]) is None:
-                special[kind] = [text]
-            else:
-                values.append(text)
         target, host = self._route(method, target, minor, special[HOST])
         length, framing = _framing(minor, special[CONTENT_LENGTH], special[TRANSFER_ENCODING])
         connection = special[CONNECTION]

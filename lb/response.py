@@ -13,8 +13,6 @@ from lb.fields import (
     CONNECTION,
     CONTENT_LENGTH,
     DATE,
-    FORWARD,
-    KINDS,
     RESPONSE_KINDS,
     TRANSFER_ENCODING,
     UPGRADE,
@@ -39,12 +37,13 @@ MAX_REMEMBERED_HEAD: Final = 4096
 class ResponseHead:
     """One validated response head, rewritten for clients.
 
-    `length` is the body's length as far as the response alone tells: bytes, CHUNKED or UNTIL_CLOSE (a HEAD request makes it 0).
-    `start` is the rewritten head without framing and blank line; `framing` the Content-Length line, if any; `whole` the finished
-    head for the common path, empty when that must not be taken. `keep_alive` tells of the worker's connection.
+        `length` is the body's length as far as the response alone tells: bytes, CHUNKED or UNTIL_CLOSE (a HEAD request makes it 0).
+        `start` is the rewritten head without framing and blank line; `framing` the Content-Length line, if any; `whole` the finished
+        head for the common path, empty when that must not be taken, `farewell` the same with `Connection: close`. `keep_alive` tells
+    of the worker's connection.
     """
 
-    __slots__ = ("dated", "framing", "keep_alive", "length", "size", "start", "status", "upgrade", "whole")
+    __slots__ = ("dated", "farewell", "framing", "keep_alive", "length", "size", "start", "status", "upgrade", "whole")
 
     def __init__(
         self, status: int, start: bytes, framing: bytes, length: int, keep_alive: bool, upgrade: bytes, dated: bool, size: int
@@ -57,7 +56,9 @@ class ResponseHead:
         self.upgrade = upgrade
         self.dated = dated
         self.size = size
-        self.whole = start + framing + b"\r\n" if length >= 0 and keep_alive and dated and status >= 200 else b""
+        common = length >= 0 and keep_alive and dated and status >= 200
+        self.whole = start + framing + b"\r\n" if common else b""
+        self.farewell = start + framing + b"Connection: close\r\n\r\n" if common else b""
 
     def __repr__(self) -> str:
         body = {CHUNKED: "chunked", UNTIL_CLOSE: "until close"}.get(self.length, f"{self.length} bytes")
@@ -70,7 +71,7 @@ class ResponseReader:
     def __init__(self, worker: str, balancer: str, max_fields: int, capacity: int = 128) -> None:
         self._added = b"X-Comet-Worker: %s\r\nX-Comet-LB: %s\r\n" % (worker.encode(), balancer.encode())
         self.max_fields = max_fields
-        self._fields = FieldReader(RESPONSE_KINDS, 256)
+        self._fields = FieldReader(RESPONSE_KINDS)
         self.recent: Recent[ResponseHead] = Recent(capacity)
 
     def read(self, raw: bytes) -> ResponseHead:
@@ -87,23 +88,15 @@ class ResponseReader:
         return self._fields.trailers(lines)
 
     def _parse(self, raw: bytes) -> ResponseHead:
-        lines = raw[:-4].split(b"\r\n")
-        match = _STATUS_LINE(lines[0])
-        if match is None or len(lines) - 1 > self.max_fields:
-            raise Refusal(502, "invalid status line or too many fields")
+        end = raw.index(b"\r\n")
+        match = _STATUS_LINE(raw[:end])
+        if match is None:
+            raise Refusal(502, "invalid status line")
         minor, code, reason = int(match[1]), match[2], match[3] or b""
         status = int(code)
-        forwarded: list[bytes] = []
-        special: list[list[bytes] | None] = [None] * KINDS
-        known, read = self._fields.recent.young.get, self._fields.read
-        for line in lines[1:]:
-            kind, text = known(line) or read(line)
-            if kind == FORWARD:
-                forwarded.append(text)
-            elif (values := special[kind]) is None:
-                special[kind] = [text]
-            else:
-                values.append(text)
+        forwarded, special, count = self._fields.read(raw[end + 2 : -2])
+        if count > self.max_fields:
+            raise Refusal(502, "too many header fields")
         if dates := special[DATE]:
             forwarded.append(b"Date: " + dates[0])
         options = token_list(special[CONNECTION] or [])
