@@ -58,6 +58,13 @@ def test_stats_byte_for_byte() -> None:
     )
 
 
+def test_no_name_and_no_number_breaks_the_json() -> None:
+    name = 'a"b\\c\u00e9\n'
+    answer = json.loads(render([StatsRow(name, 10**15, 1, 1), StatsRow("b", 3, 0, 10**15)]))
+    assert answer["SuccessfulRequests"][1] == {name: 10**15}
+    assert answer["AverageResponseTime"][1][name] == 0.0
+
+
 def test_f26_no_rows_are_no_error() -> None:
     assert json.loads(render([])) == {
         key: [{"total": 0}] for key in ("SuccessfulRequests", "FailedRequests", "TotalRequests", "AverageResponseTime")
