@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import time
+from collections.abc import Callable
 
 _BLOCK = bytes(256 * 1024)
 _MIB = 1 << 20
@@ -19,6 +20,21 @@ def processor(seconds: float) -> None:
     end = time.thread_time() + seconds
     while time.thread_time() < end:
         hashlib.sha256(_BLOCK)
+
+
+class Burn:
+    """A task for waitress's dispatcher: burn, then call."""
+
+    def __init__(self, seconds: float, then: Callable[[], None]) -> None:
+        self._seconds = seconds
+        self._then = then
+
+    def service(self) -> None:
+        processor(self._seconds)
+        self._then()
+
+    def cancel(self) -> None:
+        """Called when the dispatcher is shut down before the task's turn."""
 
 
 class Hog:

@@ -15,7 +15,6 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 from waitress.adjustments import Adjustments  # type: ignore[import-untyped]
@@ -36,6 +35,7 @@ MOST_IN_FLIGHT = 4000  # requests resting at once; beyond it a worker says that 
 BACKLOG = 4096
 ACCEPTS_PER_TURN = 64
 CHANNEL_TIMEOUT = 180  # seconds idle; the load balancer closes after 60, and must be the one that does
+BURNERS = 4  # threads that use up processor time at once
 MAX_BODY = 16 << 20  # no path here takes a body; what is sent all the same must not fill /tmp, which is memory
 FULL = b'{"error":"worker is full"}'
 LINGER = 0.1  # seconds at a stop in which an idle connection may still bring a request that was on its way
@@ -71,7 +71,7 @@ class WorkerServer(TcpWSGIServer):  # type: ignore[misc]
         self._paused = False
         self._stopping = False
         self._deadline = 0.0
-        self._burners: ThreadPoolExecutor | None = None
+        self._burners: Any = None
         self._stats_lane = ThreadedTaskDispatcher()
         self._stats_lane.set_thread_count(1)
         adjustments = Adjustments(
@@ -181,8 +181,9 @@ class WorkerServer(TcpWSGIServer):  # type: ignore[misc]
     def burn(self, seconds: float, then: Callable[[], None]) -> None:
         """Use up processor time in a thread, then go on in the loop."""
         if self._burners is None:
-            self._burners = ThreadPoolExecutor(max_workers=4, thread_name_prefix="burn")
-        self._burners.submit(burn.processor, seconds).add_done_callback(lambda _: self.loop.call_from_thread(then))
+            self._burners = ThreadedTaskDispatcher()  # its threads are daemons: a long burn does not hold up the end
+            self._burners.set_thread_count(BURNERS)
+        self._burners.add_task(burn.Burn(seconds, lambda: self.loop.call_from_thread(then)))
 
     def note_injection(self, kind: str) -> None:
         self._ledger.note(injected=kind)
