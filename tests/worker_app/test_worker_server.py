@@ -311,11 +311,14 @@ def test_cpu_burns_and_the_health_check_still_answers(tmp_path: Path) -> None:
 
 
 def test_a_long_burn_does_not_hold_up_a_stop(tmp_path: Path) -> None:
-    with Worker(tmp_path, faults={"avg-delay": 0, "failure": 0, "cpu": 60000}, args=("--grace", "0.3")) as worker:
-        with socket.create_connection(("127.0.0.1", worker.port)) as client:
-            client.sendall(HELLO)
-            time.sleep(0.2)
-            assert worker.terminate(5.0) == 0
+    faults = {"avg-delay": 0, "failure": 0, "cpu": 60000}
+    with (
+        Worker(tmp_path, faults=faults, args=("--grace", "0.3")) as worker,
+        socket.create_connection(("127.0.0.1", worker.port)) as client,
+    ):
+        client.sendall(HELLO)
+        time.sleep(0.2)
+        assert worker.terminate(5.0) == 0
 
 
 def test_memory_grows_until_the_limit_kills_a_process(tmp_path: Path) -> None:
