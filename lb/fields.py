@@ -63,6 +63,7 @@ _NOT_IN_TRAILERS = re.compile(
 ).fullmatch
 
 MAX_NAMES: Final = 1024
+_DOOR: Final = 4093
 MAX_LENGTH: Final = (1 << 63) - 1
 
 
@@ -79,15 +80,17 @@ Value = TypeVar("Value")
 
 
 class Recent(Generic[Value]):
-    """A bounded memory of what was used recently: two generations, so that neither a hit nor a miss keeps any order.
+    """A bounded memory of what repeats itself: two generations, so that neither a hit nor a miss keeps any order.
 
-    `young` is open for the caller's own lookup; after a miss there `recall` looks at the older generation.
+    `young` is open for the caller's own lookup; after a miss there `recall` looks at the older generation. Only what is offered
+    twice is stored: keys that never return would push out those that do, and cost more to store than to read again.
     """
 
-    __slots__ = ("_capacity", "_old", "young")
+    __slots__ = ("_capacity", "_old", "_seen", "young")
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
+        self._seen = bytearray(_DOOR)  # a byte of the hash of the last key offered at each place
         self.young: dict[bytes, Value] = {}
         self._old: dict[bytes, Value] = {}
 
@@ -97,12 +100,20 @@ class Recent(Generic[Value]):
     def recall(self, key: bytes) -> Value | None:
         """Return the value of `key`, made young again, or None."""
         value = self.young.get(key)
-        if value is None and (value := self._old.get(key)) is not None:
-            self.remember(key, value)
+        if value is None and self._old and (value := self._old.get(key)) is not None:
+            self._remember(key, value)
         return value
 
-    def remember(self, key: bytes, value: Value) -> None:
-        """Store a pair; what was not used since the last change of generations is forgotten."""
+    def offer(self, key: bytes, value: Value) -> None:
+        """Store a pair at its second offer; what was not used since the last change of generations is forgotten."""
+        code = hash(key)
+        place, mark = code % _DOOR, (code >> 32) & 0xFF
+        if self._seen[place] == mark:
+            self._remember(key, value)
+        else:
+            self._seen[place] = mark
+
+    def _remember(self, key: bytes, value: Value) -> None:
         if len(self.young) >= self._capacity:
             self._old = self.young
             self.young = {}

@@ -80,7 +80,7 @@ class ResponseReader:
         if head is None:
             head = self._parse(raw)
             if len(raw) <= MAX_REMEMBERED_HEAD:
-                self.recent.remember(raw, head)
+                self.recent.offer(raw, head)
         return head
 
     def trailers(self, lines: list[bytes]) -> list[bytes]:

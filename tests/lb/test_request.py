@@ -279,7 +279,7 @@ def test_the_memory_is_bounded_and_exact() -> None:
     for raw in heads:
         requests.read(raw)
     assert len(requests.recent) <= 20
-    assert requests.read(heads[99]) is requests.read(heads[99])
+    assert requests.read(heads[99]) is requests.read(heads[99])  # its second and third time
     assert requests.read(heads[99].replace(b"Host", b"host")) is not requests.read(heads[99])
     long = b"GET / HTTP/1.1\r\nHost: a\r\nA: " + b"x" * 5000 + b"\r\n\r\n"
     assert requests.read(long) is not requests.read(long)
