@@ -14,8 +14,9 @@ from lb.fields import Refusal
 
 LAST_CHUNK: Final = b"0\r\n\r\n"
 
-# chunk-size [ chunk-ext ] CRLF. Sixteen digits hold any size; more could overflow in the next hop.
-_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?\r\n").fullmatch
+# chunk-size [ chunk-ext ] CRLF. Sixteen digits hold any size; more could overflow in the next hop. White space before the
+# semicolon (BWS, which nobody may send) is refused: parsers differ on it.
+_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;[\t\x20-\x7e\x80-\xff]*)?\r\n").fullmatch
 _MAX_SIZE_LINE: Final = 1024
 _MAX_EXTENSIONS: Final = 16384  # of one body: extensions have no use here but to keep us busy
 _MAX_TRAILERS: Final = 8192

@@ -438,8 +438,6 @@ class Proxy:
             self.refused_by(upstream)
         elif upstream.judge.observe(passed, decisive=decisive):
             self._edge(upstream, reason)
-        elif not passed and upstream.judge.changing and upstream.ready and len(self.pool.rotation()) > 1:
-            self.pool.doubt(upstream)
         self._pump()
 
     def _edge(self, upstream: Upstream, reason: str) -> None:

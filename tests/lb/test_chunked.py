@@ -34,6 +34,7 @@ def test_split_points_do_not_matter(step: int) -> None:
         b"4\r\nWiki\n",  # bare LF after data
         b"4\r\nWikiX\r\n",  # data longer than its size
         b"4 \r\nWiki\r\n",  # space after a size
+        b"4 ;a=b\r\nWiki\r\n",
         b" 4\r\nWiki\r\n",  # space before a size
         b"+4\r\nWiki\r\n",
         b"-4\r\nWiki\r\n",
