@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from queue import Empty, SimpleQueue
 from typing import Protocol
 
 from worker_app.errors import NotCommitted, Undecided
@@ -43,11 +44,11 @@ class Ledger:
     def __init__(self, store: Store, notify: Notify) -> None:
         self._store = store
         self._notify = notify
-        self._changed = threading.Condition(threading.Lock())
-        self._pending: list[Entry] = []
+        self._handed: SimpleQueue[Sequence[Entry]] = SimpleQueue()  # the cheapest way to wake a thread; an empty one only wakes
+        self._pending: list[Entry] = []  # the writer's own
+        self._noting = threading.Lock()
         self._notes = Tally()
         self._closing: float | None = None
-        self._look = False
         self._in_flight = 1
         self._began = 0.0
         self._troubled = False
@@ -61,31 +62,22 @@ class Ledger:
 
         `in_flight`: requests that the worker has accepted and not answered; the more there are, the longer a commit waits for company.
         """
-        with self._changed:
-            self._in_flight = in_flight
-            self._pending.extend(entries)
-            self._changed.notify()
+        self._in_flight = in_flight
+        self._handed.put(entries)
 
     def note(self, *, disconnected: int = 0, injected: str | None = None) -> None:
         """Add to the side counters; they travel with a later transaction and delay nobody."""
-        with self._changed:
+        with self._noting:
             self._notes.disconnected += disconnected
             if injected is not None:
                 self._notes.injections[injected] += 1
 
-    def look(self) -> None:
-        """Let an idle writer look at its database now (a reader found it missing)."""
-        with self._changed:
-            self._look = True
-            self._changed.notify()
-
     def close(self, grace: float) -> bool:
         """Commit what is pending for at most `grace` seconds and end the thread; False when entries were given up."""
-        with self._changed:
-            self._closing = time.monotonic() + grace
-            self._changed.notify()
+        self._closing = time.monotonic() + grace
+        self._handed.put(())
         self._thread.join(grace + 1.0)
-        return not self._thread.is_alive() and not self._pending
+        return not self._thread.is_alive() and not self._pending and self._handed.empty()
 
     def _run(self) -> None:
         try:
@@ -97,16 +89,16 @@ class Ledger:
 
     def _write(self) -> None:
         while True:
-            with self._changed:
-                if not self._pending and self._closing is None and not self._look:
-                    self._changed.wait(TICK)
-                idle, self._look = not self._pending, False
-                if idle and self._notes.empty() and self._closing is not None:
-                    break
-            if idle:
-                self._tick()
-            else:
+            if not self._pending:
+                self._receive(0.0 if self._closing is not None else TICK)
+            with self._noting:
+                noted = not self._notes.empty()
+            if self._pending or noted:
                 self._settle_pending()
+            elif self._closing is not None:
+                break
+            else:
+                self._tick()
             if self._closing is not None and time.monotonic() >= self._closing:
                 break
         self._store.close()
@@ -120,9 +112,19 @@ class Ledger:
                 time.sleep(left)
         self._began = time.monotonic()
 
+    def _receive(self, patience: float) -> None:
+        """Take over all that was handed in; wait for the first of it."""
+        try:
+            self._pending.extend(self._handed.get(timeout=patience))
+            while True:
+                self._pending.extend(self._handed.get_nowait())
+        except Empty:
+            return
+
     def _take(self) -> tuple[list[Entry], Tally]:
-        with self._changed:
-            entries, self._pending = self._pending, []
+        self._receive(0.0)
+        entries, self._pending = self._pending, []
+        with self._noting:
             notes, self._notes = self._notes, Tally()
         return entries, notes
 
@@ -149,7 +151,7 @@ class Ledger:
             notes.disconnected += more.disconnected
             notes.injections.update(more.injections)
             if not entries:
-                with self._changed:
+                with self._noting:
                     self._notes.disconnected += notes.disconnected
                     self._notes.injections.update(notes.injections)
                 return
@@ -181,13 +183,8 @@ class Ledger:
                 time.sleep(RETRY)
 
     def _tick(self) -> None:
-        with self._changed:
-            noted = not self._notes.empty()
         try:
-            if noted:
-                self._settle_pending()
-            else:
-                self._store.tick(time.time())
+            self._store.tick(time.time())
         except (NotCommitted, Undecided) as error:
             self._say(str(error))
 

@@ -170,7 +170,6 @@ def test_a_replaced_database_gets_the_batch_that_went_away(store: FakeStore, des
 
 def test_notes_are_written_without_a_request(store: FakeStore, desk: Desk, ledger: Ledger) -> None:
     ledger.note(disconnected=1, injected="hang")
-    ledger.look()
     assert ledger.close(5.0)
     assert (store.committed[0].disconnected, store.committed[0].injections["hang"]) == (1, 1)
 
