@@ -27,6 +27,9 @@ from comet.wallclock import parse
 
 NOTHING_RUNS = 3
 
+OPERATION_TIMEOUT = 3600.0
+"""Seconds; a rolling restart of 200 workers takes minutes."""
+
 
 def config_path(options: argparse.Namespace) -> Path:
     """The config named, else ./config.yaml, else the one beside supervisor.py."""
@@ -242,6 +245,51 @@ def clean_up(options: argparse.Namespace) -> int:
     return 0
 
 
+def kill(options: argparse.Namespace) -> int:
+    cluster = existing_cluster(options)
+    try:
+        call(cluster, "kill", name=options.name, signal=options.signal)
+        return 0
+    except ConnectionError:
+        from comet.operations import signal_number
+
+        orphans.kill(cluster, options.name, signal_number(options.signal))
+        return 0
+
+
+def scale(options: argparse.Namespace) -> int:
+    numbers: dict[str, int] = {}
+    for text in options.numbers:
+        name, _, value = text.partition("=")
+        if name not in ("worker", "pool") or not value.isdigit() or name in numbers:
+            raise UserError(f"scale: {text}: not understood (allowed: worker=N and pool=M, whole numbers)", 2)
+        numbers[name] = int(value)
+    made = _operate(options, "scale", **numbers)
+    print(f"worker={made['worker']} pool={made['pool']}")
+    return 0
+
+
+def restart(options: argparse.Namespace) -> int:
+    print(f"restarted {', '.join(_operate(options, 'restart', target=options.target)['restarted']) or 'nothing'}")
+    return 0
+
+
+def reload(options: argparse.Namespace) -> int:
+    made = _operate(options, "reload")
+    restarted = f"; restarted {', '.join(made['restarted'])}" if made["restarted"] else ""
+    print(f"changed {', '.join(made['changed'])}{restarted}" if made["changed"] or restarted else "nothing has changed")
+    return 0
+
+
+def _operate(options: argparse.Namespace, command: str, **fields: Any) -> Any:
+    """Have the supervisor carry out an operation, however long it takes."""
+    cluster = existing_cluster(options)
+    try:
+        return call(cluster, command, timeout=OPERATION_TIMEOUT, **fields)
+    except ConnectionError:
+        raise UserError(f"{cluster.folder}: no supervisor runs (start one with: python supervisor.py)", NOTHING_RUNS) from None
+
+
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": run,
     "ps": ps,
@@ -249,6 +297,10 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "stats": stats,
     "events": events,
     "logs": show_logs,
+    "kill": kill,
+    "scale": scale,
+    "restart": restart,
+    "reload": reload,
     "check": check,
     "clean": clean_up,
 }

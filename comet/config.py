@@ -8,7 +8,7 @@ Rule 3: the keys are a table (`KEYS`); documentation, defaults, ranges and the e
 import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -264,6 +264,20 @@ def port_ranges(values: Mapping[str, Any]) -> list[tuple[str, int, int]]:
         ("admin-port", values["admin-port"], 1 if values["admin-port"] else 0),
     ]
     return [(key, first, count) for key, first, count in ranges if count]
+
+
+def parse_numbers(config: Config, worker: int | None, pool: int | None) -> Config:
+    """The config with other numbers of replicas (None: as they are); UserError where they are out of range or their ports overlap."""
+    numbers = {"worker": config.worker if worker is None else worker, "pool": config.pool if pool is None else pool}
+    for name, value in numbers.items():
+        try:
+            KEYS[name].check(value)
+        except ValueError as error:
+            raise UserError(f"{name}: {error} (allowed: {KEYS[name].allowed}); nothing was changed", 2) from None
+    values = {key: getattr(config, key.replace("-", "_")) for key in ("load-balancer-port", "worker-port", "admin-port")} | numbers
+    for problem in _port_problems(values, {}, ""):
+        raise UserError(f"{problem.removeprefix(':1: ')}; nothing was changed")
+    return replace(config, worker=numbers["worker"], pool=numbers["pool"])
 
 
 def _port_problems(values: Mapping[str, Any], lines: Mapping[str, int], name: str) -> Iterator[str]:

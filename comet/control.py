@@ -12,6 +12,7 @@ from typing import Any
 
 from comet.cluster import Cluster
 from comet.errors import UserError
+from comet.interruptible import Stopped
 
 SOCKET = "supervisor.sock"
 MAX_LINE = 1 << 20
@@ -60,6 +61,8 @@ class ControlServer:
             return {"error": "not a command of this version", "exit_code": 2}
         try:
             return {"ok": await handler(request)}
+        except Stopped:
+            return {"error": "the cluster is being stopped", "exit_code": 1}
         except UserError as error:
             return {"error": error.message, "exit_code": error.exit_code}
 

@@ -92,7 +92,7 @@ def load_balancer(config: Config, index: int) -> Enlisted:
         drain_grace=config.shutdown_grace + 1,
         terminate_grace=1.0,
         restart=_policy(config),
-        launch=LbLaunch(settings),
+        launch=LbLaunch(settings, counters=f"{name}.a.counters"),
     )
     return Enlisted(spec)
 

@@ -5,8 +5,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import asdict, replace
 
 import docker
 
@@ -16,8 +15,9 @@ from comet.cluster import Cluster
 from comet.config import Config
 from comet.drivers.container import ContainerDriver
 from comet.drivers.execute import ExecLauncher
-from comet.drivers.forkserver import ForkserverLauncher
+from comet.drivers.forkserver import ForkserverLauncher, LbLaunch
 from comet.drivers.process import Launched, ProcessDriver
+from comet.errors import UserError
 from comet.events import Event
 from comet.listeners import Listeners
 from comet.probe import Prober
@@ -29,6 +29,9 @@ from comet.supervise import Enlisted, Supervisor
 from comet.usage import Sampler
 from lb import counters
 
+SLOTS = ("a", "b")
+"""A load balancer and its successor live side by side for a while: each writes counters of its own."""
+
 FIRST_LOOK = 0.1
 """Seconds over which the CPU's share is measured where there is no former look to compare with."""
 
@@ -39,7 +42,7 @@ class Fleet:
     def __init__(self, loop: asyncio.AbstractEventLoop, cluster: Cluster, config: Config, tell: Callable[[Event], None]) -> None:
         self._loop = loop
         self._cluster = cluster
-        self._tell = tell
+        self.tell = tell
         self._started = time.monotonic()
         self._sampler = Sampler()
         self._sampling = asyncio.Lock()
@@ -60,7 +63,7 @@ class Fleet:
 
     def use_engine(self, client: docker.DockerClient) -> None:
         """Drive containers through this engine."""
-        self.containers = ContainerDriver(self._loop, self.supervisor.observe, self._tell, client, self._cluster.id or "")
+        self.containers = ContainerDriver(self._loop, self.supervisor.observe, self.tell, client, self._cluster.id or "")
         self.supervisor.drivers = {**self.supervisor.drivers, "container": self.containers}
         self.containers.watch()
 
@@ -68,12 +71,24 @@ class Fleet:
         for member in members:
             self.supervisor.enlist(member)
 
+    def listen(self, config: Config, members: Iterable[Enlisted]) -> None:
+        """Bind the sockets that these members are to accept on; UserError where one cannot be had."""
+        host = config.load_balancer_host
+        for member in members:
+            if isinstance(member.spec.launch, LbLaunch):
+                try:
+                    self.listeners.bind(member.spec.name, host, member.spec.port)
+                except OSError as error:
+                    raise UserError(f"{member.spec.name}: cannot listen on {host} port {member.spec.port}: {error.strerror}", 2) from None
+
     def adopt(self, adoption: Adoption) -> None:
         """Supervise a living replica as it is."""
         spec = adoption.member.spec
-        replica = adoption.replica(time.monotonic(), time.time())
+        if adoption.record is not None and adoption.record.counters is not None:
+            spec = replace(spec, launch=replace(spec.launch, counters=adoption.record.counters))
+        replica = replace(adoption.replica(time.monotonic(), time.time()), spec=spec)
         self.supervisor.enlist(adoption.member, replica)
-        self._tell(Event("adopted", spec.name, {"kind": spec.kind, "id": replica.id}))
+        self.tell(Event("adopted", spec.name, {"kind": spec.kind, "id": replica.id}))
         if adoption.control is not None and adoption.listener is not None and adoption.record is not None:
             self.listeners.hold(spec.name, adoption.listener)
             self.launcher.adopt(spec.name, replica.instance, adoption.record.control)
@@ -110,10 +125,20 @@ class Fleet:
         self.listeners.close()
 
     def _traffic(self, replica: Replica) -> Traffic:
-        with contextlib.suppress(OSError, ValueError):
-            counted = counters.read(counters_path(self._cluster, replica.name))
-            return Traffic(counted["in_flight"], counted["requests"])
-        return Traffic()
+        """Of a load balancer: requests of all that bore its name, in flight of those that live."""
+        launch = replica.spec.launch
+        if not isinstance(launch, LbLaunch):
+            return Traffic()
+        requests, in_flight = 0, 0
+        writing = {each.spec.launch.counters for each in self.supervisor.replicas.values() if isinstance(each.spec.launch, LbLaunch)}
+        for slot in SLOTS:
+            name = f"{replica.name}.{slot}.counters"
+            with contextlib.suppress(OSError, ValueError):
+                counted = counters.read(self._cluster.path("run", name))
+                requests += counted["requests"]
+                # The gauges of one that was killed stay as they were.
+                in_flight += counted["in_flight"] if name in writing else 0
+        return Traffic(in_flight, requests)
 
     def _keep_state(self) -> None:
         records = {name: self._record(replica) for name, replica in self.supervisor.replicas.items()}
@@ -137,8 +162,5 @@ class Fleet:
             create_time=created,
             id=replica.id,
             control=self.launcher.control_name(spec.name, replica.instance),
+            counters=spec.launch.counters if isinstance(spec.launch, LbLaunch) else None,
         )
-
-
-def counters_path(cluster: Cluster, name: str) -> Path:
-    return cluster.path("run", f"{name}.counters")

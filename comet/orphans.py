@@ -150,6 +150,18 @@ def snapshot(cluster: Cluster, version: str) -> FleetSnapshot:
     return FleetSnapshot(SupervisorRow(None, False, None, version), tuple(rows))
 
 
+def kill(cluster: Cluster, name: str, signal: int) -> None:
+    """Send a signal to one orphan; UserError where there is none of this name."""
+    orphan = next((orphan for orphan in find(cluster) if orphan.name == name and orphan.running), None)
+    if orphan is None:
+        raise UserError(f"{name}: no such replica runs (python supervisor.py ps lists them)", 3)
+    if orphan.kind == "container":
+        with contextlib.closing(engine.connect()) as client:
+            client.api.kill(orphan.id, signal)
+    else:
+        psutil.Process(orphan.pid).send_signal(signal)
+
+
 def end(cluster: Cluster, found: Iterable[Orphan], client: docker.DockerClient | None, grace: float) -> Iterator[str]:
     """Drain and end orphans: load balancers first, then the rest. Yields what was done, a line each.
 

@@ -98,7 +98,7 @@ def _raise(replica: Replica, fleet: Mapping[str, Replica], now: float, made: Pla
 
 def _start(replica: Replica, now: float) -> Replica:
     deadline = now + replica.spec.start_timeout
-    return replica.enter(State.STARTING, now, deadline=deadline, instance=replica.instance + 1, started=now)
+    return replica.enter(State.STARTING, now, deadline=deadline, instance=replica.instance + 1, started=now, lost=False)
 
 
 def _due(replica: Replica, now: float) -> bool:

@@ -111,6 +111,11 @@ class Exited:
 
 
 @dataclass(frozen=True)
+class Lost:
+    """It is dead; how it ended will be told in a moment by Exited."""
+
+
+@dataclass(frozen=True)
 class Removed:
     """Nothing is left of it: no process, container or socket."""
 
@@ -120,7 +125,7 @@ class Revived:
     """What kept replicas from starting is gone (the engine is back): waiting out a backoff makes no sense any more."""
 
 
-Observation = Started | StartFailed | Ready | Health | Drained | Exited | Removed | Revived
+Observation = Started | StartFailed | Ready | Health | Drained | Lost | Exited | Removed | Revived
 
 
 @dataclass(frozen=True)
@@ -139,6 +144,7 @@ class Replica:
     ready_since: float | None = None
     deadline: float | None = None
     was_ready: bool = False
+    lost: bool = False
     failures: int = 0
     restarts: int = 0
     reason: str = ""
@@ -212,9 +218,8 @@ def _back_off(replica: Replica, moment: Moment) -> Change:
     stable = replica.ready_since is not None and moment.now - replica.ready_since >= policy.stable
     failures = 1 if stable else replica.failures + 1
     delay = policy.delay(failures, moment.spread)
-    after = replica.enter(
-        State.BACKOFF, moment.now, deadline=moment.now + delay, failures=failures, pid=None, ready_since=None, started=moment.now
-    )
+    ended = replace(replica, failures=failures, pid=None, ready_since=None, started=moment.now, lost=False)
+    after = ended.enter(State.BACKOFF, moment.now, deadline=moment.now + delay)
     if delay == 0:
         return after, ()
     return after, (event("backoff_entered", after, attempt=failures, delay_ms=round(delay * 1000)),)
@@ -241,14 +246,26 @@ def _drained(replica: Replica, observation: Drained, moment: Moment) -> Change:
     return (replace(replica, deadline=moment.now) if replica.stage is Stage.DRAIN else replica), ()
 
 
+def _lost(replica: Replica, observation: Lost, moment: Moment) -> Change:
+    return replace(replica, lost=True), ()
+
+
 def _removed(replica: Replica, observation: Removed, moment: Moment) -> Change:
     after = replica.enter(State.STOPPED, moment.now, stage=None, pid=None, id=None, ready_since=None)
     return after, (event("replica_stopped", after, id=replica.id),)
 
 
+NEXT, FORMER = "~next", "~former"
+"""Marks in the names of two that share one for the time of a succession: only the one without a mark is the replica of that name."""
+
+
+def public_name(name: str) -> str:
+    return name.partition("~")[0]
+
+
 def event(name: str, replica: Replica, **fields: Any) -> Event:
-    """An event of one replica; kind and id come with it."""
-    return Event(name, replica.name, {"kind": replica.spec.kind, "id": replica.id, **fields})
+    """An event of one replica; kind and id come with it. A successor, and one that is retired, speak in the name they share."""
+    return Event(name, public_name(replica.name), {"kind": replica.spec.kind, "id": replica.id, **fields})
 
 
 def exit_event(replica: Replica, exit: Exit) -> Event:
@@ -259,10 +276,12 @@ def exit_event(replica: Replica, exit: Exit) -> Event:
 
 
 _DEAD: dict[type, Callable[[Replica, Any, Moment], Change]] = {
-    Started: _ignore, StartFailed: _ignore, Ready: _ignore, Health: _ignore, Drained: _ignore, Exited: _ignore, Removed: _ignore,
+    Started: _ignore, StartFailed: _ignore, Ready: _ignore, Health: _ignore, Drained: _ignore, Lost: _ignore, Exited: _ignore,
+    Removed: _ignore,
 }  # fmt: skip
 _ALIVE: dict[type, Callable[[Replica, Any, Moment], Change]] = {
-    Started: _started, StartFailed: _start_failed, Drained: _ignore, Exited: _exited, Removed: _exited, Revived: _ignore,
+    Started: _started, StartFailed: _start_failed, Drained: _ignore, Lost: _lost, Exited: _exited, Removed: _exited,
+    Revived: _ignore,
 }  # fmt: skip
 
 REACTIONS: dict[State, dict[type, Callable[[Replica, Any, Moment], Change]]] = {
@@ -272,7 +291,7 @@ REACTIONS: dict[State, dict[type, Callable[[Replica, Any, Moment], Change]]] = {
     State.BACKOFF: _DEAD | {Revived: _revived},
     State.STOPPING: {
         Started: _started, StartFailed: _start_failed_while_stopping, Ready: _ignore, Health: _ignore,
-        Drained: _drained, Exited: _exited_while_stopping, Removed: _removed, Revived: _ignore,
+        Drained: _drained, Lost: _lost, Exited: _exited_while_stopping, Removed: _removed, Revived: _ignore,
     },
     State.STOPPED: _DEAD | {Revived: _ignore},
 }  # fmt: skip

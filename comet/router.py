@@ -37,6 +37,8 @@ def table(fleet: Iterable[Replica], endpoints: Mapping[str, Endpoint]) -> tuple[
 
 
 def _word(replica: Replica) -> str:
+    if replica.lost:
+        return DOWN
     if replica.state in SERVING:
         return UP
     return DRAINING if replica.state is State.STOPPING and replica.pid is not None else DOWN
@@ -52,6 +54,7 @@ class LbLink:
         on_message: Callable[[messages.Message], None],
         on_close: Callable[[], None],
     ) -> None:
+        self.name = ""
         self._loop = loop
         self._peer = peer
         self._on_message = on_message
@@ -78,6 +81,7 @@ class LbLink:
         if self._closed:
             return
         self._closed = True
+        self._queue.clear()
         self._loop.remove_reader(self._peer)
         self._loop.remove_writer(self._peer)
         self._peer.close()
@@ -128,19 +132,22 @@ class Router:
 
     def attach(self, name: str, instance: int, peer: socket.socket) -> None:
         """Take over the control connection of a load balancer that was just started or adopted."""
-        former = self._links.pop(name, None)
-        if former is not None:
-            former.close()
-
-        def closed() -> None:
-            if self._links.get(name) is link:
-                self._forget(name)
-
-        link = LbLink(self._loop, peer, lambda message: self._heard(name, instance, message), closed)
+        self.detach(name)
+        link = LbLink(self._loop, peer, lambda message: self._heard(link, instance, message), lambda: self._forget(link))
+        link.name = name
         self._links[name] = link
         self._applied[name] = 0
         self._views[name] = {}
         self._tell(link)
+
+    def rename(self, former: str, name: str) -> None:
+        """A load balancer is called otherwise from now on."""
+        link = self._links.pop(former, None)
+        if link is not None:
+            link.name = name
+            self._links[name] = link
+            self._applied[name] = self._applied.pop(former)
+            self._views[name] = self._views.pop(former)
 
     def configure(self, name: str, settings: messages.Message) -> None:
         """Give an adopted load balancer the settings that are wanted now, and ask how it sees the workers."""
@@ -184,8 +191,8 @@ class Router:
     def _tell(self, link: LbLink) -> None:
         link.send(messages.upstreams(self.table, self._max_in_flight), messages.ping(self._version), table=True)
 
-    def _heard(self, name: str, instance: int, message: messages.Message) -> None:
-        kind = message["type"]
+    def _heard(self, link: LbLink, instance: int, message: messages.Message) -> None:
+        name, kind = link.name, message["type"]
         if kind == "ready":
             self._sink(name, instance, Ready())
         elif kind == "pong":
@@ -205,7 +212,8 @@ class Router:
         complaints = [complaint for views in self._views.values() if (complaint := views.get(upstream)) is not None]
         self._sink(upstream, None, Health(not complaints, complaints[0] if complaints else ""))
 
-    def _forget(self, name: str) -> None:
+    def _forget(self, link: LbLink) -> None:
+        name = link.name
         del self._links[name]
         del self._applied[name]
         for upstream in self._views.pop(name):

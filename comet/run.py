@@ -10,14 +10,15 @@ import os
 import signal
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import docker
 
-from comet import __version__, adopt, database, engine, expand, faultfiles, orphans
+from comet import __version__, adopt, database, engine, expand, faultfiles, orphans, scalefile
 from comet.cluster import Cluster, worker_owner
 from comet.config import Config, port_ranges
-from comet.control import ControlServer
+from comet.control import ControlServer, Handler
 from comet.display import Display
 from comet.errors import UserError
 from comet.events import Event, exit_text
@@ -27,6 +28,7 @@ from comet.interruptible import Interruptible, Stopped
 from comet.journal import Journal
 from comet.listeners import require_free
 from comet.logs import tail
+from comet.operations import Operations
 from comet.replica import Replica, State, Wanted
 from comet.supervise import Enlisted
 
@@ -41,17 +43,19 @@ class Run:
     """Everything between the lock and its release."""
 
     def __init__(self, config: Config, cluster: Cluster, display: Display) -> None:
-        self._config = config
+        self._file = config
+        self._config = scalefile.apply(cluster, config)
         self._cluster = cluster
         self._display = display
         self._journal = Journal(cluster.path("events.jsonl"))
         self._journal.listeners.append(lambda record: display.show({"kind": "event", "record": record}))
         self._loop = asyncio.get_running_loop()
         self._fleet = Fleet(self._loop, cluster, config, self._tell)
-        self._control = ControlServer(cluster, {"ps": self._ps, "stop": self._stop_asked})
+        self._control = ControlServer(cluster, self._handlers())
         self._wait = Interruptible(self._loop)
-        self._ready = asyncio.Event()
+        self._operations: Operations | None = None
         self._engine_lost = False
+        self._reloading: asyncio.Task[None] | None = None
 
     async def serve(self) -> int:
         """Bring the cluster up, keep it, take it down; the exit code."""
@@ -84,19 +88,21 @@ class Run:
         for line in await self._wait.blocking(lambda: database.prepare(where, worker_owner())):
             self._step(line)
         image = await self._build(client) if client is not None and config.worker else None
-        members = self._members(expand.Surroundings(cluster, where, worker_owner(), image))
+        around = expand.Surroundings(cluster, where, worker_owner(), image)
+        members = self._members(around)
         if client is not None:
             fleet.use_engine(client)
         adopted = await self._deal_with(found, members, client)
         self._write_faults(members)
         fresh = [member for member in members if member.spec.name not in adopted]
-        self._listen(fresh)
+        fleet.listen(config, fresh)
         if fresh:
             self._step(f"starting {', '.join(member.spec.name for member in fresh)}")
         fleet.enlist(fresh)
         fleet.supervisor.tick()
         await self._until_ready()
-        self._ready.set()
+        build = partial(self._build_again, client)
+        self._operations = Operations(fleet, cluster, config, self._file, around, build)
         self._display.show({"kind": "ready", "replicas": self._urls()})
 
     def _members(self, around: expand.Surroundings) -> list[Enlisted]:
@@ -139,15 +145,6 @@ class Run:
             faultfiles.write(self._cluster, self._config, names)
         except OSError as error:
             raise UserError(f"{self._cluster.path('faults')}: cannot be written: {error.strerror}; free some space") from None
-
-    def _listen(self, members: list[Enlisted]) -> None:
-        host = self._config.load_balancer_host
-        for member in members:
-            if member.spec.driver == "lb":
-                try:
-                    self._fleet.listeners.bind(member.spec.name, host, member.spec.port)
-                except OSError as error:
-                    raise UserError(f"{member.spec.name}: cannot listen on {host} port {member.spec.port}: {error.strerror}", 2) from None
 
     async def _until_ready(self) -> None:
         def settled(replicas: Mapping[str, Replica]) -> bool:
@@ -194,6 +191,7 @@ class Run:
         self._fleet.close()
         if not stuck:
             self._fleet.state.remove()
+            scalefile.forget(self._cluster)
             self._cluster.clear_run()
         else:
             left = ", ".join(stuck)
@@ -221,11 +219,40 @@ class Run:
 
     def _signalled(self, number: int) -> None:
         if number == signal.SIGHUP and not _terminal_gone():
+            self._reloading = self._loop.create_task(self._reload_on_signal())
             return
         if self._wait.stop.is_set():
             self._step("stopping at once")
             self._fleet.supervisor.stop_now()
         self._wait.request_stop()
+
+    def _handlers(self) -> dict[str, Handler]:
+        async def kill(request: dict[str, Any]) -> Any:
+            return self._asked.kill(request["name"], request["signal"])
+
+        async def scale(request: dict[str, Any]) -> Any:
+            return await self._wait.outcome(self._asked.scale(request.get("worker"), request.get("pool")))
+
+        async def restart(request: dict[str, Any]) -> Any:
+            return await self._wait.outcome(self._asked.restart(request["target"]))
+
+        async def reload(request: dict[str, Any]) -> Any:
+            return await self._wait.outcome(self._asked.reload())
+
+        return {"ps": self._ps, "stop": self._stop_asked, "kill": kill, "scale": scale, "restart": restart, "reload": reload}
+
+    @property
+    def _asked(self) -> Operations:
+        if self._operations is None or self._wait.stop.is_set():
+            raise UserError("the cluster is starting or stopping; try again when it is ready")
+        return self._operations
+
+    async def _build_again(self, client: docker.DockerClient | None) -> str | None:
+        return await self._build(client) if client is not None else None
+
+    async def _reload_on_signal(self) -> None:
+        with contextlib.suppress(UserError, Stopped):  # The refusal is told as an event.
+            await self._wait.outcome(self._asked.reload())
 
     async def _ps(self, request: dict[str, Any]) -> dict[str, Any]:
         return (await self._fleet.snapshot()).as_dict()

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from comet.replica import Replica, State
+from comet.replica import Replica, State, public_name
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,10 @@ def row(replica: Replica, now: float, usage: Usage, traffic: Traffic) -> Row:
 
 def rows(replicas: Iterable[Replica], now: float, usage: Mapping[str, Usage], traffic: Mapping[str, Traffic]) -> tuple[Row, ...]:
     """Load balancers first, as requests meet them; each role in the order of its numbers."""
-    ordered = sorted(replicas, key=lambda replica: (-replica.spec.rank, replica.spec.port))
+    ordered = sorted(
+        (replica for replica in replicas if replica.name == public_name(replica.name)),
+        key=lambda replica: (-replica.spec.rank, replica.spec.port),
+    )
     return tuple(row(replica, now, usage.get(replica.name, Usage()), traffic.get(replica.name, Traffic())) for replica in ordered)
 
 

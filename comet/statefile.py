@@ -30,6 +30,7 @@ class Record:
     create_time: float | None
     id: str | None
     control: str | None
+    counters: str | None = None
 
 
 class StateFile:

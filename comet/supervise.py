@@ -92,6 +92,49 @@ class Supervisor:
                 self._act(action)
         self.tick()
 
+    def recycle(self, name: str, member: Enlisted | None = None) -> None:
+        """Stop this and start it anew, as `member` says if its description has changed; no crash, so nothing is counted as one."""
+        if member is not None:
+            self.respec(member)
+        replica = replace(self.replicas[name], failures=0, reason="")
+        if replica.state is State.STOPPING:
+            return
+        if replica.state is State.BACKOFF:
+            self.replicas[name], action = begin_stop(replica, self._clock(), Stage.REMOVE)
+        else:
+            self.replicas[name], action = begin_stop(replica, self._clock())
+        self.tick_with(action)
+
+    def respec(self, member: Enlisted) -> None:
+        """Describe a replica anew; what runs now is as it was started, its next start goes by the new description."""
+        name = member.spec.name
+        self.replicas[name] = replace(self.replicas[name], spec=member.spec)
+        if member.probe is not None:
+            self._probes[name] = member.probe
+        if member.endpoint is not None:
+            self._endpoints[name] = member.endpoint
+
+    def rename(self, former: str, name: str) -> None:
+        """Let a replica be known by another name from now on, to its driver and to the router as well."""
+        replica = self.replicas.pop(former)
+        self.drivers[replica.spec.driver].rename(former, name)
+        self.replicas[name] = replace(replica, spec=replace(replica.spec, name=name))
+
+    def dismiss(self, name: str) -> None:
+        """Forget a replica that has stopped."""
+        assert self.replicas[name].state is State.STOPPED
+        del self.replicas[name]
+        self._probes.pop(name, None)
+        self._endpoints.pop(name, None)
+        self.tick()
+
+    def tick_with(self, *actions: Action) -> None:
+        """Carry out what a command asks for, after telling the load balancers of it, and what follows."""
+        self._publish()
+        for action in actions:
+            self._act(action)
+        self.tick()
+
     async def until(self, condition: Callable[[Mapping[str, Replica]], bool]) -> None:
         """Return when the condition holds for the replicas."""
         while not condition(self.replicas):

@@ -32,5 +32,8 @@ class Driver(Protocol):
     def release(self, name: str) -> None:
         """It will not be started again: let go of what is held for its successors."""
 
+    def rename(self, former: str, name: str) -> None:
+        """The replica known as `former` is called `name` from now on; nobody else is."""
+
     def close(self) -> None:
         """Give up threads and connections of the driver's own; replicas are left as they are."""

@@ -27,7 +27,7 @@ from docker.types import LogConfig, Mount
 from comet.drivers.base import Sink
 from comet.drivers.lanes import Lanes
 from comet.events import Event
-from comet.replica import Exit, Exited, Removed, ReplicaSpec, Revived, Started, StartFailed
+from comet.replica import Exit, Exited, Lost, Removed, ReplicaSpec, Revived, Started, StartFailed
 from comet.wallclock import parse
 
 THREADS = 8
@@ -126,6 +126,9 @@ class ContainerDriver:
     def release(self, name: str) -> None:
         return
 
+    def rename(self, former: str, name: str) -> None:
+        raise ValueError(f"{former}: a container keeps its name")
+
     def close(self) -> None:
         self._closed.set()
         self._lanes.close()
@@ -149,7 +152,7 @@ class ContainerDriver:
             return
         self._say(known, Started(state["Pid"] or None, short(known.id)))
         if not state["Running"]:
-            self._died(known, state)
+            self._died(known, state, time.time())
 
     def _start_again(self, known: _Known) -> bool:
         """Start the container that is there; False where it is gone, or is spoilt and was removed for that."""
@@ -265,14 +268,18 @@ class ContainerDriver:
         if action == "oom":
             self._oom.add(container)
         elif action == "die" and known.running:
+            # The load balancers hear of it now. The engine holds the container locked for another 150 ms, for this question as well as
+            # for a start: waiting for the answer, which has the time of death, delays no restart.
+            heard = time.time()
+            self._say(known, Lost())
             try:
                 state = self._api.inspect_container(container)["State"]
             except ENGINE_ERRORS:
                 state = {"ExitCode": record.get("Actor", {}).get("Attributes", {}).get("exitCode")}
             if not state.get("Running"):
-                self._died(known, state)
+                self._died(known, state, heard)
         elif action == "destroy" and known.running:
-            self._died(known, {})
+            self._died(known, {}, time.time())
 
     def _reconcile(self) -> None:
         """Compare what is known with what the engine says, after a time without events; then let everything try again."""
@@ -285,7 +292,7 @@ class ContainerDriver:
                 except docker.errors.NotFound:
                     state = {}
                 if not state.get("Running"):
-                    self._died(known, state)
+                    self._died(known, state, time.time())
             self._say(known, Revived())
 
     def _by_id(self, container: str) -> _Known | None:
@@ -294,14 +301,14 @@ class ContainerDriver:
 
     # On either.
 
-    def _died(self, known: _Known, state: dict[str, Any]) -> None:
+    def _died(self, known: _Known, state: dict[str, Any], noticed: float) -> None:
         with self._lock:
             if not known.running:
                 return
             known.running = False
         oom = bool(state.get("OOMKilled")) or known.id in self._oom
         self._oom.discard(known.id or "")
-        self._say(known, Exited(decode(state, oom, time.time())))
+        self._say(known, Exited(decode(state, oom, noticed)))
 
     def _say(self, known: _Known, observation: Any) -> None:
         if not self._closed.is_set():
@@ -326,12 +333,13 @@ def told(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def decode(state: Mapping[str, Any], oom: bool, now: float) -> Exit:
-    """An exit from a container's State, whose ExitCode is 128 + N for signal N (docker run(1)); {} where nothing could be read."""
+def decode(state: Mapping[str, Any], oom: bool, noticed: float) -> Exit:
+    """An exit from a container's State, whose ExitCode is 128 + N for signal N (docker run(1)); {} where nothing could be read.
+    `noticed` is the wall time at which the death was heard of."""
     code = state.get("ExitCode")
     at = str(state.get("FinishedAt", ""))
     finished = parse(at)
-    detect_ms = None if finished is None else round(max(0.0, now - finished) * 1000, 1)
+    detect_ms = None if finished is None else round(max(0.0, noticed - finished) * 1000, 1)
     signal = None
     if code is not None:
         code = int(code)

@@ -72,6 +72,9 @@ class ExecLauncher:
     def release(self, name: str) -> None:
         return
 
+    def rename(self, former: str, name: str) -> None:
+        return
+
     def close(self) -> None:
         return
 

@@ -62,6 +62,11 @@ class FakeDriver:
     def release(self, name: str) -> None:
         self.calls.append(("release", name))
 
+    def rename(self, former: str, name: str) -> None:
+        self.calls.append((f"rename to {name}", former))
+        if former in self.alive:
+            self.alive[name] = self.alive.pop(former)
+
     def close(self) -> None:
         self.alive.clear()
 

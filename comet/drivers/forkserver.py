@@ -27,9 +27,11 @@ from lb.settings import Settings
 
 @dataclass(frozen=True)
 class LbLaunch:
-    """What a load balancer needs to be started; its listening socket is held by the launcher."""
+    """What a load balancer needs to be started. Its listening socket is held under `settings.name`; `counters` is the file, in
+    `.comet/run/`, that it alone writes."""
 
     settings: Settings
+    counters: str
 
 
 class ForkserverLauncher:
@@ -69,12 +71,12 @@ class ForkserverLauncher:
                 name=spec.name,
                 args=(
                     launch.settings,
-                    self._listeners[spec.name],
+                    self._listeners[launch.settings.name],
                     self._router.table,
                     theirs,
                     control_listener,
-                    str(self._cluster.path("run", f"{spec.name}.counters")),
-                    str(self._cluster.path("logs", f"{spec.name}.log")),
+                    str(self._cluster.path("run", launch.counters)),
+                    str(self._cluster.path("logs", f"{launch.settings.name}.log")),
                 ),
             )
             process.start()
@@ -109,6 +111,12 @@ class ForkserverLauncher:
 
     def release(self, name: str) -> None:
         self._listeners.release(name)
+
+    def rename(self, former: str, name: str) -> None:
+        for known, instance in list(self._control):
+            if known == former:
+                self._control[name, instance] = self._control.pop((known, instance))
+        self._router.rename(former, name)
 
     def close(self) -> None:
         """End the forkserver and multiprocessing's resource tracker; load balancers that still run are not touched.

@@ -12,7 +12,7 @@ import os
 import signal as signals
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import psutil
@@ -45,9 +45,14 @@ class Launcher(Protocol):
     def gone(self, name: str, instance: int) -> None:
         """It died: let go of what belonged to this instance."""
 
-    def release(self, name: str) -> None: ...
+    def release(self, name: str) -> None:
+        """No process will be made under this name again."""
 
-    def close(self) -> None: ...
+    def rename(self, former: str, name: str) -> None:
+        """What belongs to `former` belongs to `name` from now on."""
+
+    def close(self) -> None:
+        """Give up helpers of the launcher's own."""
 
 
 @dataclass
@@ -120,6 +125,14 @@ class ProcessDriver:
 
     def release(self, name: str) -> None:
         self._launcher.release(name)
+
+    def rename(self, former: str, name: str) -> None:
+        self._launcher.rename(former, name)
+        running = self._running.pop(former, None)
+        if running is not None:
+            running.spec = replace(running.spec, name=name)
+            self._running[name] = running
+            self._loop.add_reader(running.pidfd, self._woken, name)
 
     def close(self) -> None:
         for running in self._running.values():

@@ -156,3 +156,8 @@ def test_the_table_follows_from_the_fleet() -> None:
     assert [(each.name, each.state) for each in table(fleet, endpoints)] == [
         ("worker-0", "up"), ("worker-1", "up"), ("worker-2", "down"), ("worker-3", "down"), ("worker-4", "draining"),
     ]  # fmt: skip
+
+
+def test_a_worker_that_is_dead_is_out_before_its_exit_is_known() -> None:
+    (told,) = table([Replica(spec("worker-0"), state=State.READY, pid=7, lost=True)], {"worker-0": Endpoint("127.0.0.1", 6000)})
+    assert told.state == "down"

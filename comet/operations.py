@@ -1,0 +1,286 @@
+"""What a user asks of a running cluster: kill, scale, restart, reload. One operation at a time.
+
+The rule of all of them: what replaces is ready before what it replaces is retired, so that capacity is never below what is wanted; and
+an operation that cannot go on (a port that is taken, a replacement that does not become ready) leaves the old ones serving.
+"""
+
+import errno
+import signal as signals
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from typing import Any
+
+from comet import expand, faultfiles, scalefile
+from comet.cluster import Cluster
+from comet.config import KEYS, Config, load, parse_numbers
+from comet.drivers.forkserver import LbLaunch
+from comet.errors import UserError
+from comet.events import Event
+from comet.fleet import SLOTS, Fleet
+from comet.listeners import bound, holder
+from comet.replica import FORMER, NEXT, SERVING, Replica, State, Wanted, public_name
+from comet.supervise import Enlisted
+
+Build = Callable[[], Awaitable[str | None]]
+
+FIXED = ("runtime", "stats-dir", "load-balancer-port", "worker-port", "load-balancer-host", "worker-host", "admin-port")
+"""Keys that a running cluster cannot change: its sockets and its database are where they are."""
+
+HOPELESS_AFTER = 3
+"""So many failed starts in a row of a replacement end the operation."""
+
+
+class Operations:
+    """The operations on one fleet. `config` is the file's content in force, with the numbers given by command."""
+
+    def __init__(self, fleet: Fleet, cluster: Cluster, config: Config, file: Config, around: expand.Surroundings, build: Build) -> None:
+        self.config = config
+        self._file = file
+        self._fleet = fleet
+        self._cluster = cluster
+        self._around = around
+        self._build = build
+        self._under_way: str | None = None
+
+    def kill(self, name: str, signal: str) -> dict[str, Any]:
+        """Send a signal as an outsider would; `signal` with or without SIG, or a number."""
+        replica = self._one(name)
+        number = signal_number(signal)
+        if replica.pid is None and replica.state not in SERVING:
+            raise UserError(f"{name}: does not run ({replica.state.value})")
+        self._fleet.supervisor.drivers[replica.spec.driver].kill(name, number)
+        return {"name": name, "signal": signals.Signals(number).name}
+
+    async def scale(self, worker: int | None, pool: int | None) -> dict[str, Any]:
+        """Change the numbers of replicas; returns when all are ready and none too many is left."""
+        with self._alone("scale"):
+            wanted = parse_numbers(self.config, worker, pool)
+            await self._to_numbers(wanted)
+            scalefile.keep(self._cluster, self._file, wanted.worker, wanted.pool)
+            return {"worker": wanted.worker, "pool": wanted.pool}
+
+    async def restart(self, target: str) -> dict[str, Any]:
+        """Replace replicas one by one: `NAME`, `worker`, `lb` or `all`."""
+        with self._alone("restart"):
+            names = self._targets(target)
+            members = self._members(self.config)
+            await self._roll([members[name] for name in names])
+            return {"restarted": names}
+
+    async def reload(self) -> dict[str, Any]:
+        """Read the config anew and make the cluster as it says; UserError leaves everything as it was."""
+        with self._alone("reload"):
+            try:
+                file = load(self._file.path)
+                changed = changed_keys(self._file, file)
+                fixed = [key for key in changed if key in FIXED]
+                if fixed:
+                    line = file.lines.get(fixed[0], 1)
+                    raise UserError(f"{file.path.name}:{line}: {fixed[0]}: cannot change while the cluster runs (stop it, then run)", 2)
+                image = await self._build()
+                told = await self._make_so(file, changed, image)
+            except UserError as error:
+                self._fleet.tell(Event("reload_refused", None, {"reason": error.message}))
+                raise
+            self._fleet.tell(Event("reloaded", None, {"changed": changed}))
+            return told
+
+    async def _make_so(self, file: Config, changed: list[str], image: str | None) -> dict[str, Any]:
+        numbers = bool({"worker", "pool"} & set(changed))
+        former = self.config, self._around
+        before = self._members(self.config)
+        self.config = replace(file, worker=self.config.worker, pool=self.config.pool)
+        self._around = replace(self._around, image=image)
+        after = self._members(self.config)
+        stale = [member for name, member in after.items() if _must_roll(before[name], member)]
+        try:
+            await self._roll(stale)
+        except BaseException:
+            self.config, self._around = former
+            raise
+        for member in after.values():
+            self._respec(member)
+        if numbers:
+            await self._to_numbers(file)
+            scalefile.forget(self._cluster)
+        self._file = file
+        faultfiles.write(self._cluster, self.config, self._names("worker"))
+        return {"changed": changed, "restarted": [member.spec.name for member in stale]}
+
+    async def _to_numbers(self, wanted: Config) -> None:
+        supervisor = self._fleet.supervisor
+        members = self._members(wanted)
+        present = {public_name(name) for name in supervisor.replicas}
+        fresh = [member for name, member in members.items() if name not in present]
+        surplus = sorted((name for name in present if name not in members), key=lambda name: -supervisor.replicas[name].spec.port)
+        if not fresh and not surplus:
+            self.config = wanted
+            return
+        self._require_ports(fresh)
+        if fresh:
+            faultfiles.write(self._cluster, wanted, [member.spec.name for member in fresh if member.spec.role == "worker"])
+            await self._bring_up(fresh)
+        self.config = wanted
+        self._fleet.tell(Event("scaled", None, {"worker": wanted.worker, "pool": wanted.pool}))
+        await self._take_down(surplus)
+
+    async def _roll(self, members: list[Enlisted]) -> None:
+        """Replace these one by one: processes that share a socket by succession, all others behind a surge replica."""
+        shared = [member for member in members if isinstance(member.spec.launch, LbLaunch)]
+        others = [member for member in members if not isinstance(member.spec.launch, LbLaunch)]
+        if others:
+            surge = self._surge(others)
+            faultfiles.write(self._cluster, self.config, [surge.spec.name])
+            await self._bring_up([surge])
+            try:
+                for member in others:
+                    self._fleet.supervisor.recycle(member.spec.name, member)
+                    await self._until_ready([member.spec.name])
+            finally:
+                await self._take_down([surge.spec.name])
+        for member in shared:
+            await self._succeed(member)
+
+    async def _succeed(self, member: Enlisted) -> None:
+        """A successor on the same socket; once it accepts, the old one drains."""
+        supervisor, name = self._fleet.supervisor, member.spec.name
+        former = supervisor.replicas[name]
+        slot = next(each for each in SLOTS if f"{name}.{each}.counters" != former.spec.launch.counters)
+        launch = replace(member.spec.launch, counters=f"{name}.{slot}.counters")
+        heir = replace(member.spec, name=name + NEXT, launch=launch)
+        supervisor.enlist(Enlisted(heir), Replica(heir, instance=former.instance))
+        supervisor.tick()
+        try:
+            await self._until_ready([heir.name])
+        except UserError:
+            await self._take_down([heir.name])
+            raise
+        supervisor.rename(name, name + FORMER)
+        supervisor.rename(heir.name, name)
+        await self._take_down([name + FORMER])
+
+    async def _bring_up(self, members: list[Enlisted]) -> None:
+        """Start new replicas; if one does not become ready, all of them are taken away again."""
+        self._fleet.listen(self.config, members)
+        self._fleet.enlist(members)
+        self._fleet.supervisor.tick()
+        names = [member.spec.name for member in members]
+        try:
+            await self._until_ready(names)
+        except UserError:
+            await self._take_down(names)
+            raise
+
+    async def _until_ready(self, names: Iterable[str]) -> None:
+        wanted = list(names)
+
+        def settled(replicas: Mapping[str, Replica]) -> bool:
+            return all(replicas[name].ready for name in wanted) or any(_hopeless(replicas[name]) for name in wanted)
+
+        await self._fleet.supervisor.until(settled)
+        for name in wanted:
+            replica = self._fleet.supervisor.replicas[name]
+            if not replica.ready and _hopeless(replica):
+                raise UserError(f"{public_name(name)}: the replacement does not become ready: {replica.reason or 'it ends at once'}")
+
+    async def _take_down(self, names: list[str]) -> None:
+        supervisor = self._fleet.supervisor
+        supervisor.want(names, Wanted.DOWN)
+        await supervisor.until(lambda replicas: all(replicas[name].state is State.STOPPED for name in names))
+        for name in names:
+            supervisor.dismiss(name)
+
+    def _surge(self, members: list[Enlisted]) -> Enlisted:
+        """One more replica like these, on the next free port."""
+        taken = {replica.spec.port for replica in self._fleet.supervisor.replicas.values()}
+        number = self.config.worker
+        while True:
+            port = self.config.worker_port + number
+            if port > 65535:
+                raise UserError("no free port for the surge replica above worker-port")
+            if port not in taken and _free(self.config.worker_host, port):
+                return expand.worker(self.config, self._around, number)
+            number += 1
+
+    def _require_ports(self, members: list[Enlisted]) -> None:
+        taken = {replica.spec.port: name for name, replica in self._fleet.supervisor.replicas.items()}
+        for member in members:
+            port = member.spec.port
+            host = self.config.worker_host if member.spec.role == "worker" else self.config.load_balancer_host
+            if port in taken:
+                raise UserError(f"{member.spec.name}: port {port} is {taken[port]}'s; nothing was changed")
+            if not _free(host, port):
+                raise UserError(f"{member.spec.name}: port {port} is taken{holder(port)}; nothing was changed")
+
+    def _respec(self, member: Enlisted) -> None:
+        """Let what can change under a living replica change."""
+        present = self._fleet.supervisor.replicas[member.spec.name].spec
+        if isinstance(member.spec.launch, LbLaunch):
+            member = replace(member, spec=replace(member.spec, launch=replace(member.spec.launch, counters=present.launch.counters)))
+            if member.spec.launch != present.launch:
+                self._fleet.router.configure(member.spec.name, asdict(member.spec.launch.settings))
+        self._fleet.supervisor.respec(member)
+
+    def _members(self, config: Config) -> dict[str, Enlisted]:
+        members = [*expand.workers(config, self._around), *expand.load_balancers(config)]
+        return {member.spec.name: member for member in members}
+
+    def _targets(self, target: str) -> list[str]:
+        if target == "all":
+            return [*self._names("worker"), *self._names("lb")]
+        return self._names(target) if target in ("worker", "lb") else [self._one(target).name]
+
+    def _names(self, role: str) -> list[str]:
+        return [name for name, replica in self._fleet.supervisor.replicas.items() if replica.spec.role == role]
+
+    def _one(self, name: str) -> Replica:
+        replica = self._fleet.supervisor.replicas.get(name)
+        if replica is None:
+            names = ", ".join(self._fleet.supervisor.replicas)
+            raise UserError(f"{name}: no such replica (there are {names})", 2)
+        return replica
+
+    @contextmanager
+    def _alone(self, what: str) -> Iterator[None]:
+        if self._under_way is not None:
+            raise UserError(f"a {self._under_way} is under way; try again when it is done")
+        self._under_way = what
+        try:
+            yield
+        finally:
+            self._under_way = None
+
+
+def changed_keys(before: Config, after: Config) -> list[str]:
+    """The keys whose values differ, in the order of the table."""
+    names = {key: key.replace("-", "_") for key in KEYS}
+    return [key for key, name in names.items() if getattr(before, name) != getattr(after, name)]
+
+
+def signal_number(text: str) -> int:
+    """9, KILL and SIGKILL are the same; UserError for what is no signal."""
+    name = text.upper()
+    try:
+        return signals.Signals(int(name)) if name.isdigit() else signals.Signals[name if name.startswith("SIG") else f"SIG{name}"]
+    except (KeyError, ValueError):
+        raise UserError(f"{text}: no such signal (KILL, TERM, STOP, CONT, SEGV, …)", 2) from None
+
+
+def _must_roll(before: Enlisted, after: Enlisted) -> bool:
+    """Whether a living replica has to be replaced to be as it is wanted: load balancers take their settings live."""
+    return not isinstance(after.spec.launch, LbLaunch) and before.spec.launch != after.spec.launch
+
+
+def _hopeless(replica: Replica) -> bool:
+    return replica.failures >= HOPELESS_AFTER or replica.reason.startswith("not ready within")
+
+
+def _free(host: str, port: int) -> bool:
+    try:
+        bound(host, port).close()
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            return False
+        raise UserError(f"cannot listen on {host} port {port}: {error.strerror}") from None
+    return True

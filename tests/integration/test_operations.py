@@ -1,0 +1,168 @@
+"""kill, scale, restart and reload under load: what replaces is ready before what it replaces is retired, and no request fails."""
+
+import os
+from collections.abc import Callable
+
+import pytest
+import requests
+
+from tests.integration.clusters import House, eventually, free_ports
+from tests.integration.test_supervision import clients
+
+pytestmark = [pytest.mark.docker, pytest.mark.slow]
+
+IN_FLIGHT = 200 if os.environ.get("COMET_TEST_FULL") else 24
+ROUNDS = 20 if os.environ.get("COMET_TEST_FULL") else 1
+
+
+def names(house: House) -> list[str]:
+    return list(house.replicas())
+
+
+def answers_from(house: House, count: int) -> bool:
+    """Whether each load balancer sends requests to so many workers."""
+    told = [{house.hello(number).headers["X-Comet-Worker"] for _ in range(3 * count)} for number in range(house.config["pool"])]
+    return all(len(each) == count for each in told)
+
+
+@pytest.mark.parametrize("command", [["scale", "worker=4", "pool=3"], ["restart", "all"], ["restart", "worker-1"], ["restart", "lb"]])
+def test_no_request_fails_while_replicas_change(make_house: Callable[..., House], runtime: str, command: list[str]) -> None:
+    house = make_house(worker=2, pool=2, runtime=runtime, avg_delay=50)
+    house.start()
+    for _ in range(ROUNDS):
+        before = house.replicas()
+        with clients(house, IN_FLIGHT) as strict:
+            eventually(lambda strict=strict: all(client.good for client in strict), what="answers to every client")
+            done = house.comet(*command)
+            assert done.returncode == 0, done.stderr
+            if command[0] == "scale":
+                assert names(house) == ["lb-0", "lb-1", "lb-2", "worker-0", "worker-1", "worker-2", "worker-3"]
+                assert answers_from(house, 4)
+                assert house.hello(2).status_code == 200
+                assert house.comet("scale", "worker=2", "pool=2").returncode == 0
+            seen = [client.good for client in strict]
+            eventually(lambda strict=strict, seen=seen: all(client.good > count for client, count in zip(strict, seen, strict=True)))
+        assert [client.bad for client in strict] == [[]] * IN_FLIGHT
+        after = house.replicas()
+        assert sorted(after) == ["lb-0", "lb-1", "worker-0", "worker-1"]
+        assert {name: row["port"] for name, row in after.items()} == {name: row["port"] for name, row in before.items()}
+        assert all(row["state"] == "ready" and row["restarts"] == 0 for row in after.values())
+        assert answers_from(house, 2)
+        changed = {name for name in after if after[name]["id"] != before[name]["id"]}
+        target = {"all": set(after), "lb": {"lb-0", "lb-1"}, "worker-1": {"worker-1"}}.get(command[1], set())
+        assert changed == target
+    house.stop()
+    house.assert_nothing_left()
+
+
+def test_scale_refuses_what_cannot_be_and_changes_nothing(make_house: Callable[..., House]) -> None:
+    house = make_house(worker=1, pool=1, runtime="process")
+    assert house.comet("scale", "worker=2").returncode == 3
+    house.start()
+    with requests.Session():
+        for arguments, code, said in [
+            (["worker=201"], 2, "worker: 201 is out of range (allowed: a whole number from 0 to 200); nothing was changed"),
+            (["pool=0"], 2, "pool: 0 is out of range"),
+            (["worker=two"], 2, "scale: worker=two: not understood"),
+            (["lb=2"], 2, "scale: lb=2: not understood"),
+            (["pool=11"], 1, "worker-port: "),
+        ]:
+            done = house.comet("scale", *arguments)
+            assert (done.returncode, done.stderr.startswith(said)) == (code, True), done.stderr
+    other = make_house(worker=1, pool=1, runtime="process")
+    other.write(load_balancer_port=house.config["worker-port"] + 1)
+    other.start()
+    done = house.comet("scale", "worker=2")
+    assert done.returncode == 1
+    assert "is taken by" in done.stderr
+    assert names(house) == ["lb-0", "worker-0"]
+    other.stop()
+    house.stop()
+
+
+def test_a_scale_outlives_the_supervisor_until_the_config_says_otherwise(make_house: Callable[..., House]) -> None:
+    house = make_house(worker=1, pool=1, runtime="process")
+    house.start()
+    assert house.comet("scale", "worker=2").returncode == 0
+    os.kill(house.supervisor_pid(), 9)
+    eventually(lambda: not house.ps()["supervisor"]["running"])
+    house.start()
+    assert names(house) == ["lb-0", "worker-0", "worker-1"]
+    house.write(worker=3)
+    assert house.comet("reload").returncode == 0
+    assert names(house) == ["lb-0", "worker-0", "worker-1", "worker-2"]
+    house.stop()
+    house.write(worker=1)
+    house.start()
+    assert names(house) == ["lb-0", "worker-0"]
+    house.stop()
+
+
+def test_reload_applies_live_what_can_be_and_rolls_the_rest(make_house: Callable[..., House]) -> None:
+    house = make_house(worker=2, pool=2, avg_delay=5)
+    house.start()
+    before = house.replicas()
+    with clients(house, 8) as strict:
+        house.write(failure=100, request_timeout=7)
+        done = house.comet("reload")
+        assert (done.returncode, done.stdout) == (0, "changed failure, request-timeout\n")
+        eventually(lambda: all(house.hello(number).status_code == 500 for number in (0, 1, 0, 1)), 5, "injected failures everywhere")
+        house.write(failure=0)
+        assert house.comet("reload").returncode == 0
+        eventually(lambda: all(house.hello(number).status_code == 200 for number in (0, 1, 0, 1)), 5, "no more failures")
+        assert {name: row["id"] for name, row in house.replicas().items()} == {name: row["id"] for name, row in before.items()}
+        for client in strict:
+            client.bad.clear()
+        house.write(worker_memory="200m")
+        done = house.comet("reload")
+        assert done.stdout == "changed worker-memory; restarted worker-0, worker-1\n"
+    assert [client.bad for client in strict] == [[]] * 8
+    after = house.replicas()
+    assert after["lb-0"]["pid"] == before["lb-0"]["pid"]
+    assert after["worker-0"]["id"] != before["worker-0"]["id"]
+    house.stop()
+    house.assert_nothing_left()
+
+
+def test_a_bad_config_is_refused_and_the_old_one_stays_in_force(make_house: Callable[..., House]) -> None:
+    house = make_house(worker=1, pool=1, runtime="process")
+    house.start()
+    before = house.replicas()
+    house.write(worker="many")
+    done = house.comet("reload")
+    assert done.returncode == 2
+    assert done.stderr.startswith("config.yaml:1: worker: 'many' is not a whole number")
+    house.write(worker=1, load_balancer_port=free_ports(2))
+    done = house.comet("reload")
+    assert done.returncode == 2
+    assert "load-balancer-port: cannot change while the cluster runs" in done.stderr
+    assert len(house.events("reload_refused")) == 2
+    house.write(load_balancer_port=before["lb-0"]["port"], health_path="/nothing-here", start_timeout=2, worker_threads=3)
+    done = house.comet("reload")
+    assert done.returncode == 1
+    assert "the replacement does not become ready" in done.stderr
+    assert {name: (row["pid"], row["state"]) for name, row in house.replicas().items()} == {
+        name: (row["pid"], "ready") for name, row in before.items()
+    }
+    assert house.hello().status_code == 200
+    house.stop()
+    house.assert_nothing_left()
+
+
+def test_kill_kills_as_a_crash_would_with_and_without_a_supervisor(make_house: Callable[..., House], runtime: str) -> None:
+    house = make_house(worker=1, pool=1, runtime=runtime)
+    house.start()
+    for name in ("lb-0", "worker-0"):
+        assert house.comet("kill", name).returncode == 0
+        row = eventually(lambda name=name: (row := house.replicas()[name])["restarts"] == 1 and row["state"] == "ready" and row)
+        assert row["last_exit"]["signal"] == "SIGKILL"
+    assert house.comet("kill", "lb-7").returncode == 2
+    assert house.comet("kill", "lb-0", "--signal", "NONSENSE").returncode == 2
+    os.kill(house.supervisor_pid(), 9)
+    eventually(lambda: not house.ps()["supervisor"]["running"])
+    assert house.comet("kill", "lb-0").returncode == 0
+    eventually(lambda: "lb-0" not in house.replicas())
+    house.start()
+    assert house.hello().status_code == 200
+    house.stop()
+    house.assert_nothing_left()
