@@ -205,6 +205,8 @@ class Router:
                 self._see(name, str(upstream["name"]), bool(upstream["healthy"]), "")
 
     def _see(self, name: str, upstream: str, healthy: bool, reason: str) -> None:
+        if not healthy and not any(spec.name == upstream and spec.state == UP for spec in self.table):
+            return  # It only repeats what it was told.
         self._views[name][upstream] = None if healthy else f"{name} finds: {reason or 'no answer'}"
         self._judge(upstream)
 

@@ -125,6 +125,19 @@ def test_a_worker_is_unhealthy_while_any_load_balancer_finds_it_so() -> None:
     asyncio.run(story())
 
 
+def test_what_a_load_balancer_only_repeats_is_no_news() -> None:
+    async def story() -> None:
+        async with scene() as stage:
+            stage.router.publish(upstreams("down"))
+            balancer = stage.lb("lb-0")
+            balancer.say(messages.health("worker-0", False, "as told"))
+            balancer.say(messages.ready("lb-0", 1, 5050))
+            assert await stage.saw() == ("lb-0", Ready())
+            close([balancer])
+
+    asyncio.run(story())
+
+
 def test_a_hung_load_balancer_does_not_hold_up_the_loop() -> None:
     async def story() -> None:
         async with scene() as stage:
