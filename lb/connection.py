@@ -8,6 +8,7 @@ A response that came whole in one read, to a plain request, takes the common pat
 """
 
 import asyncio
+from time import monotonic
 from typing import TYPE_CHECKING, Final, cast
 
 from lb.chunked import ChunkedReader
@@ -180,6 +181,15 @@ class UpstreamConnection(asyncio.Protocol):
     def _begin(self, client: "Downstream", head: ResponseHead, rest: bytes) -> None:
         length = 0 if client.head.is_head else head.length
         self.served += 1
+        if head.full and self._proxy.has_elsewhere(client):
+            self.client = None
+            if head.keep_alive and client.sent and len(rest) == length:
+                self.state = IDLE
+                self.rest(monotonic())
+            else:
+                self.close()
+            self._proxy.full(self.upstream, client)
+            return
         if length >= 0:
             self.state, self._left = LENGTH, length
         elif length == CHUNKED:

@@ -24,7 +24,8 @@ EXPECT: Final = 7
 FORWARDED_FOR: Final = 8
 VIA: Final = 9
 DATE: Final = 10
-KINDS: Final = 11
+FULL: Final = 11
+KINDS: Final = 12
 
 TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _FIELD = re.compile(rb"(" + TOKEN + rb"):([\t\x20-\x7e\x80-\xff]*)").fullmatch  # RFC 9112 section 5, RFC 9110 section 5.5
@@ -53,7 +54,7 @@ REQUEST_KINDS: Final = {
     b"x-forwarded-proto": DROP,
     b"x-forwarded-host": DROP,
 }
-RESPONSE_KINDS: Final = {**_COMMON, b"date": DATE, b"x-comet-worker": DROP, b"x-comet-lb": DROP}
+RESPONSE_KINDS: Final = {**_COMMON, b"date": DATE, b"x-comet-full": FULL, b"x-comet-worker": DROP, b"x-comet-lb": DROP}
 
 # Fields that must not come as trailers: framing, routing, request modifiers, authentication, content (RFC 9110 section 6.5.1).
 _NOT_IN_TRAILERS = re.compile(

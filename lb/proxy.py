@@ -222,13 +222,16 @@ class Proxy:
         self._leave(client, now)
         client.finished(now)
 
-    def _repeat(self, client: Downstream, *, unsent: bool = False, free: bool = False) -> None:
-        """Try once more where that is safe, or answer with `client.failure`."""
+    def _may_repeat(self, client: Downstream, *, unsent: bool = False, free: bool = False) -> bool:
         body = client.body
         safe = unsent or (client.head.idempotent and not client.interims and (body is None or body.held is not None))
         if safe and not free:
             safe = client.repeats < self.settings.retries and within_budget(client.repeats, self._repeating, self.in_flight)
-        if safe and monotonic() < client.due:
+        return safe and monotonic() < client.due
+
+    def _repeat(self, client: Downstream, *, unsent: bool = False, free: bool = False) -> None:
+        """Try once more where that is safe, or answer with `client.failure`."""
+        if self._may_repeat(client, unsent=unsent, free=free):
             self.slots[RETRIES] += 1
             if not free:
                 client.repeats += 1
@@ -237,6 +240,17 @@ class Proxy:
         else:
             self._fail(client, *client.failure)
         self._pump()
+
+    def has_elsewhere(self, client: Downstream) -> bool:
+        """Say whether a request whose worker is full may go to another one; otherwise the client gets that worker's own answer."""
+        return self.pool.pickable((*client.tried, client.upstream)) and self._may_repeat(client)
+
+    def full(self, upstream: Upstream, client: Downstream) -> None:
+        """A worker had no room and began nothing: no sign of sickness, another one may have room."""
+        self._unassign(client)
+        client.tried = (*client.tried, upstream)
+        client.failure = (503, "all workers are full")
+        self._repeat(client)
 
     def lost_before_head(self, connection: UpstreamConnection, client: Downstream, exc: Exception | None, partial: bool) -> None:
         """A connection ended before its response began. On a used one that is the keep-alive race, on a fresh one a sign."""
@@ -266,7 +280,8 @@ class Proxy:
         connection.client = None
         self._unassign(client)
         client.tried = (*client.tried, upstream)
-        client.failure = (503, "out of resources") if ours else (502, "the worker refused the connection")
+        if ours:
+            client.failure = (503, "out of resources")
         self._repeat(client, unsent=True)
 
     def malformed(self, connection: UpstreamConnection, client: Downstream) -> None:

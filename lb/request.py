@@ -51,8 +51,8 @@ MAX_REMEMBERED_HEAD: Final = 4096
 class RequestHead:
     """One validated request head, rewritten for upstreams.
 
-        `prefix` lacks the client's address and the blank line; `length` is the body's, or CHUNKED; `keep_alive` is the client's wish
-        as to its own connection; `plain` says that a whole response to it may take the common path (no HEAD, upgrade, expectation or
+    `prefix` lacks the client's address and the blank line; `length` is the body's, or CHUNKED; `keep_alive` is the client's wish
+    as to its own connection; `plain` says that a whole response to it may take the common path (no HEAD, upgrade, expectation or
     HTTP/1.0 kept alive), `bare` that the request itself may, having no body.
     """
 

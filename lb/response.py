@@ -13,6 +13,7 @@ from lb.fields import (
     CONNECTION,
     CONTENT_LENGTH,
     DATE,
+    FULL,
     RESPONSE_KINDS,
     TRANSFER_ENCODING,
     UPGRADE,
@@ -37,16 +38,16 @@ MAX_REMEMBERED_HEAD: Final = 4096
 class ResponseHead:
     """One validated response head, rewritten for clients.
 
-        `length` is the body's length as far as the response alone tells: bytes, CHUNKED or UNTIL_CLOSE (a HEAD request makes it 0).
-        `start` is the rewritten head without framing and blank line; `framing` the Content-Length line, if any; `whole` the finished
-        head for the common path, empty when that must not be taken, `farewell` the same with `Connection: close`. `keep_alive` tells
-    of the worker's connection.
+    `length` is the body's length as far as the response alone tells: bytes, CHUNKED or UNTIL_CLOSE (a HEAD request makes it 0).
+    `start` is the rewritten head without framing and blank line; `framing` the Content-Length line, if any; `whole` the finished
+    head for the common path, empty when that must not be taken, `farewell` the same with `Connection: close`. `keep_alive` tells
+    of the worker's connection. `full`: the worker says by 503 and X-Comet-Full that it did not begin the request for want of room.
     """
 
-    __slots__ = ("dated", "farewell", "framing", "keep_alive", "length", "size", "start", "status", "upgrade", "whole")
+    __slots__ = ("dated", "farewell", "framing", "full", "keep_alive", "length", "size", "start", "status", "upgrade", "whole")
 
     def __init__(
-        self, status: int, start: bytes, framing: bytes, length: int, keep_alive: bool, upgrade: bytes, dated: bool, size: int
+        self, status: int, start: bytes, framing: bytes, length: int, keep_alive: bool, upgrade: bytes, dated: bool, full: bool, size: int
     ) -> None:
         self.status = status
         self.start = start
@@ -55,8 +56,9 @@ class ResponseHead:
         self.keep_alive = keep_alive
         self.upgrade = upgrade
         self.dated = dated
+        self.full = full
         self.size = size
-        common = length >= 0 and keep_alive and dated and status >= 200
+        common = length >= 0 and keep_alive and dated and status >= 200 and not full
         self.whole = start + framing + b"\r\n" if common else b""
         self.farewell = start + framing + b"Connection: close\r\n\r\n" if common else b""
 
@@ -107,7 +109,8 @@ class ResponseReader:
         forwarded.append(b"Via: 1.1 comet" if (via := special[VIA]) is None else b"Via: " + b", ".join(via) + b", 1.1 comet")
         start = b"HTTP/1.1 %s %s\r\n%s\r\n%s" % (code, reason, b"\r\n".join(forwarded), self._added)
         upgrade = b", ".join(special[UPGRADE] or ()) if status == 101 and b"upgrade" in options else b""
-        return ResponseHead(status, start, framing, length, keep_alive, upgrade, dates is not None, len(raw))
+        full = status == 503 and special[FULL] is not None
+        return ResponseHead(status, start, framing, length, keep_alive, upgrade, dates is not None, full, len(raw))
 
 
 def _framing(status: int, minor: int, lengths: list[bytes] | None, encodings: list[bytes] | None) -> tuple[int, bytes]:

@@ -126,6 +126,10 @@ class UpstreamPool:
             return None  # Full, not absent: the request waits for it.
         return next((each for each in candidates if each.in_flight < self.limit), None)
 
+    def pickable(self, tried: Collection[Upstream | None]) -> bool:
+        """Say whether one that was not tried has room at this moment; the turn stays as it is."""
+        return any(each.ready and each.in_flight < self.limit and each not in tried for each in self.order)
+
     def rotation(self, tried: Collection[Upstream] = ()) -> list[Upstream]:
         """Return who is in rotation, full or not, less those tried."""
         return [each for each in self.order if each.ready and each not in tried]

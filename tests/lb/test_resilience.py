@@ -59,9 +59,55 @@ def test_f16_a_refused_connection_is_repeated_elsewhere_and_takes_the_worker_out
 def test_a_refused_connection_takes_out_the_last_one_too() -> None:
     with cluster(count=1) as (lb, (worker,)):
         worker.stop_listening()
-        assert lb.ask().status == 502
-        answer = lb.ask()
+        for _ in range(2):  # Found out by the request itself, and known.
+            answer = lb.ask()
+            assert (answer.status, answer["Retry-After"]) == (503, "1")
+            assert answer.body == b'{"error": "no worker is available"}\n'
+
+
+@pytest.mark.parametrize("request_bytes", [GET, POST])
+def test_nothing_was_sent_to_anyone_is_503_whatever_the_method(request_bytes: bytes) -> None:
+    """RFC 9110 section 15.6.4: come again; 502 would say that a worker answered wrongly."""
+    with cluster(count=3) as (lb, workers):
+        for worker in workers:
+            worker.stop_listening()
+        answer = lb.ask(request_bytes)
         assert (answer.status, answer["Retry-After"]) == (503, "1")
+        assert answer.body == b'{"error": "no worker is available"}\n'
+
+
+def test_a_request_that_was_sent_and_lost_stays_502_though_the_next_worker_refuses() -> None:
+    with cluster(close, None) as (lb, (_, second)):
+        second.stop_listening()
+        assert lb.ask().status == 502
+
+
+def full(connection: WorkerConnection, request: bytes) -> None:
+    connection.send(response(b"full", "503 Service Unavailable", b"Retry-After: 1", b"X-Comet-Full: 1"))
+
+
+@pytest.mark.parametrize(("request_bytes", "status"), [(GET, 200), (PUT, 200), (POST, 503)])
+def test_a_full_worker_sends_safe_requests_elsewhere(request_bytes: bytes, status: int) -> None:
+    """No sign of sickness, and the connection to it is kept."""
+    with cluster(full, None) as (lb, (first, second)):
+        for n in range(1, 4):
+            lb.proxy.pool._cursor = 0
+            answer = lb.ask(request_bytes)
+            assert answer.status == status
+            assert answer["X-Comet-Full"] is None
+            assert (len(first.requests), len(second.requests)) == (n, n if status == 200 else 0)
+        assert lb.upstream("worker-0").ready
+        assert not lb.upstream("worker-0").suspect
+        assert len(first.connections) == 1
+        assert lb.count("in_flight") == lb.upstream("worker-0").in_flight == 0
+
+
+def test_when_all_are_full_the_client_gets_their_own_answer() -> None:
+    with cluster(full, full) as (lb, workers):
+        answer = lb.ask()
+        assert (answer.status, answer["Retry-After"], answer.body) == (503, "1", b"full")
+        assert [len(worker.requests) for worker in workers] == [1, 1]
+        assert lb.count("own_errors") == 0
 
 
 @pytest.mark.parametrize(("request_bytes", "status"), [(GET, 200), (PUT, 200), (POST, 502)])
