@@ -128,6 +128,8 @@ KEYS: dict[str, Key] = {
     "health-timeout": Key(2, *SECONDS, "time that a check may take"),
     "health-fall": Key(2, whole(1, 100), "a whole number from 1 to 100", "failed checks until a worker is out"),
     "health-rise": Key(2, whole(1, 100), "a whole number from 1 to 100", "good checks until a worker is in again"),
+    "health-restart": Key(6, whole(0, 1000), "a whole number from 0 to 1000", "failed checks until a worker is restarted; 0: never"),
+    "watchdog-timeout": Key(3, number(1, 3600), "seconds, from 1 to 3600", "time without a sign of life until a load balancer is killed"),
     "request-timeout": Key(30, *SECONDS, "time until a worker begins its response, all attempts together"),
     "queue-timeout": Key(10, *SECONDS, "time that a request may wait for a worker with room"),
     "retries": Key(2, whole(0, 10), "a whole number from 0 to 10", "further workers tried for a safe request"),
@@ -169,6 +171,8 @@ class Config:
     health_timeout: float
     health_fall: int
     health_rise: int
+    health_restart: int
+    watchdog_timeout: float
     request_timeout: float
     queue_timeout: float
     retries: int

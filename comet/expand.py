@@ -57,6 +57,7 @@ def worker(config: Config, around: Surroundings, index: int) -> Enlisted:
         drain_grace=BARRIER_GRACE,
         # The worker itself ends within the grace; what is beyond it is for a hung one.
         terminate_grace=config.shutdown_grace + 2,
+        unhealthy_grace=max(0, config.health_restart - config.health_fall) * config.health_interval if config.health_restart else None,
         restart=_policy(config),
         launch=launch,
     )

@@ -4,6 +4,7 @@ A replica that waits for something has a deadline; when that has passed, the pla
 
     wanted UP    STOPPED, BACKOFF      start (a first start waits until all of lower rank have been ready once)
                  STARTING              too slow: kill it; its exit leads to the backoff like any other
+                 UNHEALTHY             for too long, or hung: the same
     wanted DOWN  serving or starting   begin the stop ladder, once all of higher rank that are to stop have stopped
                  BACKOFF               remove what is left
     both         STOPPING              the next rung: drain -> terminate -> kill (again and again) -> remove
@@ -87,6 +88,8 @@ def _raise(replica: Replica, fleet: Mapping[str, Replica], now: float, made: Pla
         reason = f"not ready within {seconds:g} s"
         told = event("replica_unhealthy", replica, reason=reason)
         made.add(replace(replica, deadline=now + KILL_PATIENCE, reason=reason), Verb.KILL, told)
+    elif replica.state is State.UNHEALTHY and _due(replica, now):
+        made.add(replace(replica, deadline=now + KILL_PATIENCE), Verb.KILL)
     elif replica.state is State.BACKOFF and _due(replica, now):
         waited = round((now - replica.since) * 1000, 1)
         after = _start(replace(replica, restarts=replica.restarts + 1), now)

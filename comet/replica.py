@@ -11,7 +11,7 @@ Moments are monotonic seconds, handed in.
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, get_args
 
 from comet.backoff import RestartPolicy
 from comet.events import Event
@@ -48,7 +48,8 @@ class ReplicaSpec:
     """What a replica is: nothing in here changes while it lives.
 
     `driver` names who can start it; `launch` is that driver's business and opaque to all others. `rank` orders start and stop: a
-    replica first starts when all of lower rank have been ready, and stops after all of higher rank that are to stop. Times in seconds.
+    replica first starts when all of lower rank have been ready, and stops after all of higher rank that are to stop. Times in seconds;
+    after `unhealthy_grace` without a good check it is killed and so restarted (None: it is left to itself).
     """
 
     name: str
@@ -60,6 +61,7 @@ class ReplicaSpec:
     start_timeout: float = 60.0
     drain_grace: float = 10.0
     terminate_grace: float = 5.0
+    unhealthy_grace: float | None = None
     restart: RestartPolicy = field(default_factory=RestartPolicy)
     launch: Any = None
 
@@ -101,6 +103,13 @@ class Health:
 
 
 @dataclass(frozen=True)
+class Hung:
+    """It exists and does nothing any more: only a kill can help."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class Drained:
     """Nothing more will be sent to it."""
 
@@ -125,7 +134,7 @@ class Revived:
     """What kept replicas from starting is gone (the engine is back): waiting out a backoff makes no sense any more."""
 
 
-Observation = Started | StartFailed | Ready | Health | Drained | Lost | Exited | Removed | Revived
+Observation = Started | StartFailed | Ready | Health | Hung | Drained | Lost | Exited | Removed | Revived
 
 
 @dataclass(frozen=True)
@@ -198,7 +207,15 @@ def _health(replica: Replica, observation: Health, moment: Moment) -> Change:
     if observation.healthy:
         after = replica.enter(State.READY, moment.now, ready_since=moment.now, reason="")
         return after, (event("replica_healthy", after),)
-    after = replica.enter(State.UNHEALTHY, moment.now, ready_since=None, reason=observation.reason)
+    grace = replica.spec.unhealthy_grace
+    deadline = None if grace is None else moment.now + grace
+    after = replica.enter(State.UNHEALTHY, moment.now, deadline=deadline, ready_since=None, reason=observation.reason)
+    return after, (event("replica_unhealthy", after, reason=observation.reason),)
+
+
+def _hung(replica: Replica, observation: Hung, moment: Moment) -> Change:
+    # The plan acts on a deadline that has passed: it kills.
+    after = replica.enter(State.UNHEALTHY, moment.now, deadline=moment.now, ready_since=None, reason=observation.reason)
     return after, (event("replica_unhealthy", after, reason=observation.reason),)
 
 
@@ -275,23 +292,25 @@ def exit_event(replica: Replica, exit: Exit) -> Event:
     return event("replica_exited", replica, **fields)
 
 
-_DEAD: dict[type, Callable[[Replica, Any, Moment], Change]] = {
-    Started: _ignore, StartFailed: _ignore, Ready: _ignore, Health: _ignore, Drained: _ignore, Lost: _ignore, Exited: _ignore,
-    Removed: _ignore,
-}  # fmt: skip
-_ALIVE: dict[type, Callable[[Replica, Any, Moment], Change]] = {
-    Started: _started, StartFailed: _start_failed, Drained: _ignore, Lost: _lost, Exited: _exited, Removed: _exited,
-    Revived: _ignore,
-}  # fmt: skip
+Reaction = Callable[[Replica, Any, Moment], Change]
 
-REACTIONS: dict[State, dict[type, Callable[[Replica, Any, Moment], Change]]] = {
-    State.STARTING: _ALIVE | {Ready: _ready, Health: _ignore, Removed: _ignore},
-    State.READY: _ALIVE | {Ready: _ignore, Health: _health, Removed: _ignore},
-    State.UNHEALTHY: _ALIVE | {Ready: _ignore, Health: _health, Removed: _ignore},
-    State.BACKOFF: _DEAD | {Revived: _revived},
-    State.STOPPING: {
-        Started: _started, StartFailed: _start_failed_while_stopping, Ready: _ignore, Health: _ignore,
-        Drained: _drained, Lost: _lost, Exited: _exited_while_stopping, Removed: _removed, Revived: _ignore,
+# A row names what is answered; all else is ignored, and by the way of building it no pair can be without an answer.
+_IGNORED: dict[type, Reaction] = dict.fromkeys(get_args(Observation), _ignore)
+_ALIVE = _IGNORED | {Started: _started, StartFailed: _start_failed, Lost: _lost, Exited: _exited}
+
+REACTIONS: dict[State, dict[type, Reaction]] = {
+    State.STARTING: _ALIVE | {Ready: _ready},
+    State.READY: _ALIVE | {Health: _health, Hung: _hung},
+    State.UNHEALTHY: _ALIVE | {Health: _health},
+    State.BACKOFF: _IGNORED | {Revived: _revived},
+    State.STOPPING: _IGNORED
+    | {
+        Started: _started,
+        StartFailed: _start_failed_while_stopping,
+        Drained: _drained,
+        Lost: _lost,
+        Exited: _exited_while_stopping,
+        Removed: _removed,
     },
-    State.STOPPED: _DEAD | {Revived: _ignore},
-}  # fmt: skip
+    State.STOPPED: _IGNORED,
+}

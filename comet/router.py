@@ -4,6 +4,9 @@ The table follows from the fleet (`table`, pure). Each load balancer has one con
 sent at each change, followed by a ping: the pong says that this LB has applied it. Once all have, a worker that the table calls
 draining is sent nothing new, and the router says so (`Drained`).
 
+The same ping, once a second, is the watchdog: a load balancer that answers none for a while is hung. Only the pings of a punctual watchdog
+count, so that on a machine that is overloaded, where we are late ourselves, nobody is killed for being slow.
+
 A worker is unhealthy while any load balancer finds it so. A view is forgotten when its LB goes, or when the worker comes up anew.
 """
 
@@ -14,9 +17,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from comet.drivers.base import Sink
-from comet.replica import SERVING, Drained, Health, Ready, Replica, State
+from comet.replica import SERVING, Drained, Health, Hung, Ready, Replica, State
 from lb import messages
 from lb.settings import DOWN, DRAINING, UP, UpstreamSpec
+
+WATCH_INTERVAL = 1.0
+"""Seconds between two pings of the watchdog."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +125,9 @@ class LbLink:
 class Router:
     """Tells every load balancer the table, and the sink what they answer."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, sink: Sink, max_in_flight: int | None = None) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, sink: Sink, max_in_flight: int | None = None, watchdog_timeout: float = 3.0
+    ) -> None:
         self._loop = loop
         self._sink = sink
         self._max_in_flight = max_in_flight
@@ -128,6 +136,10 @@ class Router:
         self._views: dict[str, dict[str, str | None]] = {}
         self._version = 0
         self._settled = 0
+        self._watchdog_timeout = watchdog_timeout
+        self._unanswered: dict[str, int] = {}
+        self._watched_at = loop.time()
+        self._watchdog = loop.call_later(WATCH_INTERVAL, self._watch)
         self.table: tuple[UpstreamSpec, ...] = ()
 
     def attach(self, name: str, instance: int, peer: socket.socket) -> None:
@@ -148,6 +160,8 @@ class Router:
             self._links[name] = link
             self._applied[name] = self._applied.pop(former)
             self._views[name] = self._views.pop(former)
+            if former in self._unanswered:
+                self._unanswered[name] = self._unanswered.pop(former)
 
     def configure(self, name: str, settings: messages.Message) -> None:
         """Give an adopted load balancer the settings that are wanted now, and ask how it sees the workers."""
@@ -185,8 +199,25 @@ class Router:
         return True
 
     def close(self) -> None:
+        self._watchdog.cancel()
         for link in list(self._links.values()):
             link.close()
+
+    def _watch(self) -> None:
+        now = self._loop.time()
+        punctual = now - self._watched_at < 1.5 * WATCH_INTERVAL
+        self._watched_at = now
+        self._watchdog = self._loop.call_later(WATCH_INTERVAL, self._watch)
+        for name, link in list(self._links.items()):
+            # Known only to those that were ready: one that starts has a deadline of its own.
+            if name not in self._unanswered:
+                continue
+            self._unanswered[name] += punctual
+            if self._unanswered[name] * WATCH_INTERVAL > self._watchdog_timeout:
+                self._unanswered[name] = 0
+                self._sink(name, None, Hung(f"hung: no answer for {self._watchdog_timeout:g} s"))
+            else:
+                link.send(messages.ping(self._version), table=False)
 
     def _tell(self, link: LbLink) -> None:
         link.send(messages.upstreams(self.table, self._max_in_flight), messages.ping(self._version), table=True)
@@ -194,8 +225,10 @@ class Router:
     def _heard(self, link: LbLink, instance: int, message: messages.Message) -> None:
         name, kind = link.name, message["type"]
         if kind == "ready":
+            self._unanswered[name] = 0
             self._sink(name, instance, Ready())
         elif kind == "pong":
+            self._unanswered[name] = 0
             self._applied[name] = int(message["id"])
             self._settle()
         elif kind == "health":
@@ -218,6 +251,7 @@ class Router:
         name = link.name
         del self._links[name]
         del self._applied[name]
+        self._unanswered.pop(name, None)
         for upstream in self._views.pop(name):
             self._judge(upstream)
         self._settle()

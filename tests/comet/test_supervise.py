@@ -1,7 +1,7 @@
 """Histories replayed into the real supervisor over a fake driver and a fake clock."""
 
 from comet.drivers.fake import broken, slow
-from comet.replica import Exit, Health, Ready, Revived, Wanted
+from comet.replica import Exit, Health, Hung, Ready, Revived, Wanted
 from tests.comet.fakes import House, spec
 
 
@@ -137,3 +137,22 @@ def test_a_death_during_the_stop_is_told_and_not_answered_with_a_restart() -> No
 def test_an_idle_fleet_sets_no_timer() -> None:
     house = House(spec("worker-0"), spec("lb-0", rank=1))
     assert [timer for timer in house.time.timers if not timer.cancelled] == []
+
+
+def test_one_that_stays_unhealthy_is_restarted_and_one_that_recovers_is_not() -> None:
+    house = House(spec("worker-0", unhealthy_grace=20.0))
+    house.supervisor.observe("worker-0", None, Health(False, "timeout"))
+    house.time.advance(19)
+    house.supervisor.observe("worker-0", None, Health(True))
+    house.time.advance(60)
+    assert house.driver.verbs("worker-0") == ["start"]
+    house.supervisor.observe("worker-0", None, Health(False, "timeout"))
+    house.time.advance(21)
+    assert house.driver.verbs("worker-0") == ["start", "kill", "start"]
+
+
+def test_a_hung_one_is_killed_at_once() -> None:
+    house = House(spec("lb-0"))
+    house.supervisor.observe("lb-0", None, Hung("no answer"))
+    assert house.driver.verbs("lb-0") == ["start", "kill", "start"]
+    assert house.told("lb-0")[2:4] == ["replica_unhealthy", "replica_exited"]

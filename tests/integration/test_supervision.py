@@ -208,3 +208,58 @@ def test_the_forkserver_dies_and_is_healed(make_house: Callable[..., House]) -> 
     assert house.replicas()["lb-0"]["restarts"] == 1
     house.stop()
     house.assert_nothing_left()
+
+
+def test_a_hung_load_balancer_is_replaced_on_the_same_socket(make_house: Callable[..., House]) -> None:
+    house = make_house(worker=1, pool=2, runtime="process")
+    house.start()
+    before = house.replicas()
+    os.kill(before["lb-0"]["pid"], signal.SIGSTOP)
+    assert house.hello(0).status_code == 200  # It waited in the backlog until the successor accepted.
+    after = house.replicas()
+    assert after["lb-0"]["pid"] != before["lb-0"]["pid"]
+    assert after["lb-1"]["pid"] == before["lb-1"]["pid"]
+    (told,) = house.events("replica_unhealthy", "lb-0")
+    assert told["reason"] == "hung: no answer for 3 s"
+    house.stop()
+    house.assert_nothing_left()
+
+
+def test_a_busy_load_balancer_is_left_alone(make_house: Callable[..., House]) -> None:
+    house = make_house(worker=2, pool=1, runtime="process", avg_delay=0, watchdog_timeout=1)
+    house.start()
+    before = house.replicas()["lb-0"]["pid"]
+    with clients(house, 0):
+        busy = [Client(f"{house.lb()}/api/v1/hello") for _ in range(16)]
+        for client in busy:
+            client.start()
+        time.sleep(5)  # Five times the watchdog's patience under full load: what is tested is that nothing happens.
+        for client in busy:
+            client.done.set()
+            client.join(30)
+    assert house.replicas()["lb-0"]["pid"] == before
+    assert [client.bad for client in busy] == [[]] * 16
+    house.stop()
+
+
+def test_a_hung_worker_leaves_the_rotation_and_is_restarted(make_house: Callable[..., House], runtime: str) -> None:
+    house = make_house(
+        worker=3, pool=2, runtime=runtime, health_interval=1, health_timeout=0.5, health_restart=5, request_timeout=20, avg_delay=20
+    )
+    house.start()
+    victim = house.replicas()["worker-1"]
+    with clients(house) as strict:
+        eventually(lambda: all(client.good > 5 for client in strict))
+        if runtime == "docker":
+            engine = docker.from_env()
+            engine.api.pause(victim["id"])
+            engine.close()
+        else:
+            os.kill(victim["pid"], signal.SIGSTOP)
+        eventually(lambda: house.events("replica_unhealthy", "worker-1"), what="worker-1 found unhealthy")
+        eventually(lambda: house.replicas()["worker-1"]["restarts"] == 1, 60, what="worker-1 restarted")
+        eventually(lambda: house.replicas()["worker-1"]["state"] == "ready", what="worker-1 ready again")
+    # Safe requests that waited on it moved on when it left the rotation.
+    assert [client.bad for client in strict] == [[]] * len(strict)
+    house.stop()
+    house.assert_nothing_left()
