@@ -40,9 +40,17 @@ def _exited(record: Mapping[str, Any]) -> str:
     return f"exited: {exit_text(record.get('code'), record.get('signal'), bool(record.get('oom')))}{tail}"
 
 
+def _timeline(record: Mapping[str, Any]) -> str:
+    steps = record.get("timeline_ms")
+    if not steps:
+        return ""
+    (first, _), *rest = steps.items()
+    return f" ({', '.join(f'{name} {at:g}' for name, at in rest)} ms after it {'died' if first == 'died' else 'was found dead'})"
+
+
 _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "replica_starting": lambda _: "starting",
-    "replica_ready": lambda record: f"ready after {record.get('start_ms', 0):g} ms",
+    "replica_ready": lambda record: f"ready after {record.get('start_ms', 0):g} ms{_timeline(record)}",
     "replica_unhealthy": lambda record: f"unhealthy: {record.get('reason', '')}",
     "replica_healthy": lambda record: "healthy again",
     "replica_exited": _exited,

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from comet.events import Event
-from comet.replica import Replica, Stage, State, Wanted, event
+from comet.replica import Replica, Stage, State, Wanted, event, step
 
 KILL_PATIENCE = 5.0
 """Seconds from a kill until it is repeated. A process in an uninterruptible wait dies only when that is over."""
@@ -101,7 +101,9 @@ def _raise(replica: Replica, fleet: Mapping[str, Replica], now: float, made: Pla
 
 def _start(replica: Replica, now: float) -> Replica:
     deadline = now + replica.spec.start_timeout
-    return replica.enter(State.STARTING, now, deadline=deadline, instance=replica.instance + 1, started=now, lost=False)
+    return step(replica, "decided", now).enter(
+        State.STARTING, now, deadline=deadline, instance=replica.instance + 1, started=now, lost=False
+    )
 
 
 def _due(replica: Replica, now: float) -> bool:

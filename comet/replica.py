@@ -139,7 +139,8 @@ Observation = Started | StartFailed | Ready | Health | Hung | Drained | Lost | E
 
 @dataclass(frozen=True)
 class Replica:
-    """A replica's present. `since` is when it entered its state, `deadline` when the plan must look at it again."""
+    """A replica's present. `since` is when it entered its state, `deadline` when the plan must look at it again. `recovery` collects
+    the steps from its last death on, each with its moment: died (where that is known), noticed, decided, started, ready."""
 
     spec: ReplicaSpec
     wanted: Wanted = Wanted.UP
@@ -154,6 +155,7 @@ class Replica:
     deadline: float | None = None
     was_ready: bool = False
     lost: bool = False
+    recovery: tuple[tuple[str, float], ...] = ()
     failures: int = 0
     restarts: int = 0
     reason: str = ""
@@ -192,13 +194,15 @@ def _ignore(replica: Replica, observation: Any, moment: Moment) -> Change:
 
 
 def _started(replica: Replica, observation: Started, moment: Moment) -> Change:
-    return replace(replica, pid=observation.pid, id=observation.id), ()
+    return replace(step(replica, "started", moment.now), pid=observation.pid, id=observation.id), ()
 
 
 def _ready(replica: Replica, observation: Ready, moment: Moment) -> Change:
     start_ms = round((moment.now - replica.started) * 1000, 1)
-    after = replica.enter(State.READY, moment.now, ready_since=moment.now, was_ready=True, reason="")
-    return after, (event("replica_ready", after, start_ms=start_ms),)
+    steps = step(replica, "ready", moment.now).recovery
+    after = replica.enter(State.READY, moment.now, ready_since=moment.now, was_ready=True, reason="", recovery=())
+    told = event("replica_ready", after, start_ms=start_ms)
+    return after, (replace(told, fields={**told.fields, "timeline_ms": timeline(steps)}) if steps else told,)
 
 
 def _health(replica: Replica, observation: Health, moment: Moment) -> Change:
@@ -226,7 +230,10 @@ def _start_failed(replica: Replica, observation: StartFailed, moment: Moment) ->
 
 def _exited(replica: Replica, observation: Exited, moment: Moment) -> Change:
     told = exit_event(replica, observation.exit)
-    after, more = _back_off(replace(replica, last_exit=observation.exit), moment)
+    steps = replica.recovery or (("noticed", moment.now),)
+    if observation.exit.detect_ms is not None and steps[0][0] == "noticed":
+        steps = (("died", steps[0][1] - observation.exit.detect_ms / 1000), *steps)
+    after, more = _back_off(replace(replica, last_exit=observation.exit, recovery=steps), moment)
     return after, (told, *more)
 
 
@@ -264,7 +271,7 @@ def _drained(replica: Replica, observation: Drained, moment: Moment) -> Change:
 
 
 def _lost(replica: Replica, observation: Lost, moment: Moment) -> Change:
-    return replace(replica, lost=True), ()
+    return replace(replica, lost=True, recovery=(("noticed", moment.now),)), ()
 
 
 def _removed(replica: Replica, observation: Removed, moment: Moment) -> Change:
@@ -278,6 +285,17 @@ NEXT, FORMER = "~next", "~former"
 
 def public_name(name: str) -> str:
     return name.partition("~")[0]
+
+
+def step(replica: Replica, name: str, now: float) -> Replica:
+    """Note a step of a recovery that is under way; a first start is none."""
+    return replace(replica, recovery=(*replica.recovery, (name, now))) if replica.recovery else replica
+
+
+def timeline(steps: tuple[tuple[str, float], ...]) -> dict[str, float]:
+    """The steps as milliseconds since the first of them. A step that was repeated (a start that failed) counts as its last time."""
+    begin = steps[0][1]
+    return {name: round((at - begin) * 1000, 1) for name, at in steps}
 
 
 def event(name: str, replica: Replica, **fields: Any) -> Event:

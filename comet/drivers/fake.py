@@ -32,10 +32,13 @@ class FakeDriver:
         self.script = script
         self.calls: list[tuple[str, str]] = []
         self.alive: dict[str, int] = {}
+        self.doubled: list[str] = []
         self.stubborn = False
 
     def start(self, spec: ReplicaSpec, instance: int) -> None:
         self.calls.append(("start", spec.name))
+        if spec.name in self.alive:
+            self.doubled.append(spec.name)
         for observation in self.script(spec.name, instance):
             if isinstance(observation, Started):
                 self.alive[spec.name] = instance
@@ -57,6 +60,7 @@ class FakeDriver:
 
     def remove(self, name: str) -> None:
         self.calls.append(("remove", name))
+        self.alive.pop(name, None)
         self._sink(name, None, Removed())
 
     def release(self, name: str) -> None:

@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import pytest
 
+from comet.drivers.fake import slow
+from comet.events import line
 from comet.replica import (
     REACTIONS,
     Drained,
@@ -25,7 +27,7 @@ from comet.replica import (
     State,
     react,
 )
-from tests.comet.fakes import spec
+from tests.comet.fakes import House, spec
 
 EXAMPLES: dict[type, Observation] = {
     Started: Started(7, "7"),
@@ -98,3 +100,20 @@ def test_crashes_are_forgotten_after_a_stable_time() -> None:
 def test_a_dead_replica_that_was_to_stop_needs_only_its_removal() -> None:
     after, _ = react(replica(State.STOPPING), Exited(Exit(code=0)), Moment(now=101))
     assert (after.state, after.pid, after.deadline) == (State.STOPPING, None, 101)
+
+
+def test_a_recovery_is_one_timeline_from_death_to_ready() -> None:
+    house = House(spec("worker-0"), script=slow)
+    house.supervisor.observe("worker-0", 1, Ready())
+    house.time.advance(60)
+    house.supervisor.observe("worker-0", 1, Lost())
+    house.time.advance(0.15)
+    house.supervisor.observe("worker-0", 1, Exited(Exit(code=137, signal="SIGKILL", detect_ms=30.0)))
+    house.time.advance(0.4)
+    house.supervisor.observe("worker-0", 2, Ready())
+    told = house.events[-1]
+    assert told.fields["timeline_ms"] == {"died": 0.0, "noticed": 30.0, "decided": 180.0, "started": 180.0, "ready": 580.0}
+    assert "timeline_ms" not in house.events[1].fields  # A first start is no recovery.
+    assert line({"event": told.name, "replica": told.replica, **told.fields}) == (
+        "worker-0 ready after 400 ms (noticed 30, decided 180, started 180, ready 580 ms after it died)"
+    )
