@@ -1,0 +1,59 @@
+"""Bar charts as SVG, drawn by hand: no library, no network, nothing outside the file. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+COLOURS = ("#2563eb", "#f59e0b", "#10b981", "#8b5cf6", "#6b7280", "#ef4444")
+FONT = "DejaVu Sans, Helvetica, sans-serif"
+WIDTH, LEFT, RIGHT, BAR, GAP, TOP = 900, 250, 90, 14, 12, 74
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Groups of horizontal bars: `values[group][series]`, None where there is none. `note` is the line below the title."""
+
+    title: str
+    note: str
+    series: Sequence[str]
+    groups: Sequence[str]
+    values: Sequence[Sequence[float | None]]
+
+
+def svg(chart: Chart) -> str:
+    """The chart as one self-contained SVG document. Each group has its own scale: groups are compared within, not with each other."""
+    height = TOP + len(chart.groups) * (len(chart.series) * BAR + GAP) + 10
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="{FONT}" font-size="12">',
+        f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>',
+        f'<text x="12" y="24" font-size="16" font-weight="bold">{escape(chart.title)}</text>',
+        f'<text x="12" y="42" fill="#555555">{escape(chart.note)}</text>',
+    ]
+    x = 12.0
+    for name, colour in zip(chart.series, COLOURS, strict=False):
+        parts.append(
+            f'<rect x="{x:.0f}" y="52" width="10" height="10" fill="{colour}"/><text x="{x + 14:.0f}" y="61">{escape(name)}</text>'
+        )
+        x += 34 + 7.5 * len(name)
+    y = TOP
+    for group, values in zip(chart.groups, chart.values, strict=True):
+        parts.extend(_group(group, values, y))
+        y += len(chart.series) * BAR + GAP
+    parts.append("</svg>")
+    return "\n".join(parts) + "\n"
+
+
+def _group(group: str, values: Sequence[float | None], y: int) -> list[str]:
+    largest = max((value for value in values if value is not None), default=0.0)
+    middle = y + len(values) * BAR / 2 + 4
+    parts = [f'<text x="{LEFT - 10}" y="{middle:.0f}" text-anchor="end">{escape(group)}</text>']
+    for number, value in enumerate(values):
+        top = y + number * BAR
+        colour = COLOURS[number % len(COLOURS)]
+        if value is None:
+            parts.append(f'<text x="{LEFT}" y="{top + 11}" fill="#888888">none</text>')
+            continue
+        width = value / largest * (WIDTH - LEFT - RIGHT) if largest else 0.0
+        parts.append(f'<rect x="{LEFT}" y="{top + 1}" width="{max(width, 1):.1f}" height="{BAR - 2}" fill="{colour}"/>')
+        parts.append(f'<text x="{LEFT + width + 6:.1f}" y="{top + 11}">{value:,.3g}</text>')
+    return parts

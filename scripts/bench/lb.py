@@ -1,0 +1,155 @@
+"""`bench.sh lb`: what a request costs in Comet's LB, next to HAProxy and nginx (and Go's ReverseProxy where Go is installed).
+
+All proxies run all the time before the same workers; each round gives every case to every proxy in turn, so that a disturbance of the
+machine falls on neighbours alike. Compared is CPU time per completed request, over the proxy's whole process tree.
+"""
+
+import argparse
+import tempfile
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from scripts.bench import machine
+from scripts.bench.cases import CASES, Case
+from scripts.bench.chart import Chart
+from scripts.bench.proc import accepts, free_ports, memory, reset_peak, running, serving, tree_cpu, wait_for
+from scripts.bench.report import ROOT, Report, finish, say
+from scripts.bench.rivals import Rival, backends, contestants
+from scripts.bench.stats import best_rival, median, ratios_to_best, spread
+from scripts.bench.table import Table
+from scripts.bench.wrk import Burst, burst
+
+BEST = ("haproxy", "nginx")  # whom the goals are measured against
+
+
+@dataclass
+class Series:
+    """All bursts of one case at one proxy."""
+
+    bursts: list[Burst] = field(default_factory=list)
+    cpu_us: list[float] = field(default_factory=list)
+    peak_bytes: list[int] = field(default_factory=list)
+
+    @property
+    def errors(self) -> int:
+        return sum(each.errors for each in self.bursts)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--quick", action="store_true", help="three rounds of short bursts: under a minute, coarser")
+    parser.add_argument("--only", action="append", choices=[case.key for case in CASES], metavar="CASE", help="only this case (repeatable)")
+    parser.add_argument("--rounds", type=int, metavar="N", help="default 5, quick 3")
+    parser.add_argument("--seconds", type=float, metavar="S", help="length of a burst; default 1.5, quick 0.5")
+    parser.add_argument("--check", action="store_true", help="exit 1 when a goal is missed")
+
+
+class Arena:
+    """The proxies, running, and what is measured of them."""
+
+    def __init__(self, stack: ExitStack, rivals: list[Rival]) -> None:
+        self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="comet-bench-")))
+        self.folder.chmod(0o755)
+        ports = free_ports(3 + len(rivals))
+        self.workers, own = ports[:3], ports[3:]
+        log = self.folder / "workers.log"
+        process = stack.enter_context(running(backends(self.folder, self.workers), log))
+        serving(process, self.workers[-1], log, "nginx as workers")
+        self.port = dict(zip([rival.name for rival in rivals], own, strict=True))
+        self.pid: dict[str, int] = {}
+        for rival in rivals:
+            log = self.folder / f"{rival.name}.log"
+            process = stack.enter_context(running(rival.command(self.folder, self.port[rival.name], self.workers), log, cwd=ROOT))
+            serving(process, self.port[rival.name], log, rival.name)
+            self.pid[rival.name] = process.pid
+
+    def measure(self, name: str, case: Case, seconds: float, into: Series) -> None:
+        script = self.folder / f"{case.key}.lua"
+        if not script.exists():
+            script.write_text(case.lua)
+        pid = self.pid[name]
+        wait_for(lambda: accepts(self.port[name]), 5, f"{name} still accepts")
+        reset_peak(pid)
+        before = tree_cpu(pid)
+        done = burst(self.port[name], script, case.connections, seconds, case.path)
+        into.bursts.append(done)
+        into.cpu_us.append((tree_cpu(pid) - before) / done.requests * 1e6 if done.requests else 0.0)
+        into.peak_bytes.append(memory(pid, "VmHWM"))
+
+
+def run(options: argparse.Namespace) -> int:
+    rounds = options.rounds or (3 if options.quick else 5)
+    seconds = options.seconds or (0.5 if options.quick else 1.5)
+    cases = [case for case in CASES if not options.only or case.key in options.only]
+    rivals = contestants()
+    names = [rival.name for rival in rivals]
+    report = Report("lb", versions={rival.name: rival.version for rival in rivals} | {"wrk": machine.version("wrk", "-v")})
+    say(f"{len(cases)} cases, {rounds} rounds, {len(rivals)} proxies: about {len(cases) * rounds * len(rivals) * (seconds + 0.15):.0f} s")
+    series = {case.key: {name: Series() for name in names} for case in cases}
+    with ExitStack() as stack:
+        arena = Arena(stack, rivals)
+        for number in range(rounds):
+            say(f"round {number + 1} of {rounds}")
+            for case in cases:
+                for name in names[number % len(names) :] + names[: number % len(names)]:
+                    arena.measure(name, case, seconds, series[case.key][name])
+    report.settings = {rival.name: rival.setting for rival in rivals}
+    report.settings["load"] = f"wrk, 1 thread, {rounds} rounds of {seconds:g} s a case, 3 nginx workers, loopback"
+    fill(report, cases, names, series)
+    if options.check and not report.data["goals_met"]:
+        report.passed = False
+    return finish(report, options.json)
+
+
+FULL = ("case", "proxy", "CPU us/request", "+-%", "requests/s", "p50 ms", "p99 ms", "p99.9 ms", "peak MiB", "errors")
+VERDICT = ("best rival", "ratio", "lowest", "highest", "goal", "met", "p99 ratio")
+
+
+def fill(report: Report, cases: list[Case], names: list[str], series: dict[str, dict[str, Series]]) -> None:
+    """Make tables, picture and raw data of what was measured."""
+    full = Table("CPU time per request and more (medians of the rounds)", FULL)
+    title = "Comet to the best of HAProxy and nginx (CPU time per request, median of the rounds' ratios)"
+    short = Table(title, ["case", *[f"{name} us" for name in names], *VERDICT])
+    costs = []
+    for case in cases:
+        of = series[case.key]
+        costs.append([median(of[name].cpu_us) for name in names])
+        full.rows += [_row(case, name, of[name]) for name in names]
+        short.rows.append([case.title, *costs[-1], *_verdict(case, of)])
+    report.tables += [full, short]
+    failed = {f"{case.key}/{name}": count for case in cases for name in names if (count := series[case.key][name].errors)}
+    report.notes.append(f"failed requests: {failed}" if failed else "no failed request in any burst")
+    met = all(row[short.columns.index("met")] != "NO" for row in short.rows)
+    report.data = {"goals_met": met, "series": {key: {name: _raw(each) for name, each in of.items()} for key, of in series.items()}}
+    note = "less is better; each case has its own scale"
+    report.charts.append(Chart("CPU time per request, microseconds", note, names, [case.title for case in cases], costs))
+
+
+def _verdict(case: Case, of: dict[str, Series]) -> list[str | float | None]:
+    ratios = ratios_to_best(of["comet"].cpu_us, {name: of[name].cpu_us for name in BEST})
+    p99 = ratios_to_best(_p99(of["comet"]), {name: _p99(of[name]) for name in BEST})
+    if not ratios:
+        return [None] * len(VERDICT)
+    ratio = median(ratios)
+    met = None if case.goal is None else "yes" if round(ratio, 2) <= case.goal else "NO"
+    best = best_rival({name: of[name].cpu_us for name in BEST})
+    return [best, ratio, min(ratios), max(ratios), case.goal, met, median(p99) if p99 else None]
+
+
+def _p99(series: Series) -> list[float]:
+    return [float(each.p99_us) for each in series.bursts]
+
+
+def _row(case: Case, name: str, series: Series) -> list[str | int | float | None]:
+    def middle(values: list[float]) -> float:
+        return median(values)
+
+    times = [middle([getattr(each, key) / 1000 for each in series.bursts]) for key in ("p50_us", "p99_us", "p999_us")]
+    rate = middle([each.rate for each in series.bursts])
+    peak = max(series.peak_bytes) / (1 << 20)
+    return [case.title, name, middle(series.cpu_us), spread(series.cpu_us) * 100, rate, *times, peak, series.errors]
+
+
+def _raw(series: Series) -> dict[str, Any]:
+    return {"cpu_us": series.cpu_us, "peak_bytes": series.peak_bytes, "bursts": [asdict(each) for each in series.bursts]}
