@@ -115,7 +115,7 @@ def fill(report: Report, cases: list[Case], names: list[str], series: dict[str, 
     for case in cases:
         of = series[case.key]
         costs.append([median(of[name].cpu_us) for name in names])
-        full.rows += [_row(case, name, of[name]) for name in names]
+        full.rows.extend(_row(case, name, of[name]) for name in names)
         short.rows.append([case.title, *costs[-1], *_verdict(case, of)])
     report.tables += [full, short]
     failed = {f"{case.key}/{name}": count for case in cases for name in names if (count := series[case.key][name].errors)}
