@@ -1,7 +1,7 @@
 """Taking over what an earlier supervisor left, as it is: same processes, same containers, no restart, no refused connection.
 
 A load balancer is adopted through its control socket: it hands over its listening socket (SCM_RIGHTS), which is then held here as
-it was by the supervisor that died. A container is adopted when it runs and is made as the config wants it (its fingerprint). What
+it was by the supervisor that died. A worker is adopted when it runs and is made as the config wants it (its fingerprint). What
 does not match or does not answer is left to be ended and made anew.
 """
 
@@ -71,13 +71,18 @@ def balancers(cluster: Cluster, members: Iterable[Enlisted], found: Iterable[Orp
 
 
 def workers(members: Iterable[Enlisted], found: Iterable[Orphan], records: Mapping[str, Record]) -> list[Adoption]:
-    """The containers that run and are made as they are wanted."""
-    running = {orphan.name: orphan for orphan in found if orphan.kind == "container" and orphan.running}
+    """The workers that run and are made as they are wanted: a container tells by its label, a process by the record of its PID."""
+    running = {(orphan.name, orphan.kind): orphan for orphan in found if orphan.running}
     adopted = []
     for member in members:
-        orphan = running.get(member.spec.name)
-        if orphan is not None and orphan.fingerprint == member.spec.launch.fingerprint:
-            adopted.append(Adoption(member, orphan, records.get(member.spec.name)))
+        orphan, record = running.get((member.spec.name, member.spec.kind)), records.get(member.spec.name)
+        if orphan is None:
+            continue
+        made_as = orphan.fingerprint
+        if made_as is None and record is not None and record.pid == orphan.pid:
+            made_as = record.fingerprint
+        if made_as == member.spec.launch.fingerprint:
+            adopted.append(Adoption(member, orphan, record))
     return adopted
 
 

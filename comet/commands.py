@@ -69,12 +69,14 @@ def _supervise(config: Config, cluster: Cluster, display: Display) -> int:
     # Here, not above: no other command needs the engine's SDK, the forkserver or the load balancer's code.
     from setproctitle import setproctitle
 
+    from comet.drivers.process import become_subreaper
     from comet.run import Run
 
     lock = Lock(cluster)
     if not lock.acquire():
         raise UserError(f"{config.folder}: a supervisor is running already (PID {lock.holder()}); stop it with: python supervisor.py stop")
     setproctitle(f"comet: supervisor {config.path}")
+    become_subreaper()
 
     async def serve() -> int:
         return await Run(config, cluster, display).serve()

@@ -129,16 +129,22 @@ def _contained(config: Config, around: Surroundings, name: str) -> ContainerLaun
         pids=WORKER_PIDS,
         fingerprint="",
     )
+    return replace(launch, fingerprint=_fingerprint(launch))
+
+
+def _fingerprint(launch: ContainerLaunch | ExecLaunch) -> str:
     content = json.dumps(asdict(launch), sort_keys=True)
-    return replace(launch, fingerprint=hashlib.sha256(content.encode()).hexdigest()[:16])
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def _executed(config: Config, around: Surroundings, name: str, port: int) -> ExecLaunch:
     host = f"[{config.worker_host}]" if ":" in config.worker_host else config.worker_host
     arguments = _arguments(config, name, f"{host}:{port}", "process", str(around.cluster.path("faults", f"{name}.json")))
-    return ExecLaunch(
+    launch = ExecLaunch(
         argv=(sys.executable, "-m", "worker_app", *arguments),
         environment=worker_environment(around.database.url),
         owner=around.owner,
         cwd="/",
+        fingerprint="",
     )
+    return replace(launch, fingerprint=_fingerprint(launch))

@@ -97,10 +97,13 @@ class Fleet:
             assert replica.pid is not None
             # Not our child: its pidfd will tell of its death, nobody of its status.
             self.balancers.watch(spec, replica.instance, Launched(replica.pid, lambda: None))
+        elif spec.kind == "process":
+            assert replica.pid is not None
+            self.processes.watch(spec, replica.instance, Launched(replica.pid, lambda: None))
         elif self.containers is not None:
             self.containers.adopt(spec, replica.instance, adoption.orphan.id)
-            if not replica.was_ready and adoption.member.probe is not None:
-                self.prober.watch(spec.name, replica.instance, adoption.member.probe)
+        if not replica.was_ready and adoption.member.probe is not None:
+            self.prober.watch(spec.name, replica.instance, adoption.member.probe)
 
     async def snapshot(self) -> FleetSnapshot:
         """The cluster as it is; CPU and memory are read for it, off the loop."""
@@ -163,4 +166,5 @@ class Fleet:
             id=replica.id,
             control=self.launcher.control_name(spec.name, replica.instance),
             counters=spec.launch.counters if isinstance(spec.launch, LbLaunch) else None,
+            fingerprint=getattr(spec.launch, "fingerprint", None),
         )

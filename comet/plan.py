@@ -101,9 +101,8 @@ def _raise(replica: Replica, fleet: Mapping[str, Replica], now: float, made: Pla
 
 def _start(replica: Replica, now: float) -> Replica:
     deadline = now + replica.spec.start_timeout
-    return step(replica, "decided", now).enter(
-        State.STARTING, now, deadline=deadline, instance=replica.instance + 1, started=now, lost=False
-    )
+    decided = replace(step(replica, "decided", now), instance=replica.instance + 1, started=now, lost=False)
+    return decided.enter(State.STARTING, now, deadline=deadline)
 
 
 def _due(replica: Replica, now: float) -> bool:

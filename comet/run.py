@@ -125,9 +125,9 @@ class Run:
         """Adopt what an earlier supervisor left and still fits, end the rest; the names of the adopted."""
         records = self._fleet.state.read()
         of_lb = [member for member in members if member.spec.driver == "lb"]
-        of_container = [member for member in members if member.spec.driver == "container"]
+        of_worker = [member for member in members if member.spec.driver != "lb"]
         adoptions = await self._wait.blocking(lambda: adopt.balancers(self._cluster, of_lb, found, records))
-        adoptions += adopt.workers(of_container, found, records)
+        adoptions += adopt.workers(of_worker, found, records)
         kept = {adoption.orphan.id for adoption in adoptions}
         # Workers first: a load balancer is told its upstreams as soon as it is adopted.
         for adoption in reversed(adoptions):

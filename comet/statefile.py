@@ -31,6 +31,7 @@ class Record:
     id: str | None
     control: str | None
     counters: str | None = None
+    fingerprint: str | None = None
 
 
 class StateFile:

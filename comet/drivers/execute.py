@@ -22,12 +22,14 @@ KEEP_LOG_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class ExecLaunch:
-    """A command line and its environment (complete, apart from what marks it as ours)."""
+    """A command line and its environment (complete, apart from what marks it as ours). `fingerprint` changes whenever a process made
+    earlier would no longer do."""
 
     argv: tuple[str, ...]
     environment: Mapping[str, str]
     owner: Owner
     cwd: str
+    fingerprint: str
 
 
 def as_owner(argv: tuple[str, ...], owner: Owner) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ How a process comes into being differs and is a `Launcher`'s matter.
 """
 
 import asyncio
+import ctypes
 import os
 import signal as signals
 import time
@@ -23,6 +24,9 @@ from comet.wallclock import iso
 
 STATUS_PATIENCE = 0.1
 """Seconds to wait for the exit status of a process that is seen dead, before it is reported without one."""
+
+
+PR_SET_CHILD_SUBREAPER = 36
 
 
 @dataclass
@@ -148,6 +152,11 @@ class ProcessDriver:
         noticed = time.monotonic()
         self._loop.remove_reader(running.pidfd)
         del self._running[name]
+        if running.launched.status() is None:
+            # Orphaned by the death of the forkserver, it was left to us: the supervisor is a subreaper.
+            inherited = reap(running.pidfd)
+            if inherited is not None:
+                running.launched = Launched(running.launched.pid, lambda: inherited)
         os.close(running.pidfd)
         if running.launched.status() is not None or running.launched.status_fd is None:
             self._report(running, noticed)
@@ -167,6 +176,22 @@ class ProcessDriver:
         detect_ms = None if running.killed_at is None else round((noticed - running.killed_at) * 1000, 3)
         self._launcher.gone(running.spec.name, running.instance)
         self._sink(running.spec.name, running.instance, Exited(decode(running.launched.status(), detect_ms)))
+
+
+def reap(pidfd: int) -> int | None:
+    """The exit status of a dead child in subprocess's form; None where it is no child of ours."""
+    try:
+        told = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+    except ChildProcessError:
+        return None
+    if told is None:
+        return None
+    return told.si_status if told.si_code == os.CLD_EXITED else -told.si_status
+
+
+def become_subreaper() -> None:
+    """Have processes whose parent dies become our children, not PID 1's (prctl(2), PR_SET_CHILD_SUBREAPER)."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def is_alive(pid: int, create_time: float | None) -> bool:

@@ -157,8 +157,8 @@ def test_a_crash_loop_backs_off_alone_and_says_so(make_house: Callable[..., Hous
     house.assert_nothing_left()
 
 
-def test_everything_outlives_a_killed_supervisor_and_the_next_one_adopts_it_f7(make_house: Callable[..., House]) -> None:
-    house = make_house(worker=2, pool=2)
+def test_everything_outlives_a_killed_supervisor_and_the_next_one_adopts_it_f7(make_house: Callable[..., House], runtime: str) -> None:
+    house = make_house(worker=2, pool=2, runtime=runtime)
     house.start()
     before = house.replicas()
     with clients(house) as strict:
@@ -205,7 +205,9 @@ def test_the_forkserver_dies_and_is_healed(make_house: Callable[..., House]) -> 
     assert house.replicas()["lb-0"]["pid"] == balancer["pid"]
     os.kill(balancer["pid"], signal.SIGKILL)
     assert house.hello().status_code == 200
-    assert house.replicas()["lb-0"]["restarts"] == 1
+    after = house.replicas()["lb-0"]
+    assert after["restarts"] == 1
+    assert after["last_exit"]["signal"] == "SIGKILL"  # Orphaned, it was the supervisor's child.
     house.stop()
     house.assert_nothing_left()
 
