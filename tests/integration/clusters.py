@@ -147,12 +147,8 @@ class House:
 
     def containers(self, client: docker.DockerClient | None = None) -> list[str]:
         """Ids of the cluster's containers, running or not."""
-        engine = client or docker.DockerClient(base_url=self.environment.get("DOCKER_HOST", "unix:///var/run/docker.sock"))
-        try:
+        with contextlib.nullcontext(client) if client is not None else self.engine() as engine:
             listed = engine.api.containers(all=True, filters={"label": f"comet.cluster={self.cluster_id}"})
-        finally:
-            if client is None:
-                engine.close()
         return [entry["Id"] for entry in listed]
 
     def assert_nothing_left(self) -> None:
@@ -172,13 +168,21 @@ class House:
         for process in self.processes():
             with contextlib.suppress(psutil.Error):
                 process.kill()
-        if self.config.get("runtime", "docker") == "docker":
-            with contextlib.suppress(docker.errors.DockerException, requests.RequestException):
-                client = docker.DockerClient(base_url=self.environment.get("DOCKER_HOST", "unix:///var/run/docker.sock"))
+        socket_path = self.environment.get("DOCKER_HOST", "unix:///var/run/docker.sock").removeprefix("unix://")
+        if self.config.get("runtime", "docker") == "docker" and Path(socket_path).is_socket():
+            with contextlib.suppress(docker.errors.DockerException, requests.RequestException), self.engine() as client:
                 for container in self.containers(client):
                     with contextlib.suppress(docker.errors.APIError):
                         client.api.remove_container(container, force=True, v=True)
-                client.close()
+
+    @contextlib.contextmanager
+    def engine(self) -> Iterator[docker.DockerClient]:
+        """A client of the engine that this cluster uses."""
+        client = docker.DockerClient(base_url=self.environment.get("DOCKER_HOST", "unix:///var/run/docker.sock"))
+        try:
+            yield client
+        finally:
+            client.close()
 
 
 @contextlib.contextmanager
