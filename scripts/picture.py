@@ -39,7 +39,9 @@ class Session:
         """Run a command and record it; of a long output only the last `keep` lines."""
         shell = command.replace("python supervisor.py", f"{sys.executable} {ROOT}/supervisor.py")
         environment = os.environ | {"FORCE_COLOR": "1", "COLUMNS": "112"}
-        done = subprocess.run(shell, shell=True, cwd=self.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+        done = subprocess.run(
+            shell, shell=True, cwd=self.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+        )
         output = done.stdout.decode().rstrip().splitlines()
         self.console.print(Text("$ ", style="bold cyan") + Text(command, style="bold"))
         self.console.print(Text.from_ansi("\n".join(output[-keep:] if keep else output)))
