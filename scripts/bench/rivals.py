@@ -25,7 +25,7 @@ daemon off;
 pid {folder}/{name}.pid;
 error_log {folder}/{name}.error.log;
 worker_rlimit_nofile 16384;
-events {{ worker_connections 8192; }}
+events {{ worker_connections 16384; }}
 http {{
   access_log off;
   default_type application/json;
@@ -74,7 +74,7 @@ NGINX_PROXY = """
 HAPROXY = """
 global
   nbthread 1
-  maxconn 4096
+  maxconn 7500
 defaults
   mode http
   balance roundrobin
