@@ -188,13 +188,12 @@ def stats(options: argparse.Namespace) -> int:
     cluster = existing_cluster(options)
     where, owner = database.place(config, cluster), worker_owner()
     if options.reset:
-        database.reset(where, owner)
-        return 0
-    counted = database.read_stats(where, owner)
-    if options.json:
-        print(json.dumps(counted, separators=(",", ":")))
+        rows = _snapshot(cluster).replicas
+        database.reset(where, owner, [row.id for row in rows if row.role == "worker" and row.id is not None])
+    elif options.json:
+        print(json.dumps(database.read_stats(where, owner), separators=(",", ":")))
     else:
-        tables.show(tables.statistics(counted))
+        tables.show(tables.statistics(database.report(where, owner)))
     return 0
 
 

@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,10 +83,28 @@ def read_stats(where: Place, owner: Owner) -> dict[str, Any]:
     return stats
 
 
-def reset(where: Place, owner: Owner) -> None:
-    """Begin the statistics anew."""
+def report(where: Place, owner: Owner) -> dict[str, Any]:
+    """All that is kept of each worker, and of all together: percentiles, injections and what else `/worker/stats` has no room for."""
+    if not where.file.exists():
+        raise UserError(f"there are no statistics yet: {where.link} does not exist (start the cluster first)", 3)
+    kept: dict[str, Any] = json.loads(_run(where, owner, "report"))
+    return kept
+
+
+def reset(where: Place, owner: Owner, living: Collection[str] = ()) -> None:
+    """Begin the statistics anew; the rows of the workers whose ids are `living` stay, with zeros."""
     if where.file.exists():
-        _run(where, owner, "reset")
+        names = [worker["name"] for worker in report(where, owner)["workers"]] if living else []
+        _run(where, owner, "reset", "--keep", *rows_of(living, names))
+
+
+def rows_of(living: Collection[str], names: Sequence[str]) -> list[str]:
+    """Which of the rows, in order of first start, are those of workers with these ids.
+
+    A process that meets the row of an earlier one with the same PID counts under `<pid>.2`, `<pid>.3`…: the latest is the living one's.
+    """
+    latest = {name.partition(".")[0]: name for name in names}
+    return [latest[identity] for identity in living if identity in latest]
 
 
 def _check_link(where: Place) -> None:
@@ -136,8 +155,8 @@ def _make_empty(file: Path, owner: Owner) -> None:
             os.chown(side, owner.uid, owner.gid)
 
 
-def _run(where: Place, owner: Owner, command: str) -> str:
-    argv = as_owner((sys.executable, "-m", "worker_app.database", command), owner)
+def _run(where: Place, owner: Owner, *command: str) -> str:
+    argv = as_owner((sys.executable, "-m", "worker_app.database", *command), owner)
     environment = worker_environment(where.url)
     done = subprocess.run(argv, env=environment, cwd="/", capture_output=True, text=True, timeout=60, check=False)
     if done.returncode:

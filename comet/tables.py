@@ -1,6 +1,6 @@
 """Tables for people, in the manner of kubectl and docker: no frames, one row a thing, readable at 80 columns and in a pipe."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -36,14 +36,14 @@ def replicas(snapshot: FleetSnapshot) -> Table:
     return table
 
 
-def statistics(stats: Mapping[str, Sequence[Mapping[str, float]]]) -> Table:
+def statistics(report: Mapping[str, Any]) -> Table:
     """The listing of `stats`: a worker a row, the totals first."""
-    table = _table("WORKER", "REQUESTS", "SUCCESSFUL", "FAILED", "AVERAGE ms", right={1, 2, 3, 4})
-    columns = [{key: value for entry in stats[name] for key, value in entry.items()} for name in
-               ("TotalRequests", "SuccessfulRequests", "FailedRequests", "AverageResponseTime")]  # fmt: skip
-    for worker in columns[0]:
-        total, good, failed, average = (column.get(worker, 0) for column in columns)
-        table.add_row(worker, f"{total:g}", f"{good:g}", f"{failed:g}", f"{average:.1f}")
+    table = _table("WORKER", "REQUESTS", "SUCCESSFUL", "FAILED", "AVERAGE ms", "P50 ms", "P99 ms", "INJECTED", right={1, 2, 3, 4, 5, 6})
+    for row in ({"name": "total", **report["total"]}, *report["workers"]):
+        counted = (row["successful"] + row["failed"], row["successful"], row["failed"])
+        times = (f"{row[name]:.1f}" for name in ("mean_ms", "p50_ms", "p99_ms"))
+        injected = ", ".join(f"{kind} {count}" for kind, count in row["injections"].items())
+        table.add_row(row["name"], *map(str, counted), *times, injected or "-")
     return table
 
 

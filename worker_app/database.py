@@ -12,7 +12,8 @@ import os
 import sqlite3
 import sys
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import delete, select, update
@@ -23,6 +24,8 @@ from worker_app.errors import NotCommitted, WorkerError
 from worker_app.latency import LAST_BUCKET, percentile_ms, upper_bound_ms
 from worker_app.sqlite_store import SqliteReader
 from worker_app.stats import mean_ms, render
+
+_SUMS = ("successful", "failed", "unplanned", "disconnected", "duration_us")
 
 
 def create(path: str) -> None:
@@ -58,15 +61,22 @@ def report(path: str) -> str:
         for worker, kind, count in connection.execute(select(schema.injections)):
             injected.setdefault(worker, {})[kind] = count
     listed = [_worker(dict(row), buckets.get(row["name"], {}), injected.get(row["name"], {})) for row in rows]
-    return json.dumps({"schema": layout.VERSION, "workers": listed}, separators=(",", ":"))
+    total = _figures(
+        {name: sum(row[name] for row in rows) for name in _SUMS},
+        dict(sum((Counter(each) for each in buckets.values()), Counter())),
+        dict(sum((Counter(each) for each in injected.values()), Counter())),
+    )
+    return json.dumps({"schema": layout.VERSION, "total": total, "workers": listed}, separators=(",", ":"))
 
 
 def _worker(row: dict[str, Any], buckets: dict[int, int], injected: dict[str, int]) -> dict[str, Any]:
+    when = {name: row[name] for name in ("name", "first_started", "updated")}
+    return when | _figures(row, buckets, injected)
+
+
+def _figures(row: Mapping[str, Any], buckets: dict[int, int], injected: dict[str, int]) -> dict[str, Any]:
     requests = row["successful"] + row["failed"]
     return {
-        "name": row["name"],
-        "first_started": row["first_started"],
-        "updated": row["updated"],
         "successful": row["successful"],
         "failed": row["failed"],
         "unplanned": row["unplanned"],
