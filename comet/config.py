@@ -6,20 +6,15 @@ Rule 3: the keys are a table (`KEYS`); documentation, defaults, ranges and the e
 """
 
 import difflib
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from comet.checks import Key, memory, number, one_of, or_word, text, whole
 from comet.errors import UserError
-
-Check = Callable[[Any], Any]
-"""Takes the YAML value and returns the checked one; raises ValueError with the reason."""
-
-MEMORY_UNITS = {"": 1, "b": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
 
 
 class ConfigError(UserError):
@@ -28,81 +23,6 @@ class ConfigError(UserError):
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems), exit_code=2)
         self.problems = problems
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def whole(low: int, high: int) -> Check:
-    def check(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise ValueError(f"{_shown(value)} is not a whole number")
-        if not low <= value <= high:
-            raise ValueError(f"{value} is out of range")
-        return value
-
-    return check
-
-
-def number(low: float, high: float) -> Check:
-    def check(value: Any) -> float:
-        if not _is_number(value):
-            raise ValueError(f"{_shown(value)} is not a number")
-        # A NaN fails both comparisons, so it is refused too.
-        if not low <= value <= high:
-            raise ValueError(f"{value} is out of range")
-        return float(value)
-
-    return check
-
-
-def one_of(*names: str) -> Check:
-    def check(value: Any) -> str:
-        if value not in names:
-            raise ValueError(f"{_shown(value)} is not known")
-        return str(value)
-
-    return check
-
-
-def text(pattern: str = r".+") -> Check:
-    def check(value: Any) -> str:
-        if not isinstance(value, str) or not re.fullmatch(pattern, value):
-            raise ValueError(f"{_shown(value)} is not usable")
-        return value
-
-    return check
-
-
-def memory(value: Any) -> int:
-    """Bytes from 268435456, 256m or 1g (the units of docker run --memory)."""
-    match = re.fullmatch(r"(\d+)([bkmg]?)", str(value).lower()) if not isinstance(value, bool) else None
-    if match is None:
-        raise ValueError(f"{_shown(value)} is not an amount of memory")
-    amount = int(match[1]) * MEMORY_UNITS[match[2]]
-    if amount < 32 * MEMORY_UNITS["m"]:
-        raise ValueError(f"{_shown(value)} is too little")
-    return amount
-
-
-def or_word(word: str, check: Check, meaning: Any) -> Check:
-    """`word` (or an empty value, where the word is `none`) stands for `meaning`; anything else goes to `check`."""
-
-    def checked(value: Any) -> Any:
-        return meaning if value == word or (value is None and word == "none") else check(value)
-
-    return checked
-
-
-@dataclass(frozen=True)
-class Key:
-    """One key of config.yaml: its default (as YAML), how it is checked, what is allowed (in words) and what it means."""
-
-    default: Any
-    check: Check
-    allowed: str
-    meaning: str
 
 
 PORT = (whole(1, 65535), "a whole number from 1 to 65535")
@@ -299,15 +219,3 @@ def _port_problems(values: Mapping[str, Any], lines: Mapping[str, int], name: st
 
 def _span(first: int, count: int) -> str:
     return str(first) if count == 1 else f"{first}-{first + count - 1}"
-
-
-def _shown(value: Any) -> str:
-    return (
-        "nothing"
-        if value is None
-        else repr(value)
-        if isinstance(value, str)
-        else str(value).lower()
-        if value in (True, False)
-        else str(value)
-    )

@@ -21,6 +21,9 @@ CONTAINER_PORT = 8080
 WORKER_PIDS = 2100
 """Processes and threads of a container: the most threads that `worker-threads` allows, and room for what surrounds them."""
 
+AUTO_CAPACITY = 4000
+"""Requests in flight that a worker with `worker-threads: auto` takes; it refuses more (503 with `worker is full`)."""
+
 BARRIER_GRACE = 2.0
 """Seconds that the load balancers may take to apply a table before a draining worker is told to end all the same."""
 
@@ -96,6 +99,12 @@ def load_balancer(config: Config, index: int) -> Enlisted:
         launch=LbLaunch(settings, counters=f"{name}.a.counters"),
     )
     return Enlisted(spec)
+
+
+def in_flight_share(config: Config) -> int:
+    """How many requests each load balancer may have in flight on one worker: together no more than a worker takes."""
+    capacity = config.worker_threads if config.worker_threads is not None else AUTO_CAPACITY
+    return max(1, capacity // config.pool)
 
 
 def reachable(host: str) -> str:

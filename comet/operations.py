@@ -101,6 +101,7 @@ class Operations:
             raise
         for member in after.values():
             self._respec(member)
+        self._fleet.router.limit(expand.in_flight_share(self.config))
         if numbers:
             await self._to_numbers(file)
             scalefile.forget(self._cluster)
@@ -122,6 +123,7 @@ class Operations:
             faultfiles.write(self._cluster, wanted, [member.spec.name for member in fresh if member.spec.role == "worker"])
             await self._bring_up(fresh)
         self.config = wanted
+        self._fleet.router.limit(expand.in_flight_share(wanted))
         self._fleet.tell(Event("scaled", None, {"worker": wanted.worker, "pool": wanted.pool}))
         await self._take_down(surplus)
 

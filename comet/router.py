@@ -125,12 +125,10 @@ class LbLink:
 class Router:
     """Tells every load balancer the table, and the sink what they answer."""
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, sink: Sink, max_in_flight: int | None = None, watchdog_timeout: float = 3.0
-    ) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, sink: Sink, watchdog_timeout: float = 3.0) -> None:
         self._loop = loop
         self._sink = sink
-        self._max_in_flight = max_in_flight
+        self._max_in_flight: int | None = None
         self._links: dict[str, LbLink] = {}
         self._applied: dict[str, int] = {}
         self._views: dict[str, dict[str, str | None]] = {}
@@ -174,6 +172,14 @@ class Router:
         link = self._links.get(name)
         if link is not None:
             link.close()
+
+    def limit(self, max_in_flight: int | None) -> None:
+        """Let each load balancer have so many requests in flight on a worker (None: any number)."""
+        if max_in_flight != self._max_in_flight:
+            self._max_in_flight = max_in_flight
+            self._version += 1
+            for link in list(self._links.values()):
+                self._tell(link)
 
     def publish(self, new: tuple[UpstreamSpec, ...]) -> None:
         """Make `new` the table, and tell it where it differs from the present one."""

@@ -130,6 +130,7 @@ class Run:
         adoptions += adopt.workers(of_worker, found, records)
         kept = {adoption.orphan.id for adoption in adoptions}
         # Workers first: a load balancer is told its upstreams as soon as it is adopted.
+        self._fleet.router.limit(expand.in_flight_share(self._config))
         for adoption in reversed(adoptions):
             self._fleet.adopt(adoption)
         rest = [orphan for orphan in found if orphan.id not in kept]

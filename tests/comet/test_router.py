@@ -4,8 +4,12 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from comet import expand
+from comet.config import parse
 from comet.replica import Drained, Health, Observation, Ready, Replica, State
 from comet.router import Endpoint, Router, table
 from lb import messages
@@ -174,3 +178,19 @@ def test_the_table_follows_from_the_fleet() -> None:
 def test_a_worker_that_is_dead_is_out_before_its_exit_is_known() -> None:
     (told,) = table([Replica(spec("worker-0"), state=State.READY, pid=7, lost=True)], {"worker-0": Endpoint("127.0.0.1", 6000)})
     assert told.state == "down"
+
+
+def test_the_limit_in_flight_is_shared_among_the_load_balancers() -> None:
+    config = parse("pool: 3\nworker-threads: 10\n", Path("/config.yaml"))
+    assert expand.in_flight_share(config) == 3
+    assert expand.in_flight_share(replace(config, worker_threads=2)) == 1
+
+    async def story() -> None:
+        async with scene() as stage:
+            balancer = stage.lb("lb-0")
+            assert (await balancer.next("upstreams"))["max_in_flight"] is None
+            stage.router.limit(3)
+            assert (await balancer.next("upstreams"))["max_in_flight"] == 3
+            close([balancer])
+
+    asyncio.run(story())

@@ -1,7 +1,9 @@
 """kill, scale, restart and reload under load: what replaces is ready before what it replaces is retired, and no request fails."""
 
 import os
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
@@ -166,3 +168,16 @@ def test_kill_kills_as_a_crash_would_with_and_without_a_supervisor(make_house: C
     assert house.hello().status_code == 200
     house.stop()
     house.assert_nothing_left()
+
+
+def test_no_worker_gets_more_at_a_time_than_its_threads(make_house: Callable[..., House]) -> None:
+    """The load balancers queue what is more, and nobody is refused."""
+    house = make_house(worker=2, pool=2, runtime="process", worker_threads=4, avg_delay=100, delay_distribution="constant")
+    house.start()
+    began = time.monotonic()
+    with ThreadPoolExecutor(80) as pool:
+        answers = list(pool.map(lambda number: house.hello(number % 2).status_code, range(80)))
+    assert answers == [200] * 80
+    # 80 requests of 100 ms on 2 workers of 4 threads: ten rounds, never fewer.
+    assert time.monotonic() - began >= 0.99
+    house.stop()
