@@ -1,0 +1,135 @@
+"""Others who keep a process or a container alive: supervisord, circus, `docker run --restart always`, systemd. Each with its defaults."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from scripts.bench.kills import Target
+from scripts.bench.proc import accepts, free_ports, running, wait_for
+from scripts.bench.report import RESULTS, ROOT, say
+
+PACKAGES = ("supervisor", "circus")
+VENV = RESULTS / "venv"
+
+
+def ensure_venv() -> bool:
+    """Make sure of a venv with supervisord and circus, apart from the project's. False: it could not be made (no network)."""
+    if all((VENV / "bin" / name).exists() for name in ("supervisord", "circusd")):
+        return True
+    say(f"installing {' and '.join(PACKAGES)} into {VENV}, once")
+    VENV.parent.mkdir(parents=True, exist_ok=True)
+    steps = ([sys.executable, "-m", "venv", str(VENV)], [str(VENV / "bin" / "pip"), "install", "-q", "--timeout", "15", *PACKAGES])
+    done = [subprocess.run(step, capture_output=True, text=True, check=False).returncode for step in steps]
+    return not any(done)
+
+
+def versions() -> dict[str, str]:
+    """Of what `ensure_venv` installed."""
+    done = subprocess.run([VENV / "bin" / "pip", "list", "--format", "freeze"], capture_output=True, text=True, check=False)
+    listed = dict(line.split("==") for line in done.stdout.split() if "==" in line)
+    return {name: listed.get(name, "missing") for name in PACKAGES}
+
+
+def _lb(port: int, worker: int) -> str:
+    return f"{sys.executable} -m lb --listen 127.0.0.1:{port} --upstream 127.0.0.1:{worker}"
+
+
+def _child(keeper: int, port: int) -> int | None:
+    with contextlib.suppress(psutil.Error):
+        for process in psutil.Process(keeper).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if f"127.0.0.1:{port}" in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
+                    return process.pid
+    return None
+
+
+@contextlib.contextmanager
+def supervisord(folder: Path, worker: int) -> Iterator[Target]:
+    """An LB under supervisord: autorestart=true, all else its defaults."""
+    port = free_ports(1)[0]
+    config = folder / "supervisord.conf"
+    config.write_text(
+        f"[supervisord]\nnodaemon=true\nlogfile={folder}/supervisord.log\npidfile={folder}/supervisord.pid\nchildlogdir={folder}\n"
+        f"[program:lb]\ncommand={_lb(port, worker)}\ndirectory={ROOT}\nautorestart=true\n"
+    )
+    with running([str(VENV / "bin" / "supervisord"), "-n", "-c", str(config)], folder / "supervisord.out") as keeper:
+        wait_for(lambda: accepts(port), 20, "the LB under supervisord accepts")
+        yield Target("supervisord", "LB", port, "/healthz", lambda: _child(keeper.pid, port))
+
+
+@contextlib.contextmanager
+def circus(folder: Path, worker: int) -> Iterator[Target]:
+    """An LB under circus, with its defaults."""
+    port, endpoint, publish = free_ports(3)
+    config = folder / "circus.ini"
+    config.write_text(
+        f"[circus]\nendpoint = tcp://127.0.0.1:{endpoint}\npubsub_endpoint = tcp://127.0.0.1:{publish}\n"
+        f"[watcher:lb]\ncmd = {_lb(port, worker)}\nworking_dir = {ROOT}\ncopy_env = True\nnumprocesses = 1\n"
+    )
+    with running([str(VENV / "bin" / "circusd"), str(config)], folder / "circus.out", grace=8) as keeper:
+        wait_for(lambda: accepts(port), 20, "the LB under circus accepts")
+        yield Target("circus", "LB", port, "/healthz", lambda: _child(keeper.pid, port))
+
+
+def has_systemd() -> bool:
+    return Path("/run/systemd/system").is_dir() and os.geteuid() == 0 and shutil.which("systemd-run") is not None
+
+
+@contextlib.contextmanager
+def systemd(_folder: Path, worker: int) -> Iterator[Target]:
+    """An LB as a transient unit with Restart=always; only the limit of starts is lifted."""
+    port = free_ports(1)[0]
+    unit = f"comet-bench-{os.getpid()}"
+    properties = ("-p", "Restart=always", "-p", "StartLimitIntervalSec=0", "-p", f"WorkingDirectory={ROOT}")
+    subprocess.run(["systemd-run", "--unit", unit, *properties, *_lb(port, worker).split()], check=True, capture_output=True)
+
+    def pid() -> int | None:
+        shown = subprocess.run(["systemctl", "show", "-p", "MainPID", "--value", unit], capture_output=True, text=True, check=False)
+        return int(shown.stdout.strip() or 0) or None
+
+    try:
+        wait_for(lambda: accepts(port), 20, "the LB under systemd accepts")
+        yield Target("systemd", "LB", port, "/healthz", pid)
+    finally:
+        subprocess.run(["systemctl", "stop", unit], capture_output=True, check=False)
+
+
+@contextlib.contextmanager
+def docker_restart(folder: Path, like: dict[str, Any]) -> Iterator[Target]:
+    """The worker's container under Docker's own restart policy, with the options of `like`, the inspection of one of Comet's."""
+    port = free_ports(1)[0]
+    data = folder / "data"
+    data.mkdir()
+    data.chmod(0o777)
+    given = like["HostConfig"]
+    command = ["docker", "run", "-d", "--restart", "always", "--init", "-p", f"127.0.0.1:{port}:8080", "--read-only", "--cap-drop", "ALL",
+               "--tmpfs", "/tmp:size=16m,mode=1777", "--memory", str(given["Memory"]), "--pids-limit", str(given["PidsLimit"]),
+               "--security-opt", "no-new-privileges:true", "-u", like["Config"]["User"], "-v", f"{data}:/data",
+               "-e", "COMET_DATABASE=sqlite:////data/stats.db", like["Config"]["Image"]]  # fmt: skip
+    started = subprocess.run([*command, *without_faults(like["Config"]["Cmd"])], capture_output=True, text=True, check=True)
+    container = started.stdout.strip()
+
+    def pid() -> int | None:
+        shown = subprocess.run(["docker", "inspect", "-f", "{{.State.Pid}}", container], capture_output=True, text=True, check=False)
+        return int(shown.stdout.strip() or 0) or None
+
+    try:
+        wait_for(lambda: accepts(port), 30, "the worker under docker run --restart always accepts")
+        yield Target("docker --restart always", "worker container", port, "/healthz", pid)
+    finally:
+        subprocess.run(["docker", "rm", "-f", "-v", container], capture_output=True, check=False)
+
+
+def without_faults(arguments: list[str]) -> list[str]:
+    """The worker's arguments less the file of injected faults, which lies in a folder that only Comet mounts."""
+    if "--faults" not in arguments:
+        return arguments
+    place = arguments.index("--faults")
+    return arguments[:place] + arguments[place + 2 :]

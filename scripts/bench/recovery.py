@@ -1,0 +1,170 @@
+"""`bench.sh recovery`: kill -9, and how long until the next 200, at Comet and at others who keep processes and containers alive.
+
+Round after round each is killed once, so that the machine's moods fall on all alike; before its next kill each has been up for as long as
+restart policies take to forget a crash, so that every restart is a first one. The clock runs from the kill; attempts begin at the death.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from scripts.bench import keepers, machine
+from scripts.bench.chart import Chart
+from scripts.bench.cluster import BenchCluster, cluster
+from scripts.bench.kills import Outcome, Target, ask, kill
+from scripts.bench.proc import BenchError, wait_for
+from scripts.bench.report import Report, finish, say
+from scripts.bench.stats import median, percentile
+from scripts.bench.table import Table
+
+FORGOTTEN = 10.4  # seconds after which Comet (restart-stable) and Docker count a crash as the first again
+STEPS = ("noticed", "decided", "started", "listening", "ready")
+WORDS = ("refused", "broken", "timeout")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--kills", type=int, default=20, metavar="N", help="of each; default 20")
+    parser.add_argument("--no-docker", action="store_true", help="leave out what needs a Docker engine")
+
+
+class Stage:
+    """All who take part, running."""
+
+    def __init__(self, stack: ExitStack, report: Report, use_docker: bool) -> None:
+        self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="comet-bench-", ignore_cleanup_errors=True)))
+        self.folder.chmod(0o755)
+        self.targets: list[Target] = []
+        self.clusters: dict[str, tuple[BenchCluster, str]] = {}
+        quiet = {"worker": 2, "pool": 1, "avg_delay": 1, "failure": 0}
+        processes = stack.enter_context(cluster(runtime="process", **quiet))
+        self._add(processes, "comet", "LB", "lb-0", processes.lb_port(0), None)
+        if keepers.ensure_venv():
+            report.versions |= keepers.versions()
+            for keeper in (keepers.supervisord, keepers.circus):
+                self.targets.append(stack.enter_context(keeper(self.folder, processes.worker_port(1))))
+        else:
+            report.notes.append("left out: supervisord and circus (pip could not install them)")
+        if keepers.has_systemd():
+            self.targets.append(stack.enter_context(keepers.systemd(self.folder, processes.worker_port(1))))
+        else:
+            report.notes.append("left out: systemd (does not run here, or not as root)")
+        self._add(processes, "comet", "worker process", "worker-0", processes.worker_port(0), processes.lb_port(0))
+        if use_docker and os.geteuid() == 0:
+            containers = stack.enter_context(cluster(**quiet))
+            self._add(containers, "comet", "worker container", "worker-0", containers.worker_port(0), containers.lb_port(0))
+            container = containers.rows()["worker-0"]["id"]
+            shown = subprocess.run(["docker", "inspect", container], capture_output=True, text=True, check=True)
+            self.targets.append(stack.enter_context(keepers.docker_restart(self.folder, json.loads(shown.stdout)[0])))
+            report.versions["docker"] = machine.version("docker", "version", "-f", "{{.Server.Version}}")
+        else:
+            report.notes.append("left out: containers (no Docker engine, or not root, who alone may kill a container's process)")
+
+    def _add(self, of: BenchCluster, keeper: str, what: str, replica: str, port: int, beside: int | None) -> None:
+        def pid() -> int | None:
+            found = of.rows()[replica]
+            return int(found["pid"]) if found["state"] == "ready" else None
+
+        self.targets.append(Target(f"{keeper}, {what}", what, port, "/healthz", pid, beside))
+        self.clusters[self.targets[-1].name] = of, replica
+
+
+def run(options: argparse.Namespace) -> int:
+    report = Report("recovery")
+    use_docker = not options.no_docker and shutil.which("docker") is not None
+    outcomes: dict[str, list[Outcome]] = {}
+    steps: dict[str, list[dict[str, float]]] = {}
+    with ExitStack() as stack:
+        say("starting Comet (workers as processes, and as containers), supervisord, circus and the rest")
+        stage = Stage(stack, report, use_docker)
+        targets = stage.targets
+        ready = dict.fromkeys([each.name for each in targets], time.monotonic())
+        say(f"{options.kills} kills each of {len(targets)}, {FORGOTTEN:g} s apart: about {options.kills * 11.5 / 60:.1f} minutes")
+        for number in range(options.kills):
+            for target in targets[number % len(targets) :] + targets[: number % len(targets)]:
+                time.sleep(max(0.0, ready[target.name] + FORGOTTEN - time.monotonic()))
+                wait_for(lambda at=target: ask(at.port, at.path) == "200", 30, f"{target.name} serves before its kill")  # type: ignore[misc]
+                outcome = _kill(target)
+                ready[target.name] = time.monotonic()
+                outcomes.setdefault(target.name, []).append(outcome)
+                if target.name in stage.clusters:
+                    of, replica = stage.clusters[target.name]
+                    steps.setdefault(target.name, []).append(_timeline(of, replica, outcome.at))
+            say(f"round {number + 1} of {options.kills}")
+    report.settings = {"kills": f"{options.kills} each by SIGKILL, interleaved, {FORGOTTEN:g} s apart", "others": "their defaults"}
+    fill(report, outcomes, steps)
+    return finish(report, options.json)
+
+
+def _kill(target: Target) -> Outcome:
+    try:
+        return kill(target)
+    except BenchError:
+        time.sleep(2)  # Its keeper may still be about to list it.
+        return kill(target)
+
+
+def _timeline(of: BenchCluster, replica: str, since: float) -> dict[str, float]:
+    """Comet's own account of the restart: milliseconds from the death as far as it is known, by step."""
+
+    def look() -> dict[str, Any] | None:
+        found = [each for each in of.events(since) if each["event"] == "replica_ready" and each.get("replica") == replica]
+        return found[-1] if found else None
+
+    event = wait_for(look, 20, f"the event replica_ready of {replica}") or {}
+    return {key: float(value) for key, value in (event.get("timeline_ms") or {}).items()}
+
+
+def fill(report: Report, outcomes: dict[str, list[Outcome]], steps: dict[str, list[dict[str, float]]]) -> None:
+    """Make tables, picture and raw data of what was measured."""
+    columns = [
+        "who",
+        "kills",
+        "median ms",
+        "p90 ms",
+        "lowest",
+        "highest",
+        "refused",
+        "broken",
+        "timeout",
+        "other status",
+        "errors through the LB",
+    ]
+    table = Table("kill -9 until the next 200", columns)
+    for name, found in outcomes.items():
+        times = [each.answer_ms for each in found]
+        met = {word: sum(each.attempts.get(word, 0) for each in found) for word in WORDS}
+        other = sum(count for each in found for word, count in each.attempts.items() if word not in WORDS)
+        beside = (
+            sum(count for each in found for word, count in each.beside.items() if word != "200")
+            if any(each.beside for each in found)
+            else None
+        )
+        table.rows.append([name, len(found), median(times), percentile(times, 90), min(times), max(times), *met.values(), other, beside])
+    report.tables.append(table)
+    account = Table("Comet's own account of the same restarts (median ms since it could know of the death)", ["who", *STEPS])
+    for name, known in steps.items():
+        values = [[step[key] for step in known if key in step] for key in STEPS]
+        account.rows.append([name, *[median(each) if each else None for each in values]])
+    report.tables.append(account)
+    medians = {name: median([each.answer_ms for each in found]) for name, found in outcomes.items()}
+    own = medians.get("comet, LB")
+    if own is not None:
+        report.notes.append(f"Comet's LB: {own:.1f} ms (goal: at most 15)")
+        others = {name: value / own for name, value in medians.items() if name in ("supervisord", "circus", "systemd")}
+        report.notes.extend(f"{name} takes {ratio:.0f} times as long (goal for supervisord: at least 50)" for name, ratio in others.items())
+    report.data = {name: [vars(each) for each in found] for name, found in outcomes.items()} | {"steps": steps}
+    chart = Chart(
+        "kill -9 until the next 200, milliseconds (median)",
+        "less is better; one scale each",
+        ["ms"],
+        list(medians),
+        [[each] for each in medians.values()],
+    )
+    report.charts.append(chart)
