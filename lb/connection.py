@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, cast
 from lb.chunked import ChunkedReader
 from lb.fields import Refusal
 from lb.response import CHUNKED, ResponseHead
+from lb.tunnel import upgrade
 
 if TYPE_CHECKING:
     from lb.downstream import Downstream
@@ -118,9 +119,9 @@ class UpstreamConnection(asyncio.Protocol):
             client.end_body([])
             self._proxy.ended(self, client)
         elif state == AWAITING:
-            self._proxy.lost_before_head(self, client, exc, bool(self._buffer))
+            self._proxy.recovery.lost_before_head(self, client, exc, bool(self._buffer))
         else:
-            self._proxy.truncated(self, client)
+            self._proxy.recovery.truncated(self, client)
 
     def pause_writing(self) -> None:
         if self.client is not None:
@@ -156,7 +157,7 @@ class UpstreamConnection(asyncio.Protocol):
         client = self.client
         assert client is not None
         self.close()
-        self._proxy.malformed(self, client)
+        self._proxy.recovery.malformed(self, client)
 
     def _read_head(self, raw: bytes, rest: bytes) -> None:
         client = self.client
@@ -172,7 +173,8 @@ class UpstreamConnection(asyncio.Protocol):
             if not head.upgrade or not client.head.upgrades:
                 self._malformed()
             else:
-                self._proxy.upgrade(self, client, head, rest)
+                self.state, self.client = IDLE, None
+                upgrade(self._proxy, self, client, head, rest)
         else:  # RFC 9110 section 15.2: interim responses are passed on.
             client.interim(head)
             if rest and self.state == AWAITING:
@@ -181,14 +183,14 @@ class UpstreamConnection(asyncio.Protocol):
     def _begin(self, client: "Downstream", head: ResponseHead, rest: bytes) -> None:
         length = 0 if client.head.is_head else head.length
         self.served += 1
-        if head.full and self._proxy.has_elsewhere(client):
+        if head.full and self._proxy.recovery.has_elsewhere(client):
             self.client = None
             if head.keep_alive and client.sent and len(rest) == length:
                 self.state = IDLE
                 self.rest(monotonic())
             else:
                 self.close()
-            self._proxy.full(self.upstream, client)
+            self._proxy.recovery.full(self.upstream, client)
             return
         if length >= 0:
             self.state, self._left = LENGTH, length
@@ -230,7 +232,7 @@ class UpstreamConnection(asyncio.Protocol):
             trailers = self.upstream.reader.trailers(chunks.trailers) if chunks.done else []
         except Refusal:
             self.close()
-            self._proxy.truncated(self, client)
+            self._proxy.recovery.truncated(self, client)
             return
         if pieces:
             client.relay(pieces)

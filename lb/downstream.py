@@ -10,12 +10,8 @@ The common path: a chunk that is exactly one remembered head without a body cost
 """
 
 import asyncio
-import re
-import socket
-import struct
-from ipaddress import IPv6Address, ip_address
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from lb.body import HOLD, RequestBody
 from lb.chunked import frame, last
@@ -24,8 +20,9 @@ from lb.connection import HIGH_WATER, UpstreamConnection
 from lb.counters import BYTES_IN, BYTES_OUT, CONNECTIONS, OWN_ERRORS, REQUESTS, RESPONSES
 from lb.fields import Refusal
 from lb.replies import error_reply
-from lb.request import RequestHead
+from lb.request import MAX_REMEMBERED_HEAD, RequestHead
 from lb.response import ResponseHead, outgoing
+from lb.sockets import client_address, reset
 
 if TYPE_CHECKING:
     from lb.proxy import Proxy
@@ -37,46 +34,17 @@ _IN_EXCHANGE: Final = (QUEUED, CONNECTING, WAITING, RESPONDING)
 
 NOBODY: Final = (503, "no worker is available")
 MAX_EARLY: Final = 65536  # bytes of later requests read while one is being answered
-_BARE_LF = re.compile(rb"(?<!\r)\n").search
-_NOT_A_LINE = re.compile(rb"[\x00-\x0c\x0e-\x1f\x7f-\xff]").search
 
 
 class Downstream(asyncio.Protocol):
     """One client connection."""
 
     __slots__ = (
-        "_advancing",
-        "_chunks",
-        "_held",
-        "_proxy",
-        "_reading_held",
-        "_recent",
-        "begun",
-        "blocked",
-        "body",
-        "buffer",
-        "closing",
-        "connection",
-        "deadline",
-        "due",
-        "eof",
-        "failure",
-        "fresh",
-        "head",
-        "interims",
-        "payload",
-        "plain",
-        "repeats",
-        "sent",
-        "slot",
-        "started",
-        "state",
-        "status",
-        "tail",
-        "transport",
-        "tried",
+        "_advancing", "_chunks", "_held", "_proxy", "_recent", "begun", "blocked", "body", "buffer", "closing",
+        "connection", "deadline", "due", "eof", "failure", "fresh", "head", "interims", "payload", "plain",
+        "reading_held", "repeats", "sent", "slot", "started", "state", "status", "tail", "transport", "tried",
         "upstream",
-    )
+    )  # fmt: skip
 
     transport: asyncio.Transport
     head: RequestHead
@@ -97,7 +65,7 @@ class Downstream(asyncio.Protocol):
         self.eof = False
         self.blocked = False  # the client does not read
         self._held = False  # the upstream does not read
-        self._reading_held = False
+        self.reading_held = False
         self._advancing = False
         # Of the exchange; the rest is set by `_begin`.
         self.connection: UpstreamConnection | None = None
@@ -116,7 +84,7 @@ class Downstream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport = cast(asyncio.Transport, transport)
         transport.set_write_buffer_limits(high=HIGH_WATER)
-        self.tail = _client_address(transport.get_extra_info("peername")) + b"\r\n\r\n"
+        self.tail = client_address(transport.get_extra_info("peername")) + b"\r\n\r\n"
         proxy = self._proxy
         proxy.clients.add(self)
         proxy.slots[CONNECTIONS] = len(proxy.clients)
@@ -126,9 +94,11 @@ class Downstream(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self.state == IDLE:
-            head = self._recent.young.get(data)
+            head = self._recent.young.get(data) if len(data) <= MAX_REMEMBERED_HEAD else None
             if head is not None and head.bare:
                 self._begin(head)
+            elif 4 < len(data) == data.find(b"\r\n\r\n") + 4 <= self._proxy.settings.max_head and data[0] != 0x0D:
+                self._take_whole(data)
             else:
                 self.buffer = data
                 self._advance()
@@ -161,7 +131,7 @@ class Downstream(asyncio.Protocol):
         state, self.state = self.state, CLOSED
         self.buffer = b""
         if state in _IN_EXCHANGE:
-            proxy.abandoned(self, state)
+            proxy.recovery.abandoned(self, state)
         if proxy.draining and not proxy.clients:
             proxy.drained()
 
@@ -189,10 +159,17 @@ class Downstream(asyncio.Protocol):
         while self.buffer and self.state <= HEAD and self._take_head():
             pass
         self._advancing = False
-        if self._reading_held:
+        if self.reading_held:
             self._settle_reading()
         if self.eof and self.state <= HEAD:
             self.close()
+
+    def _take_whole(self, data: bytes) -> None:
+        """Begin the exchange of a head that arrived alone and in one piece."""
+        try:
+            self._begin(self._proxy.requests.read(data))
+        except Refusal as refusal:
+            self._refuse(refusal)
 
     def _take_head(self) -> bool:
         """Begin the exchange of the head at the buffer's start; False when it is incomplete or refused."""
@@ -202,7 +179,7 @@ class Downstream(asyncio.Protocol):
         end = data.find(b"\r\n\r\n") + 4
         try:
             if end < 4 or end > self._proxy.settings.max_head:
-                self._check_incomplete(data)
+                self._proxy.requests.check_incomplete(data, self._proxy.settings.max_head)
                 if self.state == IDLE:
                     self.state = HEAD
                     self.deadline = monotonic() + self._proxy.settings.head_timeout
@@ -214,22 +191,6 @@ class Downstream(asyncio.Protocol):
             self._refuse(refusal)
             return False
         return True
-
-    def _check_incomplete(self, data: bytes) -> None:
-        """Refuse as early as possible what cannot become a head any more."""
-        settings = self._proxy.settings
-        line, newline, _ = data.partition(b"\n")
-        if len(line) > settings.max_request_line:
-            raise Refusal(414, "request line too long")
-        if not newline:
-            if _NOT_A_LINE(line):
-                raise Refusal(400, "invalid request line")
-            return
-        if _BARE_LF(data):
-            raise Refusal(400, "line ends without a carriage return")
-        self._proxy.requests.check_line(line[:-1])
-        if len(data) > settings.max_head:
-            raise Refusal(431, "request head too large")
 
     def _begin(self, head: RequestHead) -> None:
         proxy = self._proxy
@@ -300,8 +261,8 @@ class Downstream(asyncio.Protocol):
         unsent = self.state in (QUEUED, CONNECTING, WAITING) and (self.connection is None or self.connection.state == NOT_CONNECTED)
         overfull = unsent and not self.sent and self.body is not None and self.body.overfull
         held = self._held or overfull or len(self.buffer) > MAX_EARLY
-        if held != self._reading_held and not self.eof:
-            self._reading_held = held
+        if held != self.reading_held and not self.eof:
+            self.reading_held = held
             if held:
                 self.transport.pause_reading()
             else:
@@ -314,7 +275,7 @@ class Downstream(asyncio.Protocol):
         if self.eof:
             self._await_answer(now)
         self._held = False
-        if self._reading_held:
+        if self.reading_held:
             self._settle_reading()
 
     def _await_answer(self, now: float) -> None:
@@ -375,8 +336,14 @@ class Downstream(asyncio.Protocol):
     def _rest(self, now: float) -> None:
         self.state = IDLE
         self.deadline = now + self._proxy.settings.idle_timeout
-        if self.buffer or self.eof or self._reading_held:
+        if self.buffer or self.eof or self.reading_held:
             self._advance()
+
+    def leave_http(self) -> bytes:
+        """Become one end of a tunnel; return what the client sent ahead."""
+        self.state = TUNNEL
+        early, self.buffer = self.buffer, b""
+        return early
 
     # Failures and ends.
 
@@ -394,7 +361,7 @@ class Downstream(asyncio.Protocol):
         if self.state == WAITING and self.upstream is None:  # Nothing of it went anywhere.
             self._refuse(refusal)
         else:
-            self._proxy.refused(self, refusal)
+            self._proxy.recovery.refused(self, refusal)
 
     def fail(self, status: int, message: str) -> None:
         """Answer the exchange with an error of our own; its connections are the proxy's matter."""
@@ -410,13 +377,9 @@ class Downstream(asyncio.Protocol):
         self.transport.write(reply)
 
     def break_off(self) -> None:
-        """End a begun response so that nobody takes it for complete: by a reset, as its end may be the connection's."""
-        sock = self.transport.get_extra_info("socket")
-        if sock is not None:
-            with socket.socket(fileno=socket.dup(sock.fileno())) as duplicate:
-                duplicate.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        """End a begun response so that nobody takes it for complete."""
         self.state = CLOSED
-        self.transport.abort()
+        reset(self.transport)
 
     def close(self) -> None:
         """Close once what is written has been sent."""
@@ -435,8 +398,8 @@ class Downstream(asyncio.Protocol):
         self.deadline = now + self._proxy.settings.linger_timeout
         self._proxy.wheel.hasten(self, now)
         self.transport.write_eof()
-        if self._reading_held:
-            self._reading_held = False
+        if self.reading_held:
+            self.reading_held = False
             self.transport.resume_reading()
 
     def expire(self, now: float) -> None:
@@ -446,20 +409,7 @@ class Downstream(asyncio.Protocol):
         elif self.state == HEAD:
             self._refuse(Refusal(408, "the request head took too long"))
         elif self.state in _IN_EXCHANGE:
-            self._proxy.expired(self, now, stalled=not self.sent and not self._held)
+            self._proxy.recovery.expired(self, now, stalled=not self.sent and not self._held)
         else:
             self.deadline = now + 1.0
             self.transport.abort()
-
-
-def _client_address(peer: Any) -> bytes:
-    """Return a client's address as X-Forwarded-For names it."""
-    try:
-        if ":" not in peer[0]:
-            return str(peer[0]).encode() or b"unknown"
-        address = ip_address(peer[0].partition("%")[0])
-    except (TypeError, ValueError, IndexError, AttributeError):
-        return b"unknown"
-    if isinstance(address, IPv6Address) and address.ipv4_mapped:
-        address = address.ipv4_mapped
-    return str(address).encode()

@@ -5,7 +5,8 @@ name and colon, a value holds no control character. What fails is refused, never
 than the next hop does has opened the door to request smuggling.
 
 An ordinary field becomes the line to send on (kind FORWARD), of one that the proxy must understand the value is kept by kind.
-A whole block is judged by one regular expression and taken apart by another, both in C: line by line costs twice as much.
+The common case is judged without regular expressions, which cost several times as much: no control character but the line ends,
+counted in one pass over the whole head, and a name that was found to be a token before. The rest goes through the grammar.
 
 Pure: no I/O, no clock.
 """
@@ -29,8 +30,7 @@ KINDS: Final = 12
 
 TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _FIELD = re.compile(rb"(" + TOKEN + rb"):([\t\x20-\x7e\x80-\xff]*)").fullmatch  # RFC 9112 section 5, RFC 9110 section 5.5
-_BLOCK = re.compile(rb"(?:" + TOKEN + rb":[\t\x20-\x7e\x80-\xff]*\r\n)*").fullmatch
-_PAIRS = re.compile(rb"([^:]+):[ \t]*((?:[^\r]*[^\r \t])?)[ \t]*\r\n").findall  # of a block found valid
+_NO_CONTROLS: Final = bytes((0x09, *range(0x20, 0x7F), *range(0x80, 0x100)))
 _DIGITS = re.compile(rb"[0-9]{1,19}").fullmatch
 _TOKEN_LIST = re.compile(rb"[ \t]*(?:" + TOKEN + rb")?[ \t]*(?:,[ \t]*(?:" + TOKEN + rb")?[ \t]*)*").fullmatch
 
@@ -126,6 +126,12 @@ class Recent(Generic[Value]):
         self._old.clear()
 
 
+def split_lines(raw: bytes) -> list[bytes] | None:
+    """Return the lines of a head without their CRLFs; None when a control character or bare CR or LF stands in it."""
+    lines = raw.split(b"\r\n")
+    return lines if len(raw.translate(None, _NO_CONTROLS)) == 2 * len(lines) - 2 else None
+
+
 class FieldReader:
     """Reads the fields of one direction. Names met, in whatever case, are remembered with their kind."""
 
@@ -135,28 +141,32 @@ class FieldReader:
         self._kinds = kinds
         self._names: dict[bytes, int] = {}
 
-    def read(self, block: bytes) -> tuple[list[bytes], list[list[bytes] | None], int]:
-        """Return the lines of `block` to forward, the values of the others by kind, and the number of fields.
-
-        `block` is what stands between the first line and the blank line, its last CRLF included. Refusal 400: a line is no field.
-        """
-        if _BLOCK(block) is None:
-            raise Refusal(400, _what_is_wrong(block))
+    def read(self, lines: list[bytes]) -> tuple[list[bytes], list[list[bytes] | None]]:
+        """Return which of `lines` (as of `split_lines`) to forward, and the values of the others by kind. Refusal 400: no field."""
         forwarded: list[bytes] = []
         special: list[list[bytes] | None] = [None] * KINDS
         kind_of = self._names.get
-        pairs = _PAIRS(block)
-        for name, value in pairs:
+        for line in lines:
+            name, colon, value = line.partition(b": ")
             kind = kind_of(name)
-            if kind is None:
-                kind = self._learn(name)
+            if kind is None or not colon or value.strip(b" \t") is not value:
+                line, kind, value = self._read_odd(line)
             if kind == FORWARD:
-                forwarded.append(name + b": " + value)
+                forwarded.append(line)
             elif (values := special[kind]) is None:
                 special[kind] = [value]
             else:
                 values.append(value)
-        return forwarded, special, len(pairs)
+        return forwarded, special
+
+    def _read_odd(self, line: bytes) -> tuple[bytes, int, bytes]:
+        """Return a line that is new or unusual in its usual form, its kind and value."""
+        match = _FIELD(line)
+        if match is None:
+            raise Refusal(400, what_is_wrong([line]))
+        name, value = match[1], match[2].strip(b" \t")
+        kind = self._names.get(name)
+        return name + b": " + value, self._learn(name) if kind is None else kind, value
 
     def _learn(self, name: bytes) -> int:
         if len(self._names) >= MAX_NAMES:
@@ -168,12 +178,17 @@ class FieldReader:
         """Return the trailer fields that may be sent on. Refusal 400: a line is no field."""
         if not lines:
             return lines
-        kept, _, _ = self.read(b"\r\n".join(lines) + b"\r\n")
+        if split_lines(b"\r\n".join(lines)) != lines:
+            raise Refusal(400, "invalid trailer")
+        kept, special = self.read(lines)
+        if special[CONTENT_LENGTH] or special[TRANSFER_ENCODING]:
+            raise Refusal(400, "framing field in a trailer")
         return [line for line in kept if _NOT_IN_TRAILERS(line[: line.index(b":")]) is None]
 
 
-def _what_is_wrong(block: bytes) -> str:
-    line = next((line for line in block[:-2].split(b"\r\n") if _FIELD(line) is None), b"")
+def what_is_wrong(lines: list[bytes]) -> str:
+    """Return a word on the first of `lines` that is no field."""
+    line = next((line for line in lines if _FIELD(line) is None), b"")
     if line[:1] in (b" ", b"\t"):
         return "folded header line"  # obs-fold, RFC 9112 section 5.2
     name, colon, _ = line.partition(b":")

@@ -5,7 +5,6 @@ do as told. An exchange is counted in flight from `begin` to `_leave`, at an ups
 """
 
 import asyncio
-import errno
 from collections import deque
 from collections.abc import Callable, Iterable
 from email.utils import formatdate
@@ -14,34 +13,29 @@ from time import monotonic, time
 from typing import Final
 
 from lb import downstream
-from lb.connection import AWAITING, CONNECTING, IDLE, UpstreamConnection
+from lb.connection import AWAITING, IDLE, UpstreamConnection
 from lb.counters import (
-    ABORTED,
     BYTES_IN,
     BYTES_OUT,
     IN_FLIGHT,
     LATENCY,
+    LATENCY_TABLE,
     LATENCY_US,
     QUEUED,
     REQUESTS,
     RESPONSES,
-    RETRIES,
-    UPSTREAM_ERRORS,
     Counters,
     latency_bucket,
 )
 from lb.downstream import Downstream
-from lb.fields import Refusal
+from lb.recovery import Recovery
 from lb.request import RequestReader
-from lb.response import ResponseHead
 from lb.settings import Settings, UpstreamSpec
-from lb.tunnel import Tunnel
-from lb.upstream import Upstream, UpstreamPool, within_budget
+from lb.upstream import Upstream, UpstreamPool
 from lb.wheel import Wheel
 
+_TABLED: Final = len(LATENCY_TABLE)
 FRESH_ENOUGH: Final = 1.0  # seconds idle up to which a connection may carry what must not be sent twice
-# Our own want of resources, no sign of the upstream's health.
-_OURS: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL, errno.EAGAIN))
 
 HealthEdge = Callable[[Upstream], None]
 
@@ -68,9 +62,10 @@ class Proxy:
         self.on_doubt: HealthEdge = _nothing
         self.drained: Callable[[], None] = lambda: None
         self._queue: deque[Downstream] = deque()
-        self._repeating = 0
+        self.repeating = 0
         self._opening: set[asyncio.Task[None]] = set()
         self._date = (0, b"")
+        self.recovery = Recovery(self)
 
     def date(self) -> bytes:
         """Return the present Date field value (RFC 9110 section 6.6.1), made once a second."""
@@ -84,23 +79,30 @@ class Proxy:
     def begin(self, client: Downstream) -> None:
         """Count a request and send it on its way."""
         slots = self.slots
+        head = client.head
         slots[REQUESTS] += 1
-        slots[BYTES_IN] += client.head.size
+        slots[BYTES_IN] += head.size
         self.in_flight = slots[IN_FLIGHT] = self.in_flight + 1
         upstream = self.pool.pick()
         if upstream is None:
             self._wait_or_fail(client)
-        elif client.head.bare and upstream.idle:
+            return
+        idle = upstream.idle
+        if idle and client.body is None and (head.idempotent or idle[-1].idle_since > client.started - FRESH_ENOUGH):
             upstream.in_flight += 1
             client.upstream = upstream
-            client.connection = connection = upstream.idle.pop()
+            client.connection = connection = idle.pop()
             connection.client = client
             connection.state = AWAITING
-            connection.transport.write(client.head.prefix + client.tail)
+            if client.payload:
+                connection.transport.write(b"".join((head.prefix, client.tail, client.payload)))
+            else:
+                connection.transport.write(head.prefix + client.tail)
         else:
             self._assign(client, upstream)
 
-    def _dispatch(self, client: Downstream) -> None:
+    def dispatch(self, client: Downstream) -> None:
+        """Find an upstream that the client's request was not sent to yet."""
         upstream = self.pool.pick(client.tried)
         if upstream is None:
             self._wait_or_fail(client)
@@ -109,7 +111,7 @@ class Proxy:
 
     def _wait_or_fail(self, client: Downstream) -> None:
         if not self.pool.rotation(client.tried):
-            self._fail(client, *client.failure)
+            self.fail(client, *client.failure)
             return
         now = monotonic()
         client.state = downstream.QUEUED
@@ -146,7 +148,7 @@ class Proxy:
                 self._loop.create_connection(lambda: connection, upstream.host, upstream.port), self.settings.connect_timeout + 1.0
             )
         except (OSError, TimeoutError) as error:
-            self._not_connected(connection, error)
+            self.recovery.not_connected(connection, error)
 
     def connected(self, connection: UpstreamConnection) -> None:
         """Send the request that a new connection was opened for; without one the connection waits for another."""
@@ -172,13 +174,35 @@ class Proxy:
                 body.forget()
         client.request_started(now)
 
-    # An exchange ends well.
+    # An exchange ends.
 
     def answered(self, connection: UpstreamConnection, client: Downstream, status: int, size: int) -> None:
-        """The common path's end: the whole response was written in one go."""
-        client.status = status
-        self.slots[BYTES_OUT] += size
-        self.ended(connection, client)
+        """The common path's end, the whole response was written in one go: `ended` with all that it calls in one function."""
+        now = monotonic()
+        slots = self.slots
+        slots[BYTES_OUT] += size
+        self.in_flight = slots[IN_FLIGHT] = self.in_flight - 1
+        slots[RESPONSES + status // 100] += 1
+        micros = int((now - client.started) * 1e6)
+        slots[LATENCY + (LATENCY_TABLE[micros] if micros < _TABLED else latency_bucket(micros))] += 1
+        slots[LATENCY_US] += micros
+        if client.repeats > 1:
+            self.repeating -= 1
+        upstream = connection.upstream
+        upstream.in_flight -= 1
+        if upstream.ready:
+            connection.idle_since = now
+            upstream.idle.append(connection)
+        else:
+            connection.close()
+        if self._queue:
+            self.pump()
+        if client.closing or client.blocked or client.buffer or client.reading_held:
+            client.finished(now)
+        else:
+            client.connection = client.upstream = client.body = None
+            client.state = downstream.IDLE
+            client.deadline = now + self.settings.idle_timeout
 
     def ended(self, connection: UpstreamConnection, client: Downstream) -> None:
         """Settle a complete exchange: its connection rests if it may, its slot goes to whoever waits."""
@@ -189,209 +213,43 @@ class Proxy:
             if client.blocked:
                 connection.transport.resume_reading()
             if upstream.ready:
-                connection.idle_since = now
-                upstream.idle.append(connection)
+                connection.rest(now)
             else:
                 connection.close()
-        self._leave(client, now)
+        self.leave(client, now)
         if self._queue:
-            self._pump()
+            self.pump()
         client.finished(now)
 
-    def _leave(self, client: Downstream, now: float) -> None:
+    def leave(self, client: Downstream, now: float) -> None:
+        """Count an exchange as over, with the status that `client.status` holds."""
         slots = self.slots
         self.in_flight = slots[IN_FLIGHT] = self.in_flight - 1
         slots[RESPONSES + client.status // 100] += 1
-        seconds = now - client.started
-        slots[LATENCY + latency_bucket(seconds)] += 1
-        slots[LATENCY_US] += int(seconds * 1e6)
+        micros = int((now - client.started) * 1e6)
+        slots[LATENCY + latency_bucket(micros)] += 1
+        slots[LATENCY_US] += micros
         if client.repeats > 1:
-            self._repeating -= 1
+            self.repeating -= 1
 
-    # An exchange meets trouble.
-
-    def _unassign(self, client: Downstream) -> None:
+    def unassign(self, client: Downstream) -> None:
+        """Give back the client's place at its upstream."""
         if client.upstream is not None:
             client.upstream.in_flight -= 1
         client.upstream = None
         client.connection = None
 
-    def _fail(self, client: Downstream, status: int, message: str) -> None:
+    def fail(self, client: Downstream, status: int, message: str) -> None:
+        """End an exchange with an error answer of our own."""
         now = monotonic()
         client.fail(status, message)
-        self._leave(client, now)
+        self.leave(client, now)
         client.finished(now)
-
-    def _may_repeat(self, client: Downstream, *, unsent: bool = False, free: bool = False) -> bool:
-        body = client.body
-        safe = unsent or (client.head.idempotent and not client.interims and (body is None or body.held is not None))
-        if safe and not free:
-            safe = client.repeats < self.settings.retries and within_budget(client.repeats, self._repeating, self.in_flight)
-        return safe and monotonic() < client.due
-
-    def _repeat(self, client: Downstream, *, unsent: bool = False, free: bool = False) -> None:
-        """Try once more where that is safe, or answer with `client.failure`."""
-        if self._may_repeat(client, unsent=unsent, free=free):
-            self.slots[RETRIES] += 1
-            if not free:
-                client.repeats += 1
-                self._repeating += client.repeats == 2
-            self._dispatch(client)
-        else:
-            self._fail(client, *client.failure)
-        self._pump()
-
-    def has_elsewhere(self, client: Downstream) -> bool:
-        """Say whether a request whose worker is full may go to another one; otherwise the client gets that worker's own answer."""
-        return self.pool.pickable((*client.tried, client.upstream)) and self._may_repeat(client)
-
-    def full(self, upstream: Upstream, client: Downstream) -> None:
-        """A worker had no room and began nothing: no sign of sickness, another one may have room."""
-        self._unassign(client)
-        client.tried = (*client.tried, upstream)
-        client.failure = (503, "all workers are full")
-        self._repeat(client)
-
-    def lost_before_head(self, connection: UpstreamConnection, client: Downstream, exc: Exception | None, partial: bool) -> None:
-        """A connection ended before its response began. On a used one that is the keep-alive race, on a fresh one a sign."""
-        self._unassign(client)
-        upstream = connection.upstream
-        race = connection.served > 0 and not partial
-        client.failure = (502, "the worker closed the connection without an answer")
-        if race:
-            client.fresh = True
-        else:
-            self.slots[UPSTREAM_ERRORS] += 1
-            client.tried = (*client.tried, upstream)
-            self.doubt(upstream, "reset" if exc is not None else "closed before an answer")
-        self._repeat(client, free=race)
-
-    def _not_connected(self, connection: UpstreamConnection, error: Exception) -> None:
-        upstream, client = connection.upstream, connection.client
-        number = error.errno if isinstance(error, OSError) else None
-        ours = number in _OURS
-        if isinstance(error, ConnectionRefusedError):
-            self.refused_by(upstream)
-        elif not ours:
-            self.doubt(upstream, "cannot connect")
-        if client is None:
-            return
-        self.slots[UPSTREAM_ERRORS] += 1
-        connection.client = None
-        self._unassign(client)
-        client.tried = (*client.tried, upstream)
-        if ours:
-            client.failure = (503, "out of resources")
-        self._repeat(client, unsent=True)
-
-    def malformed(self, connection: UpstreamConnection, client: Downstream) -> None:
-        """A response head that cannot be trusted: 502."""
-        self.slots[UPSTREAM_ERRORS] += 1
-        self._unassign(client)
-        self._fail(client, 502, "the worker's response is invalid")
-        self._pump()
-
-    def truncated(self, connection: UpstreamConnection, client: Downstream) -> None:
-        """A response broke off after it had begun: the client must be able to tell."""
-        self.slots[UPSTREAM_ERRORS] += 1
-        self._unassign(client)
-        self._leave(client, monotonic())
-        client.break_off()
-        self._pump()
-
-    def refused(self, client: Downstream, refusal: Refusal) -> None:
-        """The client's body is at fault after its exchange had begun."""
-        self._cut(client)
-        if client.begun:
-            self._leave(client, monotonic())
-            client.break_off()
-        else:
-            self._fail(client, refusal.status, refusal.reason)
-        self._pump()
-
-    def abandoned(self, client: Downstream, state: int) -> None:
-        """A client went away in the middle of an exchange: its upstream need not go on."""
-        self.slots[ABORTED] += 1
-        self._cut(client)
-        self.in_flight = self.slots[IN_FLIGHT] = self.in_flight - 1
-        if client.repeats > 1:
-            self._repeating -= 1
-        if state == downstream.QUEUED:
-            self._queue.remove(client)
-            self._count_queue()
-        self._pump()
-
-    def _cut(self, client: Downstream) -> None:
-        """Part a client from its upstream connection; one that is still being opened may serve another."""
-        connection = client.connection
-        if connection is not None:
-            if connection.state == CONNECTING:
-                connection.client = None
-            else:
-                connection.close()
-        self._unassign(client)
-
-    def expired(self, client: Downstream, now: float, *, stalled: bool) -> None:
-        """A client's deadline passed in an exchange; `stalled` says that it owes us body."""
-        state, upstream = client.state, client.upstream
-        if state == downstream.QUEUED:
-            self._queue.remove(client)
-            self._count_queue()
-            self._fail(client, 503, "no worker had room in time")
-            return
-        self._cut(client)
-        if client.eof and now < client.due:
-            self.slots[ABORTED] += 1
-            client.status = 499
-            self._leave(client, now)
-            client.close()
-        elif client.begun:
-            self._leave(client, now)
-            client.break_off()
-        elif state == downstream.CONNECTING and now < client.due:
-            assert upstream is not None
-            self.slots[UPSTREAM_ERRORS] += 1
-            self.doubt(upstream, "connecting timed out")
-            client.tried = (*client.tried, upstream)
-            client.failure = (504, "no worker could be connected in time")
-            self._repeat(client, unsent=True)
-            return
-        elif stalled:
-            self._fail(client, 408, "the request body took too long")
-        else:
-            if upstream is not None:
-                self.slots[UPSTREAM_ERRORS] += 1
-                self.doubt(upstream, "no answer in time")
-            self._fail(client, 504, "the worker did not answer in time")
-        self._pump()
-
-    def upgrade(self, connection: UpstreamConnection, client: Downstream, head: ResponseHead, rest: bytes) -> None:
-        """Both sides leave HTTP (RFC 9110 section 7.8): a tunnel takes over both connections."""
-        client.transport.write(head.start + b"Connection: upgrade\r\nUpgrade: " + head.upgrade + b"\r\n\r\n" + rest)
-        client.status = 101
-        self.wheel.remove(client)
-        client.state = downstream.TUNNEL
-        early, client.buffer = client.buffer, b""
-
-        def ended() -> None:
-            connection.upstream.connections.discard(connection)
-            self._unassign(client)
-            self._leave(client, monotonic())
-            self._pump()
-            client.connection_lost(None)
-
-        connection.state = IDLE
-        connection.client = None
-        tunnel = Tunnel(self, client.transport, connection.transport, ended)
-        if early:
-            connection.transport.write(early)
-        if client.blocked:
-            connection.transport.pause_reading()
-        tunnel.start()
 
     # The queue.
 
-    def _pump(self) -> None:
+    def pump(self) -> None:
+        """Give places that became free to those who wait."""
         queue = self._queue
         while queue:
             client = queue[0]
@@ -401,12 +259,17 @@ class Proxy:
                     break
                 queue.popleft()
                 self._count_queue()
-                self._fail(client, *client.failure)
+                self.fail(client, *client.failure)
                 continue
             queue.popleft()
             self._count_queue()
             client.due = monotonic() + self.settings.request_timeout
             self._assign(client, upstream)
+
+    def leave_queue(self, client: Downstream) -> None:
+        """Take out a client that waits no longer."""
+        self._queue.remove(client)
+        self._count_queue()
 
     def _count_queue(self) -> None:
         self.slots[QUEUED] = len(self._queue)
@@ -422,7 +285,7 @@ class Proxy:
         for upstream in out:
             self.on_health(upstream)
             self._move_on(upstream)
-        self._pump()
+        self.pump()
         return new
 
     def configure(self, settings: Settings) -> None:
@@ -453,7 +316,7 @@ class Proxy:
             self.refused_by(upstream)
         elif upstream.judge.observe(passed, decisive=decisive):
             self._edge(upstream, reason)
-        self._pump()
+        self.pump()
 
     def _edge(self, upstream: Upstream, reason: str) -> None:
         upstream.reason = reason
@@ -463,7 +326,7 @@ class Proxy:
         if not upstream.judge.healthy:
             self._close_idle(upstream)
             self._move_on(upstream)
-            self._pump()
+            self.pump()
 
     def _close_idle(self, upstream: Upstream) -> None:
         for connection in list(upstream.idle):
@@ -477,10 +340,10 @@ class Proxy:
                 continue
             if self.pool.rotation((*client.tried, upstream)):
                 connection.close()
-                self._unassign(client)
+                self.unassign(client)
                 client.tried = (*client.tried, upstream)
                 client.failure = (502, "the worker went away")
-                self._repeat(client)
+                self.recovery.repeat(client)
 
     def sweep(self) -> None:
         """Close upstream connections that were idle so long that the worker may be about to."""

@@ -27,7 +27,9 @@ from lb.fields import (
     Recent,
     Refusal,
     content_length,
+    split_lines,
     token_list,
+    what_is_wrong,
     without_named,
 )
 
@@ -35,10 +37,15 @@ CHUNKED: Final = -1
 
 # Request target: visible ASCII without a fragment (RFC 9112 section 3.2). Wider than the URI grammar, as browsers are.
 _REQUEST_LINE = re.compile(rb"(" + TOKEN + rb") ([\x21\x22\x24-\x7e]+) HTTP/([0-9])\.([0-9])").fullmatch
+_TARGET: Final = bytes((0x21, 0x22, *range(0x24, 0x7F)))
 _HOST = rb"(?:\[[0-9A-Fa-f:.]+\]|\[[vV][0-9A-Fa-f]+\.[A-Za-z0-9\-._~!$&'()*+,;=:]+\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})*)"
 _AUTHORITY = re.compile(_HOST + rb"(?::[0-9]{0,5})?").fullmatch  # uri-host [ ":" port ], RFC 9110 section 7.2
 _ABSOLUTE = re.compile(rb"https?://([^/?]*)([/?].*)?", re.IGNORECASE).fullmatch
 
+_BARE_LF = re.compile(rb"(?<!\r)\n").search
+_NOT_A_LINE = re.compile(rb"[\x00-\x0c\x0e-\x1f\x7f-\xff]").search
+_METHODS: Final = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH"))
+_VERSIONS: Final = {b"HTTP/1.1": 1, b"HTTP/1.0": 0}
 _IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))  # RFC 9110 section 9.2.2
 
 # Connection options that name no further field to strip. Host, framing, Via and X-Forwarded-For are never stripped, though they
@@ -46,6 +53,7 @@ _IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b
 _PLAIN_OPTIONS: Final = frozenset((b"close", b"keep-alive", b"upgrade", b"te"))
 
 MAX_REMEMBERED_HEAD: Final = 4096
+MAX_HOSTS: Final = 1024
 
 
 class RequestHead:
@@ -102,6 +110,7 @@ class RequestReader:
         self.max_line = max_line
         self.max_fields = max_fields
         self._default_host = default_host
+        self._hosts: dict[bytes, tuple[bytes, bytes]] = {}
         self._fields = FieldReader(REQUEST_KINDS)
         self.recent: Recent[RequestHead] = Recent(capacity)
 
@@ -118,13 +127,28 @@ class RequestReader:
         """Return the trailer fields that may be sent on. Refusal 400."""
         return self._fields.trailers(lines)
 
-    def check_line(self, line: bytes) -> None:
-        """Judge a request line whose head is still incomplete, so that nonsense is refused at once."""
-        self._request_line(line)
-
-    def _request_line(self, line: bytes) -> tuple[bytes, bytes, int]:
+    def check_incomplete(self, data: bytes, max_head: int) -> None:
+        """Refuse as early as possible what cannot become a head of up to `max_head` bytes any more. Refusal: 400, 414, 431, 501, 505."""
+        line, newline, _ = data.partition(b"\n")
         if len(line) > self.max_line:
             raise Refusal(414, "request line too long")
+        if not newline:
+            if _NOT_A_LINE(line):
+                raise Refusal(400, "invalid request line")
+            return
+        if _BARE_LF(data):
+            raise Refusal(400, "line ends without a carriage return")
+        self._request_line(line[:-1])
+        if len(data) > max_head:
+            raise Refusal(431, "request head too large")
+
+    def _request_line(self, line: bytes) -> tuple[bytes, bytes, int]:
+        """Return method, target and minor version."""
+        if len(line) > self.max_line:
+            raise Refusal(414, "request line too long")
+        parts = line.split(b" ")
+        if len(parts) == 3 and parts[0] in _METHODS and parts[2] in _VERSIONS and parts[1] and not parts[1].translate(None, _TARGET):
+            return parts[0], parts[1], _VERSIONS[parts[2]]
         match = _REQUEST_LINE(line)
         if match is None:
             raise Refusal(400, "invalid request line")  # RFC 9112 section 3, and HTTP/0.9
@@ -136,27 +160,42 @@ class RequestReader:
         return method, target, min(int(minor), 1)
 
     def _parse(self, raw: bytes) -> RequestHead:
-        end = raw.index(b"\r\n")
-        method, target, minor = self._request_line(raw[:end])
-        forwarded, special, count = self._fields.read(raw[end + 2 : -2])
-        if count > self.max_fields:
+        lines = split_lines(raw)
+        if lines is None:
+            line, *rest = raw[:-4].split(b"\r\n")
+            self._request_line(line)
+            raise Refusal(400, what_is_wrong(rest))
+        method, target, minor = self._request_line(lines[0])
+        forwarded, special = self._fields.read(lines[1:-2])
+        if len(lines) - 3 > self.max_fields:
             raise Refusal(431, "too many header fields")
-        target, host = self._route(method, target, minor, special[HOST])
-        length, framing = _framing(minor, special[CONTENT_LENGTH], special[TRANSFER_ENCODING])
-        connection = special[CONNECTION]
-        keep_alive, upgrades = minor == 1, False
+        target, (before, after) = self._route(method, target, minor, special[HOST])
+        lengths, encodings, connection, expectations = (
+            special[CONTENT_LENGTH],
+            special[TRANSFER_ENCODING],
+            special[CONNECTION],
+            special[EXPECT],
+        )
+        length, framing = (0, b"") if lengths is None and encodings is None else _framing(minor, lengths, encodings)
+        keep_alive, upgrades, expects = minor == 1, False, False
         if connection is not None:
             options = token_list(connection)
             keep_alive = b"close" not in options and (minor == 1 or b"keep-alive" in options)
             upgrades = minor == 1 and length == 0 and b"upgrade" in options and _may_upgrade(special[UPGRADE])
+            if upgrades:
+                framing += b"Connection: upgrade\r\nUpgrade: " + b", ".join(special[UPGRADE] or ()) + b"\r\n"
             if not _PLAIN_OPTIONS.issuperset(options):
                 forwarded = without_named(forwarded, options)
-        expects = minor == 1 and _expects(special[EXPECT])
-        prefix = _rewritten(method, target, host, forwarded, framing, special, upgrades, expects)
+        if expectations is not None and (expects := _expects(minor, expectations)):
+            framing += b"Expect: 100-continue\r\n"
+        forwarded.append(framing)  # ends in CRLF itself, or is empty: joined it closes the ordinary fields
+        via, trail = special[VIA], special[FORWARDED_FOR]
+        added = _ADDED if via is None and trail is None else _appended(via, trail)
+        prefix = b"".join((method, b" ", target, before, b"\r\n".join(forwarded), after, added))
         return RequestHead(method, minor, prefix, length, keep_alive, upgrades, expects, len(raw))
 
-    def _route(self, method: bytes, target: bytes, minor: int, hosts: list[bytes] | None) -> tuple[bytes, bytes]:
-        """Return the target in origin-form (or `*`) and the host. RFC 9112 sections 3.2 and 3.3."""
+    def _route(self, method: bytes, target: bytes, minor: int, hosts: list[bytes] | None) -> tuple[bytes, tuple[bytes, bytes]]:
+        """Return the target in origin-form (or `*`) and what stands for the host. RFC 9112 sections 3.2 and 3.3."""
         if hosts is None:
             if minor:
                 raise Refusal(400, "Host is missing")
@@ -165,19 +204,28 @@ class RequestReader:
             raise Refusal(400, "more than one Host")
         else:
             host = hosts[0]
-            if _AUTHORITY(host) is None:
-                raise Refusal(400, "invalid Host")
+        around = self._hosts.get(host) or self._learn_host(host)
         if target[0] == 0x2F:  # "/"
-            return target, host
+            return target, around
         if target == b"*":
             if method != b"OPTIONS":
                 raise Refusal(400, "the target * is for OPTIONS only")  # RFC 9112 section 3.2.4
-            return target, host
+            return target, around
         absolute = _ABSOLUTE(target)
         if absolute is None or not (host := absolute[1]) or _AUTHORITY(host) is None or host[:1] == b":":
             raise Refusal(400, "invalid request target")  # userinfo included: RFC 9110 section 4.2.4
         path = absolute[2] or (b"*" if method == b"OPTIONS" else b"/")
-        return (path if path[:1] != b"?" else b"/" + path), host
+        return (path if path[:1] != b"?" else b"/" + path), self._learn_host(host)
+
+    def _learn_host(self, host: bytes) -> tuple[bytes, bytes]:
+        """Return what stands before and after the ordinary fields of requests to a host. Refusal 400: it is none."""
+        if _AUTHORITY(host) is None:
+            raise Refusal(400, "invalid Host")
+        if len(self._hosts) >= MAX_HOSTS:
+            self._hosts.clear()
+        around = b" HTTP/1.1\r\nHost: %b\r\n" % host, b"X-Forwarded-Proto: http\r\nX-Forwarded-Host: %b\r\n" % host
+        self._hosts[host] = around
+        return around
 
 
 def _framing(minor: int, lengths: list[bytes] | None, encodings: list[bytes] | None) -> tuple[int, bytes]:
@@ -204,42 +252,16 @@ def _may_upgrade(protocols: list[bytes] | None) -> bool:
     return protocols is not None and not any(each.strip().lower().startswith(b"h2c") for each in b",".join(protocols).split(b","))
 
 
-def _expects(values: list[bytes] | None) -> bool:
-    """Say whether the client awaits 100 (Continue), RFC 9110 section 10.1.1; an HTTP/1.0 client cannot."""
-    if values is None:
-        return False
-    if len(values) > 1 or values[0].lower() != b"100-continue":
+def _expects(minor: int, values: list[bytes]) -> bool:
+    """Say whether the client awaits 100 (Continue), RFC 9110 section 10.1.1; what an HTTP/1.0 client expects is ignored."""
+    if minor and (len(values) > 1 or values[0].lower() != b"100-continue"):
         raise Refusal(417, "unknown expectation")
-    return True
+    return minor == 1
 
 
-def _rewritten(
-    method: bytes,
-    target: bytes,
-    host: bytes,
-    forwarded: list[bytes],
-    framing: bytes,
-    special: list[list[bytes] | None],
-    upgrades: bool,
-    expects: bool,
-) -> bytes:
-    forwarded.append(framing)  # ends in CRLF itself, or is empty: joined below it closes the ordinary fields
-    via = special[VIA]
-    trail = special[FORWARDED_FOR]
-    return b"".join(
-        (
-            method,
-            b" ",
-            target,
-            b" HTTP/1.1\r\nHost: ",
-            host,
-            b"\r\n",
-            b"\r\n".join(forwarded),
-            b"Connection: upgrade\r\nUpgrade: " + b", ".join(special[UPGRADE] or ()) + b"\r\n" if upgrades else b"",
-            b"Expect: 100-continue\r\n" if expects else b"",
-            b"X-Forwarded-Proto: http\r\nX-Forwarded-Host: ",
-            host,
-            b"\r\nVia: 1.1 comet\r\n" if via is None else b"\r\nVia: " + b", ".join(via) + b", 1.1 comet\r\n",
-            b"X-Forwarded-For: " if trail is None else b"X-Forwarded-For: " + b", ".join(trail) + b", ",
-        )
-    )
+_ADDED: Final = b"Via: 1.1 comet\r\nX-Forwarded-For: "
+
+
+def _appended(via: list[bytes] | None, trail: list[bytes] | None) -> bytes:
+    """Return Via and the beginning of X-Forwarded-For with us at the end of either (RFC 9110 section 7.6.3)."""
+    return b"Via: %b\r\nX-Forwarded-For: %b" % (b", ".join((*(via or ()), b"1.1 comet")), b", ".join((*(trail or ()), b"")))

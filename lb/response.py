@@ -22,6 +22,7 @@ from lb.fields import (
     Recent,
     Refusal,
     content_length,
+    split_lines,
     token_list,
     without_named,
 )
@@ -90,14 +91,14 @@ class ResponseReader:
         return self._fields.trailers(lines)
 
     def _parse(self, raw: bytes) -> ResponseHead:
-        end = raw.index(b"\r\n")
-        match = _STATUS_LINE(raw[:end])
-        if match is None:
-            raise Refusal(502, "invalid status line")
+        lines = split_lines(raw)
+        match = None if lines is None else _STATUS_LINE(lines[0])
+        if lines is None or match is None:
+            raise Refusal(502, "invalid response head")
         minor, code, reason = int(match[1]), match[2], match[3] or b""
         status = int(code)
-        forwarded, special, count = self._fields.read(raw[end + 2 : -2])
-        if count > self.max_fields:
+        forwarded, special = self._fields.read(lines[1:-2])
+        if len(lines) - 3 > self.max_fields:
             raise Refusal(502, "too many header fields")
         if dates := special[DATE]:
             forwarded.append(b"Date: " + dates[0])

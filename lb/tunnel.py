@@ -9,8 +9,34 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from lb.response import ResponseHead
+
 if TYPE_CHECKING:
+    from lb.connection import UpstreamConnection
+    from lb.downstream import Downstream
     from lb.proxy import Proxy
+
+
+def upgrade(proxy: "Proxy", connection: "UpstreamConnection", client: "Downstream", head: ResponseHead, rest: bytes) -> None:
+    """Let both sides leave HTTP (RFC 9110 section 7.8): a tunnel takes over both connections."""
+    client.transport.write(head.start + b"Connection: upgrade\r\nUpgrade: " + head.upgrade + b"\r\n\r\n" + rest)
+    client.status = 101
+    proxy.wheel.remove(client)
+    early = client.leave_http()
+
+    def ended() -> None:
+        connection.upstream.connections.discard(connection)
+        proxy.unassign(client)
+        proxy.leave(client, monotonic())
+        proxy.pump()
+        client.connection_lost(None)
+
+    tunnel = Tunnel(proxy, client.transport, connection.transport, ended)
+    if early:
+        connection.transport.write(early)
+    if client.blocked:
+        connection.transport.pause_reading()
+    tunnel.start()
 
 
 class Tunnel:

@@ -98,16 +98,17 @@ class UpstreamPool:
         if self._least:
             return self._pick_least(tried)
         order = self.order
-        count = len(order)
-        at = self._cursor
-        for _ in range(count):
-            if at >= count:
-                at = 0
+        at = first = self._cursor if self._cursor < len(order) else 0
+        while order:
             upstream = order[at]
             at += 1
             if upstream.ready and upstream.in_flight < self.limit and not upstream.suspect and upstream not in tried:
                 self._cursor = at
                 return upstream
+            if at == len(order):
+                at = 0
+            if at == first:
+                break
         return self._pick_suspect(tried) if self.suspects else None
 
     def _pick_least(self, tried: Collection[Upstream]) -> Upstream | None:

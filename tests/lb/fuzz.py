@@ -245,7 +245,8 @@ class ProxyTarget:
             for each in pieces(rng, data):
                 sock.sendall(each)
             if rng.random() < 0.5:
-                sock.shutdown(socket.SHUT_WR)
+                with contextlib.suppress(OSError):  # The LB may have reset it.
+                    sock.shutdown(socket.SHUT_WR)
                 while sock.recv(65536):
                     pass
         assert self.lb.errors == [], f"{self.lb.errors} after {data!r}"

@@ -92,13 +92,18 @@ def test_a_foreign_file_is_begun_anew_by_the_writer_and_refused_by_the_reader(tm
 
 
 def test_latency_buckets() -> None:
-    assert latency_bucket(0.0) == latency_bucket(1e-7) == 0
-    assert latency_bucket(1e9) == counters.LATENCY_BUCKETS - 1
+    assert latency_bucket(0) == latency_bucket(1) == 0
+    assert latency_bucket(10**15) == counters.LATENCY_BUCKETS - 1
     assert latency_bound(counters.LATENCY_BUCKETS - 1) == inf
-    for seconds in (1e-5, 0.00123, 0.5, 30.0):
-        bucket = latency_bucket(seconds)
-        assert latency_bound(bucket - 1) <= seconds < latency_bound(bucket)
+    for micros in (10, 1230, 500_000, 30_000_000):
+        bucket = latency_bucket(micros)
+        assert latency_bound(bucket - 1) <= micros / 1e6 < latency_bound(bucket)
         assert latency_bound(bucket) / latency_bound(bucket - 1) < 1.2
+
+
+def test_the_table_of_latencies_says_what_the_logarithm_says() -> None:
+    assert len(counters.LATENCY_TABLE) == 65536
+    assert list(counters.LATENCY_TABLE) == [latency_bucket(micros) for micros in range(65536)]
 
 
 @pytest.mark.parametrize("status", list(REASONS))
