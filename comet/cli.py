@@ -44,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
     _add_run_options(run, suppress=True)
     ps = _add(below, "ps", "list supervisor, load balancers and workers")
     ps.add_argument("--json", action="store_true", help="print JSON")
+    ps.add_argument("--watch", "-w", action="store_true", help="show it anew every second until interrupted")
     _add(below, "stop", "drain, stop and remove everything, with or without a running supervisor")
     stats = _add(below, "stats", "show the request statistics of the workers")
     stats.add_argument("--json", action="store_true", help="print the JSON of /worker/stats")

@@ -27,6 +27,9 @@ from comet.wallclock import parse
 
 NOTHING_RUNS = 3
 
+WATCH_PAUSE = 1.0
+"""Seconds between two looks of `ps --watch`."""
+
 OPERATION_TIMEOUT = 3600.0
 """Seconds; a rolling restart of 200 workers takes minutes."""
 
@@ -129,12 +132,18 @@ def _messages(fd: int) -> Iterator[Message]:
 
 
 def ps(options: argparse.Namespace) -> int:
-    snapshot = _snapshot(cluster_of(options))
-    if options.json:
-        print(json.dumps(snapshot.as_dict(), indent=1))
-    else:
-        tables.show(tables.replicas(snapshot))
-    return 0
+    cluster = cluster_of(options)
+    if options.watch and not options.json:
+        tables.watch(lambda: tables.replicas(_snapshot(cluster)), WATCH_PAUSE)
+    while True:
+        snapshot = _snapshot(cluster)
+        if options.json:
+            print(json.dumps(snapshot.as_dict(), indent=None if options.watch else 1), flush=True)
+        else:
+            tables.show(tables.replicas(snapshot))
+        if not options.watch:
+            return 0
+        time.sleep(WATCH_PAUSE)
 
 
 def _snapshot(cluster: Cluster) -> FleetSnapshot:

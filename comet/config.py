@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from comet.checks import Key, memory, number, one_of, or_word, text, whole
+from comet.checks import Key, memory, number, one_of, or_word, shown, text, whole
 from comet.errors import UserError
 
 
@@ -33,8 +33,8 @@ KEYS: dict[str, Key] = {
     "worker": Key(3, whole(0, 200), "a whole number from 0 to 200", "worker replicas"),
     "pool": Key(2, whole(1, 64), "a whole number from 1 to 64", "load-balancer processes"),
     "stats-dir": Key("worker-stats.db", text(), "a path or a database URL", "where the SQL database lies"),
-    "avg-delay": Key(500, number(0, 600000), "milliseconds, from 0 to 600000", "mean delay of /api/v1/hello"),
-    "failure": Key(12, number(0, 100), "percent, from 0 to 100", "share of requests that fail on purpose"),
+    "avg-delay": faults.SETTINGS["avg-delay"],
+    "failure": faults.SETTINGS["failure"],
     "load-balancer-port": Key(5050, *PORT, "port of the first load balancer; the next one gets +1"),
     "worker-port": Key(6000, *PORT, "port of the first worker on the host; the next one gets +1"),
     "runtime": Key("docker", one_of("docker", "process"), "docker or process", "what runs the workers"),
@@ -59,12 +59,8 @@ KEYS: dict[str, Key] = {
     "restart-backoff-max": Key(30, *SECONDS, "longest delay before a restart"),
     "restart-stable": Key(10, *SECONDS, "time ready after which former crashes are forgotten"),
     "admin-port": Key(5040, whole(0, 65535), "a whole number from 0 to 65535", "dashboard, API and metrics; 0 turns it off"),
-    "delay-distribution": Key(
-        "uniform",
-        one_of("uniform", "constant", "exponential", "lognormal"),
-        "uniform, constant, exponential or lognormal",
-        "distribution of the delay",
-    ),
+    "delay-distribution": faults.SETTINGS["delay-distribution"],
+    "faults": Key({}, lambda value: value, "fault settings by worker name", "what is wrong with single workers"),
 }
 
 
@@ -103,6 +99,7 @@ class Config:
     restart_stable: float
     admin_port: int
     delay_distribution: str
+    faults: Mapping[str, Mapping[str, Any]]
     lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -132,9 +129,14 @@ def parse(content: str, path: Path) -> Config:
     problems: list[str] = []
     values = {name: key.check(key.default) for name, key in KEYS.items()}
     lines: dict[str, int] = {}
+    nested = Entries()
     for line, name, value in _entries(content, path.name):
         where = f"{path.name}:{line}: {name}"
         key = KEYS.get(name)
+        if isinstance(value, Entries) and name == "faults" and name not in lines:
+            lines[name] = line
+            nested = value
+            continue
         if key is None:
             problems.append(f"{where}: unknown key{_nearest(name)}")
         elif name in lines:
@@ -145,6 +147,7 @@ def parse(content: str, path: Path) -> Config:
                 values[name] = key.check(value)
             except ValueError as error:
                 problems.append(f"{where}: {error} (allowed: {key.allowed})")
+    values["faults"] = _faults(nested, values["worker"], path.name, problems)
     if not problems:
         problems = list(_port_problems(values, lines, path.name))
     if problems:
@@ -152,8 +155,12 @@ def parse(content: str, path: Path) -> Config:
     return Config(path=path, lines=lines, **{name.replace("-", "_"): value for name, value in values.items()})
 
 
+class Entries(list[tuple[int, str, Any]]):
+    """A mapping as it stands in the file: (line, key, value) in its order."""
+
+
 def _entries(content: str, name: str) -> Iterator[tuple[int, str, Any]]:
-    """(line, key, value) of the top mapping, in file order."""
+    """(line, key, value) of the top mapping, in file order. Mappings within it are `Entries` where their lines matter."""
     loader = yaml.SafeLoader(content)
     try:
         node = loader.get_single_node()
@@ -163,8 +170,9 @@ def _entries(content: str, name: str) -> Iterator[tuple[int, str, Any]]:
             line = node.start_mark.line + 1
             raise ConfigError([f"{name}:{line}: the file holds no keys (allowed: lines of the form `key: value`)"])
         for key_node, value_node in node.value:
-            key = loader.construct_object(key_node, deep=True)
-            yield key_node.start_mark.line + 1, str(key), loader.construct_object(value_node, deep=True)
+            key = str(loader.construct_object(key_node, deep=True))
+            value = _located(loader, value_node) if key == "faults" else loader.construct_object(value_node, deep=True)
+            yield key_node.start_mark.line + 1, key, value
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigError([f"{name}:{line}: not valid YAML: {error.problem or error.context}"]) from None
@@ -175,9 +183,53 @@ def _entries(content: str, name: str) -> Iterator[tuple[int, str, Any]]:
         loader.dispose()
 
 
-def _nearest(name: str) -> str:
-    near = difflib.get_close_matches(name.lower().replace("_", "-"), KEYS, n=1)
-    return f" (did you mean {near[0]}?)" if near else f" (allowed: {', '.join(KEYS)})"
+def _located(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
+    """The value of a node, with its mappings as `Entries`."""
+    if not isinstance(node, yaml.MappingNode):
+        value = loader.construct_object(node, deep=True)
+        return Entries() if value is None else value
+    loader.flatten_mapping(node)
+    pairs = ((key_node.start_mark.line + 1, loader.construct_object(key_node, deep=True), below) for key_node, below in node.value)
+    return Entries((line, str(key), _located(loader, below)) for line, key, below in pairs)
+
+
+def _faults(entries: Entries, workers: int, file: str, problems: list[str]) -> dict[str, dict[str, Any]]:
+    """The fault settings of single workers; what is wrong with them is added to `problems`."""
+    names = [f"worker-{index}" for index in range(workers)]
+    found: dict[str, dict[str, Any]] = {}
+    for line, worker, settings in entries:
+        where = f"{file}:{line}: faults.{worker}"
+        if worker not in names:
+            known = "there are no workers" if not names else names[0] if workers == 1 else f"{names[0]} to {names[-1]}"
+            problems.append(f"{where}: no such worker (allowed: {known})")
+        elif worker in found:
+            problems.append(f"{where}: stands twice (keep one)")
+        elif not isinstance(settings, Entries):
+            problems.append(f"{where}: {shown(settings)} is not usable (allowed: lines of the form `setting: value`)")
+        else:
+            found[worker] = dict(_settings(settings, f"{file}:{{}}: faults.{worker}.{{}}", problems))
+    return found
+
+
+def _settings(entries: Entries, place: str, problems: list[str]) -> Iterator[tuple[str, Any]]:
+    met: set[str] = set()
+    for line, name, value in entries:
+        where, key = place.format(line, name), faults.SETTINGS.get(name)
+        if key is None:
+            problems.append(f"{where}: unknown key{_nearest(name, faults.SETTINGS)}")
+        elif name in met:
+            problems.append(f"{where}: stands twice (keep one)")
+        else:
+            met.add(name)
+            try:
+                yield name, key.check(None if isinstance(value, Entries) else value)
+            except ValueError as error:
+                problems.append(f"{where}: {error} (allowed: {key.allowed})")
+
+
+def _nearest(name: str, known: Mapping[str, Key] = KEYS) -> str:
+    near = difflib.get_close_matches(name.lower().replace("_", "-"), known, n=1)
+    return f" (did you mean {near[0]}?)" if near else f" (allowed: {', '.join(known)})"
 
 
 def port_ranges(values: Mapping[str, Any]) -> list[tuple[str, int, int]]:

@@ -1,9 +1,11 @@
 """Tables for people, in the manner of kubectl and docker: no frames, one row a thing, readable at 80 columns and in a pipe."""
 
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from rich.console import Console
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
@@ -53,6 +55,17 @@ def show(table: Table) -> None:
     if not console.is_terminal:
         console = Console(highlight=False, width=200)
     console.print(table)
+
+
+def watch(look: Callable[[], Table], pause: float) -> None:
+    """On a terminal: show what `look` gives, anew every `pause` seconds, until interrupted. Elsewhere it returns at once."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        return
+    with Live(look(), console=console, auto_refresh=False, screen=True) as live:
+        while True:
+            time.sleep(pause)
+            live.update(look(), refresh=True)
 
 
 def span(seconds: float | None) -> str:

@@ -1,6 +1,7 @@
 """Bad input and bad weather: one clear line, nothing lost, nothing left behind."""
 
 import contextlib
+import json
 import os
 import re
 import sqlite3
@@ -258,3 +259,49 @@ def test_a_cluster_works_in_a_folder_of_200_characters(make_house: Callable[...,
         house.assert_nothing_left()
     finally:
         house.destroy()
+
+
+def test_power_loss_costs_nothing_that_was_committed(make_house: Callable[..., House], runtime: str) -> None:
+    """Everything is killed at once, then `run`: leftovers are dealt with, the database is whole, counts are as committed."""
+    house = make_house(worker=2, pool=2, runtime=runtime)
+    house.start()
+    for number in range(20):
+        assert house.hello(number % 2).status_code == 200
+    before = house.replicas()
+    os.kill(house.supervisor_pid(), 9)
+    if runtime == "docker":
+        with house.engine() as client:
+            for row in before.values():
+                if row["kind"] == "container":
+                    client.api.kill(row["id"])
+    for process in house.processes():
+        process.kill()
+    eventually(lambda: house.processes() == [], what="nothing alive")
+    (house.folder / ".comet/run/lb-0.1.sock").touch()  # A stale socket, too.
+    house.start()
+    assert house.counts()["total"] == 20
+    with contextlib.closing(sqlite3.connect(f"file:{house.folder / 'worker-stats.db'}?mode=ro", uri=True)) as database:
+        assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert all(row["state"] == "ready" for row in house.replicas().values())
+    house.stop()
+    house.assert_nothing_left()
+
+
+def test_a_pid_that_names_another_process_now_is_never_signalled(make_house: Callable[..., House]) -> None:
+    house = make_house(worker=1, pool=1, runtime="process")
+    house.start()
+    os.kill(house.supervisor_pid(), 9)
+    for process in house.processes():
+        process.kill()
+    eventually(lambda: house.processes() == [])
+    with subprocess.Popen(["sleep", "600"]) as stranger:
+        state = house.folder / ".comet/state.json"
+        content = json.loads(state.read_text())
+        for record in content["replicas"]:
+            record["pid"] = stranger.pid
+        state.write_text(json.dumps(content))
+        assert house.replicas() == {}
+        house.start()
+        house.stop()
+        assert stranger.poll() is None
+        stranger.kill()
