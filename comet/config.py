@@ -13,7 +13,8 @@ from typing import Any
 
 import yaml
 
-from comet.checks import Key, memory, number, one_of, or_word, shown, text, whole
+from comet import faults
+from comet.checks import Key, memory, number, one_of, or_word, refused, shown, text, whole
 from comet.errors import UserError
 
 
@@ -60,7 +61,7 @@ KEYS: dict[str, Key] = {
     "restart-stable": Key(10, *SECONDS, "time ready after which former crashes are forgotten"),
     "admin-port": Key(5040, whole(0, 65535), "a whole number from 0 to 65535", "dashboard, API and metrics; 0 turns it off"),
     "delay-distribution": faults.SETTINGS["delay-distribution"],
-    "faults": Key({}, lambda value: value, "fault settings by worker name", "what is wrong with single workers"),
+    "faults": Key({}, refused, "fault settings by worker name", "what is wrong with single workers"),
 }
 
 
@@ -127,7 +128,7 @@ def load(path: Path) -> Config:
 def parse(content: str, path: Path) -> Config:
     """Check the text of a config file. `path` is where it came from: its name stands in the problems, its folder is the cluster."""
     problems: list[str] = []
-    values = {name: key.check(key.default) for name, key in KEYS.items()}
+    values = {name: key.check(key.default) for name, key in KEYS.items() if name != "faults"}
     lines: dict[str, int] = {}
     nested = Entries()
     for line, name, value in _entries(content, path.name):

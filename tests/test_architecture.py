@@ -24,7 +24,7 @@ PACKAGES = ("comet", "lb", "worker_app")
 EFFECTS = {"asyncio", "socket", "os", "time", "threading", "multiprocessing", "subprocess", "logging", "select", "signal"}
 
 PURE_PARTS = {
-    "comet": {"backoff", "config", "errors", "events", "plan", "replica", "snapshot"},
+    "comet": {"backoff", "checks", "config", "errors", "events", "faults", "plan", "replica", "snapshot"},
     "lb": {"chunked", "fields", "messages", "replies", "request", "response", "settings", "upstream"},
     "worker_app": {"distributions", "draws", "errors", "latency", "stats", "tally"},
 }

@@ -109,3 +109,35 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     binary.write_bytes(b"worker: \xff\xfe")
     with pytest.raises(ConfigError, match="not UTF-8"):
         load(binary)
+
+
+FAULTS = "worker: 2\nfaults:\n  worker-0:\n    avg-delay: 2000\n    hang: 5\n  worker-1: {failure: 0.5, status: 503}\n"
+
+
+def test_faults_of_single_workers() -> None:
+    config = parse(FAULTS, WHERE)
+    assert config.faults == {"worker-0": {"avg-delay": 2000.0, "hang": 5.0}, "worker-1": {"failure": 0.5, "status": 503}}
+    assert config.lines["faults"] == 2
+    assert parse("faults:\n", WHERE).faults == {}
+    assert parse("faults:\n  worker-0: &slow {cpu: 5}\n  worker-1: *slow\n", WHERE).faults["worker-1"] == {"cpu": 5.0}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("faults: 3", "config.yaml:1: faults: 3 is not usable (allowed: fault settings by worker name)"),
+        ("faults: [a]", "config.yaml:1: faults: ['a'] is not usable"),
+        ("faults:\n  worker-3: {hang: 5}", "config.yaml:2: faults.worker-3: no such worker (allowed: worker-0 to worker-2)"),
+        ("worker: 1\nfaults:\n  lb-0: {hang: 5}", "config.yaml:3: faults.lb-0: no such worker (allowed: worker-0)"),
+        ("faults:\n  worker-0: 5", "config.yaml:2: faults.worker-0: 5 is not usable (allowed: lines of the form `setting: value`)"),
+        ("faults:\n  worker-0:\n    hnag: 5", "config.yaml:3: faults.worker-0.hnag: unknown key (did you mean hang?)"),
+        ("faults:\n  worker-0:\n    cpu: 1\n    hang: 101", "config.yaml:4: faults.worker-0.hang: 101 is out of range (allowed: percent, "),
+        ("faults:\n  worker-0:\n    hang: {a: 1}", "config.yaml:3: faults.worker-0.hang: nothing is not a number"),
+        ("faults:\n  worker-0:\n    hang: 1\n    hang: 2", "config.yaml:4: faults.worker-0.hang: stands twice"),
+        ("faults:\n  worker-0:\n  worker-0:", "config.yaml:3: faults.worker-0: stands twice"),
+        ("faults:\n  worker-0:\nfaults:", "config.yaml:3: faults: stands twice (first in line 1; keep one)"),
+    ],
+)
+def test_a_mistake_in_the_faults_has_its_own_line(text: str, said: str) -> None:
+    (problem,) = problems(text)
+    assert problem.startswith(said)
