@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -91,6 +92,9 @@ def _supervise(config: Config, cluster: Cluster, display: Display) -> int:
         lock.release()
     sys.stdout.flush()
     sys.stderr.flush()
+    if any(thread.is_alive() and not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+        # A call to an engine that hangs: everything else is done, and Python would wait for it without end.
+        os._exit(code)
     return code
 
 

@@ -39,6 +39,10 @@ ENGINE_PATIENCE = 20.0
 """Seconds that a stop waits for an engine that does not answer."""
 
 
+HURRIED_PATIENCE = 5.0
+"""Seconds that a stop at once waits for kills and removals."""
+
+
 class Run:
     """Everything between the lock and its release."""
 
@@ -55,6 +59,7 @@ class Run:
         self._wait = Interruptible(self._loop)
         self._operations: Operations | None = None
         self._engine_lost = False
+        self._hurried_at: float | None = None
         self._reloading: asyncio.Task[None] | None = None
 
     async def serve(self) -> int:
@@ -205,7 +210,7 @@ class Run:
         return all(replica.state is State.STOPPED for replica in self._fleet.supervisor.replicas.values())
 
     async def _await_stopped(self) -> list[str]:
-        """Wait until all have stopped; the names of those that a lost engine keeps from it."""
+        """Wait until all have stopped; the names of those that a lost engine, or one that hangs at a hurried stop, keeps from it."""
         lost_since: float | None = None
         while True:
             done = self._fleet.supervisor.until(lambda replicas: all(each.state is State.STOPPED for each in replicas.values()))
@@ -213,7 +218,9 @@ class Run:
                 await asyncio.wait_for(done, 0.5)
                 return []
             lost_since = (lost_since or time.monotonic()) if self._engine_lost else None
-            if lost_since is not None and time.monotonic() - lost_since > ENGINE_PATIENCE:
+            lost = lost_since is not None and time.monotonic() - lost_since > ENGINE_PATIENCE
+            hurried = self._hurried_at is not None and time.monotonic() - self._hurried_at > HURRIED_PATIENCE
+            if lost or hurried:
                 return [name for name, each in self._fleet.supervisor.replicas.items() if each.state is not State.STOPPED]
 
     # Asked from outside.
@@ -224,6 +231,7 @@ class Run:
             return
         if self._wait.stop.is_set():
             self._step("stopping at once")
+            self._hurried_at = self._hurried_at or time.monotonic()
             self._fleet.supervisor.stop_now()
         self._wait.request_stop()
 

@@ -305,3 +305,23 @@ def test_a_pid_that_names_another_process_now_is_never_signalled(make_house: Cal
         house.stop()
         assert stranger.poll() is None
         stranger.kill()
+
+
+def test_a_second_signal_does_not_wait_for_an_engine_that_hangs(make_house: Callable[..., House], engine: PrivateEngine) -> None:
+    house = make_house(worker=1, pool=1)
+    house.environment |= engine.environment
+    with house.foreground() as supervisor:
+        eventually(lambda: house.events("replica_ready", "lb-0"), 60)
+        engine.freeze()
+        try:
+            supervisor.terminate()
+            eventually(lambda: house.events("replica_stopped", "lb-0"))
+            supervisor.terminate()
+            assert supervisor.wait(30) == 1
+            assert supervisor.stdout is not None
+            assert "worker-0 may be left" in supervisor.stdout.read()
+        finally:
+            engine.thaw()
+    assert len(house.containers(engine.client)) == 1
+    house.stop()
+    assert house.containers(engine.client) == []
