@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 import requests
 
+from tests.engines import private_engine
 from tests.integration.clusters import House, eventually
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
@@ -115,3 +116,22 @@ def test_clean_removes_the_state_and_keeps_the_statistics(make_house: Callable[.
     house.start()
     assert house.counts()["total"] == 1
     house.stop()
+
+
+def test_a_signal_during_the_image_build_leaves_nothing_f8_f35(make_house: Callable[..., House]) -> None:
+    house = make_house(worker=1, pool=1)
+    with private_engine() as engine:
+        house.environment |= engine.environment
+        with house.foreground() as supervisor:
+            assert supervisor.stdout is not None
+            seen = []
+            for line in supervisor.stdout:
+                seen.append(line)
+                if line.startswith("building comet-worker:"):
+                    break
+            assert seen[-1].startswith("building"), seen
+            supervisor.send_signal(signal.SIGINT)
+            assert supervisor.wait(30) == 0
+        assert house.containers(engine.client) == []
+        assert house.events("replica_starting") == []
+        assert house.processes() == []
