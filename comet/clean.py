@@ -4,7 +4,7 @@ import contextlib
 import shutil
 from collections.abc import Iterator
 
-from comet import engine
+from comet import engine, faultfiles, scalefile
 from comet.cluster import Cluster
 from comet.drivers.container import ENGINE_ERRORS
 from comet.errors import UserError
@@ -17,6 +17,8 @@ KEPT = ("stats",)
 def forget_run(cluster: Cluster) -> None:
     """Remove what only matters while replicas live."""
     StateFile(cluster.path("state.json")).remove()
+    scalefile.forget(cluster)
+    faultfiles.forget(cluster)
     cluster.clear_run()
 
 

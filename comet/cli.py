@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from comet import __version__, commands
+from comet import __version__, commands, faults
 from comet.errors import UserError
 
 EXAMPLES = """examples:
@@ -64,6 +64,7 @@ def parser() -> argparse.ArgumentParser:
     scale.add_argument("numbers", nargs="+", metavar="worker=N|pool=M", help="how many workers, how many load balancers")
     restart = _add(below, "restart", "replace replicas one by one, with capacity never below what is wanted")
     restart.add_argument("target", metavar="NAME|worker|lb|all", help="which ones")
+    _add_faults(_add(below, "faults", "show or change what goes wrong with the workers, live"))
     _add(below, "reload", "read the config anew and make the cluster as it says")
     _add(below, "check", "check the config and start nothing")
     _add(below, "clean", "remove images and state of this cluster while it is down")
@@ -90,6 +91,17 @@ def _add(below: "argparse._SubParsersAction[Parser]", name: str, help: str) -> a
     command = below.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
     _add_config(command, default=argparse.SUPPRESS)
     return command
+
+
+def _add_faults(to: argparse.ArgumentParser) -> None:
+    to.add_argument("name", nargs="?", metavar="NAME|all", help="which workers (all); without options: show theirs")
+    for name, key in faults.SETTINGS.items():
+        # A percent sign is argparse's own in help texts.
+        to.add_argument(f"--{name}", metavar="X", help=f"{key.meaning} ({key.allowed})".replace("%", "%%"))
+    to.add_argument("--for", dest="seconds", metavar="TIME", help="only for so long: 500ms, 30s, 5m, 1h; it ends by itself")
+    to.add_argument("--count", metavar="N", help="only for the next N requests of each worker")
+    to.add_argument("--clear", action="store_true", help="first go back to what config.yaml says")
+    to.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _add_config(to: argparse.ArgumentParser, default: str) -> None:

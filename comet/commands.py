@@ -23,6 +23,7 @@ from comet.display import Display, LineDisplay, Message, PipeDisplay, for_stdout
 from comet.engine import connect
 from comet.errors import UserError
 from comet.events import line
+from comet.faults import SETTINGS, change
 from comet.snapshot import FleetSnapshot, from_dict
 from comet.wallclock import parse
 
@@ -30,6 +31,9 @@ NOTHING_RUNS = 3
 
 WATCH_PAUSE = 1.0
 """Seconds between two looks of `ps --watch`."""
+
+IN_FORCE = 0.3
+"""Seconds until every worker has looked at its changed file: when the command returns, its faults are in force."""
 
 OPERATION_TIMEOUT = 3600.0
 """Seconds; a rolling restart of 200 workers takes minutes."""
@@ -295,6 +299,22 @@ def reload(options: argparse.Namespace) -> int:
     return 0
 
 
+def faults(options: argparse.Namespace) -> int:
+    given = {name: getattr(options, name.replace("-", "_")) for name in SETTINGS}
+    given |= {"for": options.seconds, "count": options.count, "clear": options.clear or None}
+    wanted = {name: value for name, value in given.items() if value is not None}
+    if wanted:
+        change(wanted)  # Nonsense is refused whether or not a cluster runs.
+    told = _operate(options, "faults", target=options.name, **wanted)
+    if wanted:
+        time.sleep(IN_FORCE)
+    if options.json:
+        print(json.dumps(told, indent=1))
+    elif not wanted:
+        tables.show(tables.faults(told["workers"]))
+    return 0
+
+
 def _operate(options: argparse.Namespace, command: str, **fields: Any) -> Any:
     """Have the supervisor carry out an operation, however long it takes."""
     cluster = existing_cluster(options)
@@ -315,6 +335,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "scale": scale,
     "restart": restart,
     "reload": reload,
+    "faults": faults,
     "check": check,
     "clean": clean_up,
 }

@@ -48,6 +48,16 @@ def _timeline(record: Mapping[str, Any]) -> str:
     return f" ({', '.join(f'{name} {at:g}' for name, at in rest)} ms after it {'died' if first == 'died' else 'was found dead'})"
 
 
+def _faults(record: Mapping[str, Any]) -> str:
+    """Of all workers unless the record is about one."""
+    told = ["cleared"] if record.get("clear") else []
+    told += [f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in record.get("settings", {}).items()]
+    told += [f"for {record['for_s']:g} s"] if "for_s" in record else []
+    told += [f"for the next {record['count']} requests"] if "count" in record else []
+    told += [f"({record['scenario']})"] if "scenario" in record else []
+    return f"faults{'' if record.get('replica') else ' of all workers'}: {' '.join(told)}"
+
+
 _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "replica_starting": lambda _: "starting",
     "replica_ready": lambda record: f"ready after {record.get('start_ms', 0):g} ms{_timeline(record)}",
@@ -59,6 +69,7 @@ _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "backoff_entered": lambda record: f"waits {record.get('delay_ms', 0) / 1000:.1f} s before attempt {record.get('attempt')}",
     "replica_stopped": lambda record: "stopped",
     "adopted": lambda record: f"adopted as it runs ({record.get('kind')} {record.get('id')})",
+    "faults_changed": _faults,
     "engine_lost": lambda record: f"Docker engine lost: {record.get('reason', '')}",
     "engine_back": lambda record: "Docker engine back",
     "supervisor_started": lambda record: f"supervisor started (PID {record.get('pid')})",

@@ -52,6 +52,10 @@ class Operations:
         self._fleet.supervisor.drivers[replica.spec.driver].kill(name, number)
         return {"name": name, "signal": signals.Signals(number).name}
 
+    def faults(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Change the faults of living workers, or list them; see `faultfiles.asked`."""
+        return faultfiles.asked(self._cluster, self.config, self._names("worker"), request, self._fleet.tell)
+
     async def scale(self, worker: int | None, pool: int | None) -> dict[str, Any]:
         """Change the numbers of replicas; returns when all are ready and none too many is left."""
         with self._alone("scale"):

@@ -198,6 +198,7 @@ class Run:
         if not stuck:
             self._fleet.state.remove()
             scalefile.forget(self._cluster)
+            faultfiles.forget(self._cluster)
             self._cluster.clear_run()
         else:
             left = ", ".join(stuck)
@@ -248,7 +249,18 @@ class Run:
         async def reload(request: dict[str, Any]) -> Any:
             return await self._wait.outcome(self._asked.reload())
 
-        return {"ps": self._ps, "stop": self._stop_asked, "kill": kill, "scale": scale, "restart": restart, "reload": reload}
+        async def faults(request: dict[str, Any]) -> Any:
+            return self._asked.faults(request)
+
+        return {
+            "ps": self._ps,
+            "stop": self._stop_asked,
+            "kill": kill,
+            "scale": scale,
+            "restart": restart,
+            "reload": reload,
+            "faults": faults,
+        }
 
     @property
     def _asked(self) -> Operations:

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from comet.display import STATE_STYLES
 from comet.events import exit_text
+from comet.faults import SETTINGS, UNITS
 from comet.snapshot import FleetSnapshot, Row
 
 
@@ -47,6 +48,37 @@ def statistics(report: Mapping[str, Any]) -> Table:
         injected = ", ".join(f"{kind} {count}" for kind, count in row["injections"].items())
         table.add_row(row["name"], *map(str, counted), *times, injected or "-")
     return table
+
+
+def faults(workers: Iterable[Mapping[str, Any]]) -> Table:
+    """The listing of `faults`: what is in force, a setting a row; what is as harmless as can be is left out."""
+    table = _table("WORKER", "SETTING", "VALUE", "FROM", right={2})
+    for worker in workers:
+        for name, value in worker["settings"].items():
+            if name in ("avg-delay", "failure") or worker["from"][name] != "config" or value != SETTINGS[name].default:
+                table.add_row(worker["name"], name, _with_unit(name, value), _origin(worker, name))
+        for lease in worker["leases"]:
+            if lease["count"] is not None:
+                limit = f"the first {lease['count']} requests since {lease['age_s']:g} s ago" + _left(lease)
+                for name, value in lease["settings"].items():
+                    table.add_row(worker["name"], name, _with_unit(name, value), limit)
+    return table
+
+
+def _origin(worker: Mapping[str, Any], name: str) -> str:
+    if worker["from"][name] != "lease":
+        return "config.yaml" if worker["from"][name] == "config" else "command"
+    lease = [lease for lease in worker["leases"] if lease["count"] is None and name in lease["settings"]][-1]
+    return (f"scenario {lease['owner']}" if lease["owner"] else "command") + _left(lease)
+
+
+def _left(lease: Mapping[str, Any]) -> str:
+    return "" if lease["left_s"] is None else f", {lease['left_s']:g} s left"
+
+
+def _with_unit(name: str, value: Any) -> str:
+    shown = f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{shown} {UNITS[name]}" if name in UNITS else shown
 
 
 def show(table: Table) -> None:
