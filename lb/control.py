@@ -61,7 +61,7 @@ class Peer:
         try:
             for message in self._decoder.feed(data):
                 self._hub.handle(self, message)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             logger.warning("control peer dropped: %s", error)
             self.close()
 

@@ -17,9 +17,8 @@ from lb.body import HOLD, RequestBody
 from lb.chunked import frame, last
 from lb.connection import CONNECTING as NOT_CONNECTED
 from lb.connection import HIGH_WATER, UpstreamConnection
-from lb.counters import BYTES_IN, BYTES_OUT, CONNECTIONS, OWN_ERRORS, REQUESTS, RESPONSES
+from lb.counters import BYTES_IN, BYTES_OUT, CONNECTIONS, REQUESTS, RESPONSES
 from lb.fields import Refusal
-from lb.replies import error_reply
 from lb.request import MAX_REMEMBERED_HEAD, RequestHead
 from lb.response import ResponseHead, outgoing
 from lb.sockets import client_address, reset
@@ -70,11 +69,8 @@ class Downstream(asyncio.Protocol):
         # Of the exchange; the rest is set by `_begin`.
         self.connection: UpstreamConnection | None = None
         self.upstream: Upstream | None = None
-        self.plain = False
-        self.closing = False
+        self.plain = self.closing = self.begun = self._chunks = False
         self.sent = True
-        self.begun = False
-        self._chunks = False
 
     def __repr__(self) -> str:
         return f"<Downstream {NAMES[self.state]} buffered={len(self.buffer)} sent={self.sent} begun={self.begun}>"
@@ -300,8 +296,6 @@ class Downstream(asyncio.Protocol):
         self.status = head.status
         close = self.closing or not self.sent or (self.eof and not self.buffer)
         out, self._chunks, self.closing = outgoing(head, self.head.minor, self.head.is_head, close, proxy.date())
-        if head.status in (204, 304):
-            self._chunks = False
         self.deadline = monotonic() + proxy.settings.body_timeout
         proxy.slots[BYTES_OUT] += len(out)
         self.transport.write(out)
@@ -321,9 +315,7 @@ class Downstream(asyncio.Protocol):
 
     def finished(self, now: float) -> None:
         """Leave the exchange: on to the next request, or close."""
-        self.connection = None
-        self.upstream = None
-        self.body = None
+        self.connection = self.upstream = self.body = None
         self._held = False
         if self.closing:
             self.close() if self.sent else self._linger()
@@ -351,10 +343,9 @@ class Downstream(asyncio.Protocol):
         """Answer a head that begins no exchange, and read no further: what follows cannot be trusted."""
         slots = self._proxy.slots
         slots[REQUESTS] += 1
-        slots[OWN_ERRORS] += 1
         slots[RESPONSES + refusal.status // 100] += 1
         self.buffer = b""
-        self._write_error(refusal.status, refusal.reason, close=True, head_only=False)
+        self.transport.write(self._proxy.own_answer(refusal.status, refusal.reason, close=True, head_only=False))
         self._linger()
 
     def _refuse_body(self, refusal: Refusal) -> None:
@@ -367,14 +358,7 @@ class Downstream(asyncio.Protocol):
         """Answer the exchange with an error of our own; its connections are the proxy's matter."""
         self.closing = self.closing or not self.sent or (self.eof and not self.buffer)
         self.status = status
-        self._proxy.slots[OWN_ERRORS] += 1
-        self._write_error(status, message, close=self.closing, head_only=self.head.is_head)
-
-    def _write_error(self, status: int, message: str, *, close: bool, head_only: bool) -> None:
-        proxy = self._proxy
-        reply = error_reply(status, message, proxy.settings.name, proxy.date(), close=close, head_only=head_only)
-        proxy.slots[BYTES_OUT] += len(reply)
-        self.transport.write(reply)
+        self.transport.write(self._proxy.own_answer(status, message, close=self.closing, head_only=self.head.is_head))
 
     def break_off(self) -> None:
         """End a begun response so that nobody takes it for complete."""

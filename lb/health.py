@@ -57,8 +57,8 @@ async def probe(upstream: Upstream, path: str, timeout: float) -> str:
         return "connection refused"
     except TimeoutError:
         return f"no answer in {timeout:g} s"
-    except OSError as error:
-        return error.strerror or type(error).__name__
+    except (OSError, ValueError) as error:  # ValueError: a host that cannot be one
+        return getattr(error, "strerror", None) or type(error).__name__
     finally:
         if transport is not None:
             transport.close()

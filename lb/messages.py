@@ -64,8 +64,12 @@ def read_upstreams(message: Message) -> tuple[tuple[UpstreamSpec, ...], int | No
     )
     if any(spec.state not in UPSTREAM_STATES for spec in specs):
         raise ValueError("unknown upstream state")
+    if not all(0 < spec.port < 65536 for spec in specs):
+        raise ValueError("no such port")
     limit = message.get("max_in_flight")
-    return specs, None if limit is None else int(limit)
+    if limit is not None and (limit := int(limit)) < 1:
+        raise ValueError("a limit that lets nothing through")
+    return specs, limit
 
 
 def settings(partial: Message) -> Message:

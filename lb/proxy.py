@@ -21,6 +21,7 @@ from lb.counters import (
     LATENCY,
     LATENCY_TABLE,
     LATENCY_US,
+    OWN_ERRORS,
     QUEUED,
     REQUESTS,
     RESPONSES,
@@ -29,6 +30,7 @@ from lb.counters import (
 )
 from lb.downstream import Downstream
 from lb.recovery import Recovery
+from lb.replies import error_reply
 from lb.request import RequestReader
 from lb.settings import Settings, UpstreamSpec
 from lb.upstream import Upstream, UpstreamPool
@@ -73,6 +75,13 @@ class Proxy:
         if self._date[0] != now:
             self._date = (now, formatdate(now, usegmt=True).encode())
         return self._date[1]
+
+    def own_answer(self, status: int, message: str, *, close: bool, head_only: bool) -> bytes:
+        """Return an error answer of our own, counted."""
+        reply = error_reply(status, message, self.settings.name, self.date(), close=close, head_only=head_only)
+        self.slots[OWN_ERRORS] += 1
+        self.slots[BYTES_OUT] += len(reply)
+        return reply
 
     # An exchange begins and finds its upstream.
 
@@ -147,7 +156,7 @@ class Proxy:
             await asyncio.wait_for(
                 self._loop.create_connection(lambda: connection, upstream.host, upstream.port), self.settings.connect_timeout + 1.0
             )
-        except (OSError, TimeoutError) as error:
+        except (OSError, TimeoutError, ValueError) as error:  # ValueError: a host that cannot be one
             self.recovery.not_connected(connection, error)
 
     def connected(self, connection: UpstreamConnection) -> None:

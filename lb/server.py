@@ -151,7 +151,7 @@ class Server:
                 self.proxy.set_upstreams(specs, limit)
                 self._health.follow()
             case "settings":
-                self.proxy.configure(changed(self.proxy.settings, message["settings"]))
+                self._configure(message["settings"])
             case "drain":
                 self._drain(float(message["grace"]))
             case "ping":
@@ -160,6 +160,13 @@ class Server:
                 peer.send(messages.listener(), [self._listener.fileno()])
             case "status":
                 peer.send(self._status())
+
+    def _configure(self, partial: Any) -> None:
+        """Change what may change live, all of it or, at a bad value, nothing."""
+        try:
+            self.proxy.configure(changed(self.proxy.settings, partial))
+        except ValueError as error:
+            logger.warning("settings refused: %s", error)
 
     def _status(self) -> Message:
         proxy = self.proxy
@@ -171,6 +178,8 @@ class Server:
     def _drain(self, grace: float) -> None:
         if self.proxy.draining:
             return
+        if not 0 <= grace < float("inf"):
+            raise ValueError("a drain needs an end")
         logger.info("draining, at most %g s", grace)
         if self._server is not None:
             self._server.close()

@@ -4,7 +4,9 @@ Both classes travel by pickle (to the forked process) and by `dataclasses.asdict
 hold nothing but numbers, strings and None. All times are seconds, all sizes bytes.
 """
 
+import re
 from dataclasses import dataclass, fields, replace
+from math import inf
 from typing import Any, Final
 
 ROUND_ROBIN: Final = "round-robin"
@@ -68,10 +70,36 @@ class UpstreamSpec:
     state: str = UP
 
 
-SETTING_NAMES: Final = frozenset(field.name for field in fields(Settings))
 _FIXED: Final = frozenset({"name"})
+_DEFAULTS: Final[dict[str, Any]] = {field.name: field.default for field in fields(Settings)}
+_OPTIONAL: Final = frozenset({"max_body", "max_in_flight"})  # whole numbers or None
+_MAY_BE_ZERO: Final = frozenset({"retries", "max_body", "half_close_grace", "shutdown_grace", "queue_timeout"})
+_PATH = re.compile(r"/[\x21\x22\x24-\x7e]*").fullmatch
 
 
 def changed(settings: Settings, partial: dict[str, Any]) -> Settings:
-    """Return `settings` with what `partial` names and may change live; unknown names are ignored (a newer peer's)."""
-    return replace(settings, **{key: value for key, value in partial.items() if key in SETTING_NAMES and key not in _FIXED})
+    """Return `settings` with what `partial` names and may change live; unknown names are ignored (a newer peer's).
+
+    ValueError: a value of a wrong type or out of range; then nothing is changed.
+    """
+    if not isinstance(partial, dict):
+        raise ValueError("settings are no object")
+    values = {key: _checked(key, value) for key, value in partial.items() if key in _DEFAULTS and key not in _FIXED}
+    return replace(settings, **values)
+
+
+def _checked(key: str, value: Any) -> Any:
+    """Return a value as its field's type. ValueError."""
+    default = _DEFAULTS[key]
+    if key == "balance":
+        valid = isinstance(value, str) and value in BALANCES
+    elif key == "health_path":
+        valid = isinstance(value, str) and _PATH(value) is not None
+    elif value is None:
+        valid = key in _OPTIONAL
+    else:
+        kinds = (int, float) if isinstance(default, float) else (int,)
+        valid = isinstance(value, kinds) and not isinstance(value, bool) and (0 if key in _MAY_BE_ZERO else 1e-3) <= value < inf
+    if not valid:
+        raise ValueError(f"setting {key}: {value!r} is not valid")
+    return float(value) if isinstance(default, float) else value

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from math import inf
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import pytest
 
@@ -170,6 +171,7 @@ class Entry:
         self.deadline = inf
 
 
+@pytest.mark.slow
 def test_the_wheel_expires_late_by_a_tick_at_most_and_once() -> None:
     async def scenario() -> None:
         wheel = Wheel(asyncio.get_running_loop(), 0.3)
@@ -191,6 +193,7 @@ def test_the_wheel_expires_late_by_a_tick_at_most_and_once() -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 def test_the_wheel_rests_when_it_is_empty() -> None:
     async def scenario() -> None:
         wheel = Wheel(asyncio.get_running_loop(), 0.1)
@@ -203,3 +206,49 @@ def test_the_wheel_rests_when_it_is_empty() -> None:
         wheel.close()
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "partial",
+    [
+        {"request_timeout": "30"},
+        {"request_timeout": None},
+        {"request_timeout": 0},
+        {"request_timeout": -1},
+        {"request_timeout": float("nan")},
+        {"request_timeout": float("inf")},
+        {"request_timeout": True},
+        {"retries": 1.5},
+        {"retries": -1},
+        {"max_fields": 0},
+        {"max_body": "1"},
+        {"health_path": "no slash"},
+        {"health_path": "/a b"},
+        {"health_path": "/\r\nX: y"},
+        {"health_path": 5},
+        {"balance": "random"},
+        {"balance": []},
+        {"health_fall": []},
+        [],
+        None,
+    ],
+)
+def test_a_bad_value_changes_nothing(partial: Any) -> None:
+    if isinstance(partial, dict):
+        partial = {"retries": 5, **partial}
+    with pytest.raises(ValueError, match="setting"):
+        changed(Settings(), partial)
+
+
+def test_good_values_of_every_kind_are_taken() -> None:
+    partial = {
+        "request_timeout": 5,
+        "retries": 0,
+        "max_body": None,
+        "max_in_flight": 3,
+        "health_path": "/h?x",
+        "balance": "least-connections",
+    }
+    settings = changed(Settings(), partial)
+    assert asdict(settings) == {**asdict(Settings()), **partial}
+    assert isinstance(settings.request_timeout, float)

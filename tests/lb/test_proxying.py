@@ -64,6 +64,7 @@ def test_pipelined_requests_are_answered_in_order() -> None:
         assert [client.answer().body for _ in range(20)] == [b"/%d" % n for n in range(20)]
 
 
+@pytest.mark.slow
 def test_a_thousand_pipelined_failures_do_not_exhaust_the_stack() -> None:
     with cluster() as (lb, _), lb.connect() as client:
         client.send(GET * 3000)
@@ -98,6 +99,7 @@ def test_an_empty_line_before_a_request_is_ignored() -> None:
         (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n", 400),
     ],
 )
+@pytest.mark.slow
 def test_refused_closed_and_nothing_of_it_reaches_a_worker(request_bytes: bytes, status: int) -> None:
     """RFC 9112 section 11.2: what follows a refused request is not read as another."""
     with cluster(count=1, linger_timeout=0.1) as (lb, (worker,)), lb.connect() as client:
@@ -227,6 +229,7 @@ def test_a_short_body_is_never_a_success(reply: bytes, version: bytes) -> None:
         client.ask(b"GET / HTTP/" + version + b"\r\nHost: a\r\n\r\n")
 
 
+@pytest.mark.slow
 def test_a_reset_close_delimited_body_is_never_a_success() -> None:
     def behave(connection: WorkerConnection, request: bytes) -> None:
         connection.send(b"HTTP/1.1 200 OK\r\n\r\nshort")
@@ -295,6 +298,7 @@ def test_tunnels_both_ways_with_half_close() -> None:
         assert lb.count("responses_1xx") == 1
 
 
+@pytest.mark.slow
 def test_a_tunnel_ends_when_a_side_is_lost_or_nothing_moves() -> None:
     def accept(connection: WorkerConnection, request: bytes) -> None:
         connection.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
@@ -370,6 +374,7 @@ def test_both_directions_at_once() -> None:
 
 
 @pytest.mark.parametrize("size", [1 << 20, 20 << 20])
+@pytest.mark.slow
 def test_large_bodies_arrive_unharmed_both_ways(size: int) -> None:
     def digest(connection: WorkerConnection, request: bytes) -> None:
         body = request.partition(b"\r\n\r\n")[2]
@@ -396,6 +401,7 @@ def buffered(lb: object, client_side: bool) -> int:
 BOUND = 1 << 20
 
 
+@pytest.mark.slow
 def test_a_slow_client_does_not_fill_the_balancer() -> None:
     """Bound: the high-water mark and one read, under 1 MiB per exchange."""
     total = 64 << 20
@@ -419,6 +425,7 @@ def test_a_slow_client_does_not_fill_the_balancer() -> None:
         assert len(client.answer().body) == total
 
 
+@pytest.mark.slow
 def test_a_slow_worker_does_not_fill_the_balancer() -> None:
     total = 64 << 20
     go = threading.Event()
@@ -452,6 +459,7 @@ def test_a_slow_worker_does_not_fill_the_balancer() -> None:
         assert client.answer("POST").body == b"all"
 
 
+@pytest.mark.slow
 def test_a_client_that_goes_away_aborts_its_upstream_exchange() -> None:
     gone = threading.Event()
 
@@ -471,6 +479,7 @@ def test_a_client_that_goes_away_aborts_its_upstream_exchange() -> None:
         assert lb.upstream("worker-0").in_flight == 0
 
 
+@pytest.mark.slow
 def test_a_client_that_half_closed_still_gets_its_answer() -> None:
     def slow(connection: WorkerConnection, request: bytes) -> None:
         time.sleep(0.1)

@@ -150,6 +150,7 @@ def test_a_post_goes_on_a_fresh_connection_or_one_just_used() -> None:
         assert len(worker.connections) == 2
 
 
+@pytest.mark.slow
 def test_repeats_are_limited_and_never_go_to_the_same_worker_twice() -> None:
     with cluster(close, close, close, close, retries=2) as (lb, workers):
         assert lb.ask().status == 502
@@ -169,6 +170,7 @@ def test_a_large_body_is_not_held_for_a_repeat() -> None:
 # Health.
 
 
+@pytest.mark.slow
 def test_f1_f2_f3_active_checks_take_out_and_bring_back() -> None:
     status = {"now": 200}
     sick = Worker("worker-0", health=lambda: status["now"])
@@ -183,6 +185,7 @@ def test_f1_f2_f3_active_checks_take_out_and_bring_back() -> None:
         assert {lb.ask()["X-Comet-Worker"] for _ in range(4)} == {"worker-0", "worker-1"}
 
 
+@pytest.mark.slow
 def test_f1_a_hanging_worker_delays_no_other_check() -> None:
     hanging = Worker("worker-0", health=lambda: time.sleep(5) or 200)
     with cluster(hanging, None, health_interval=0.05, health_timeout=1.0) as (lb, (_, second)):
@@ -221,6 +224,7 @@ def test_an_application_error_is_no_sign_of_sickness() -> None:
         assert worker.probes == 0
 
 
+@pytest.mark.slow
 def test_first_checks_are_staggered() -> None:
     with cluster(count=4, health_interval=0.8) as (lb, workers):
         del lb
@@ -239,6 +243,7 @@ def test_nobody_at_all_is_503_with_retry_after() -> None:
 # Queue and timeouts.
 
 
+@pytest.mark.slow
 def test_a_full_worker_makes_requests_wait_in_order() -> None:
     with cluster(after(0.05), max_in_flight=1) as (lb, (worker,)):
         clients = [lb.connect() for _ in range(5)]
@@ -253,6 +258,7 @@ def test_a_full_worker_makes_requests_wait_in_order() -> None:
         assert lb.count("queued") == 0
 
 
+@pytest.mark.slow
 def test_the_queue_has_a_deadline() -> None:
     with cluster(hang, max_in_flight=1, queue_timeout=0.2) as (lb, _), lb.connect() as first:
         first.send(GET)
@@ -262,6 +268,7 @@ def test_the_queue_has_a_deadline() -> None:
         assert lb.count("queued") == 0
 
 
+@pytest.mark.slow
 def test_who_leaves_the_queue_is_not_served() -> None:
     with cluster(after(0.2), max_in_flight=1) as (lb, (worker,)), lb.connect() as first:
         first.send(GET)
@@ -273,6 +280,7 @@ def test_who_leaves_the_queue_is_not_served() -> None:
         assert len(worker.requests) == 1
 
 
+@pytest.mark.slow
 def test_a_queued_upload_is_held_back_not_swallowed() -> None:
     with cluster(after(0.3), max_in_flight=1) as (lb, (worker,)), lb.connect() as first, lb.connect() as second:
         first.send(GET)
@@ -285,6 +293,7 @@ def test_a_queued_upload_is_held_back_not_swallowed() -> None:
         assert worker.requests[1].endswith(blob)
 
 
+@pytest.mark.slow
 def test_an_answer_too_late_is_504_once() -> None:
     """RFC 9110 section 15.6.5; the timeout covers all attempts and is not repeated."""
     with cluster(hang, hang, request_timeout=0.3) as (lb, workers):
@@ -295,6 +304,7 @@ def test_an_answer_too_late_is_504_once() -> None:
         assert lb.count("in_flight") == 0
 
 
+@pytest.mark.slow
 def test_slowloris_is_408() -> None:
     """RFC 9110 section 15.5.9: ten seconds in all by default, not between bytes."""
     with cluster(count=1, head_timeout=0.3) as (lb, _), lb.connect() as client:
@@ -313,6 +323,7 @@ def test_slowloris_is_408() -> None:
         assert client.answer().status == 408
 
 
+@pytest.mark.slow
 def test_a_stalled_request_body_is_408() -> None:
     with cluster(raw, body_timeout=0.3) as (lb, (worker,)), lb.connect() as client:
         client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhello")
@@ -321,6 +332,7 @@ def test_a_stalled_request_body_is_408() -> None:
         eventually(lambda: worker.connections[0].sock.recv(100) != b"never")
 
 
+@pytest.mark.slow
 def test_a_stalled_response_body_is_broken_off() -> None:
     def stall(connection: WorkerConnection, request: bytes) -> None:
         connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello")
@@ -332,6 +344,7 @@ def test_a_stalled_response_body_is_broken_off() -> None:
             client.read_to_end()
 
 
+@pytest.mark.slow
 def test_idle_connections_are_closed_in_silence() -> None:
     with cluster(count=1, idle_timeout=0.3) as (lb, _), lb.connect() as fresh, lb.connect() as used:
         used.ask(GET)
@@ -345,6 +358,7 @@ def test_a_client_that_never_reads_is_let_go() -> None:
         eventually(lambda: lb.count("connections") == 0)
 
 
+@pytest.mark.slow
 def test_a_worker_that_cannot_be_connected_in_time_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     full = socket.create_server(("127.0.0.1", 0), backlog=0)
     fillers = []
@@ -380,6 +394,7 @@ def test_our_own_want_of_descriptors_is_503_and_no_sign(monkeypatch: pytest.Monk
         assert lb.ask().status == 200
 
 
+@pytest.mark.slow
 def test_idle_upstream_connections_are_closed_before_the_worker_does() -> None:
     with cluster(count=1, upstream_idle_timeout=0.2) as (lb, (worker,)):
         lb.ask()
@@ -473,6 +488,7 @@ def test_a_worker_declared_down_loses_its_waiting_safe_requests_to_others() -> N
         assert len(workers[1].requests) == 2
 
 
+@pytest.mark.slow
 def test_a_draining_or_removed_worker_finishes_what_it_has() -> None:
     with supervised(after(0.3), None) as (lb, workers, specs, supervisor), lb.connect() as client:
         for last in (False, True):
@@ -530,6 +546,49 @@ def test_a_broken_or_gone_supervisor_does_not_matter() -> None:
         assert lb.ask().status == 200
 
 
+def test_bad_settings_are_refused_whole_and_the_peer_stays() -> None:
+    with supervised(None) as (lb, _, _, supervisor):
+        for partial in ({"head_timeout": "soon", "retries": 9}, {"max_head": None}, {"health_interval": 0}, ["retries"], "x", 1):
+            supervisor.send({"type": "settings", "settings": partial})
+        supervisor.send(messages.ping(1))
+        supervisor.receive("pong")
+        assert lb.proxy.settings == Settings(health_interval=60.0)
+        assert lb.ask().status == 200
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"type": "drain", "grace": float("nan")},
+        {"type": "drain", "grace": -1},
+        {"type": "drain", "grace": "soon"},
+        {"type": "drain"},
+        {"type": "settings"},
+        {"type": "upstreams", "upstreams": [{"name": "w", "host": "h", "port": 70000}]},
+        {"type": "upstreams", "upstreams": [{"name": "w", "host": "h", "port": float("inf")}]},
+        {"type": "upstreams", "upstreams": [], "max_in_flight": 0},
+    ],
+)
+def test_a_peer_that_talks_nonsense_is_dropped_and_nothing_else_happens(message: Message) -> None:
+    with supervised(None) as (lb, _, _, supervisor):
+        supervisor.send(message)
+        with pytest.raises(EOFError):
+            supervisor.receive("never")
+        assert not lb.proxy.draining
+        assert lb.ask().status == 200
+
+
+def test_a_worker_whose_host_cannot_be_one_is_passed_over() -> None:
+    with supervised(None) as (lb, workers, specs, supervisor):
+        odd = UpstreamSpec("odd", "x" * 64 + ".invalid", 80)
+        supervisor.send(messages.upstreams([odd, specs[0]]))
+        supervisor.send(messages.ping(1))
+        supervisor.receive("pong")
+        assert lb.ask(POST)["X-Comet-Worker"] == "worker-0"
+        assert len(workers[0].requests) == 1
+
+
+@pytest.mark.slow
 def test_a_drain_finishes_what_runs_and_says_close() -> None:
     """RFC 9112 section 9.6; DESIGN section 8: idle clients are not cut while they may be sending."""
     with supervised(after(0.2)) as (lb, _, _, supervisor), lb.connect() as busy, lb.connect() as idle:
@@ -544,6 +603,7 @@ def test_a_drain_finishes_what_runs_and_says_close() -> None:
         eventually(lambda: not lb._thread.is_alive())
 
 
+@pytest.mark.slow
 def test_a_drain_ends_with_its_grace() -> None:
     with supervised(hang) as (lb, _, _, supervisor), lb.connect() as busy, lb.connect() as idle:
         busy.send(GET)
