@@ -102,8 +102,9 @@ class HealthChecker:
     async def _watch(self, upstream: Upstream, delay: float) -> None:
         urgent = self._urgent[upstream]
         while True:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(urgent.wait(), delay)
+            with contextlib.suppress(TimeoutError):  # Not wait_for: before Python 3.12 it may swallow `stop`'s cancellation.
+                async with asyncio.timeout(delay):
+                    await urgent.wait()
             urgent.clear()
             settings = self._proxy.settings
             reason = await probe(upstream, settings.health_path, settings.health_timeout)

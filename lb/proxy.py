@@ -153,9 +153,8 @@ class Proxy:
     async def _connect(self, connection: UpstreamConnection) -> None:
         upstream = connection.upstream
         try:
-            await asyncio.wait_for(
-                self._loop.create_connection(lambda: connection, upstream.host, upstream.port), self.settings.connect_timeout + 1.0
-            )
+            async with asyncio.timeout(self.settings.connect_timeout + 1.0):
+                await self._loop.create_connection(lambda: connection, upstream.host, upstream.port)
         except (OSError, TimeoutError, ValueError) as error:  # ValueError: a host that cannot be one
             self.recovery.not_connected(connection, error)
 

@@ -113,8 +113,9 @@ def test_a_large_upload_to_a_worker_that_pauses_is_not_buffered(chunked: bool) -
             return
         size, pauses = len(connection.buffer), 0
         while size < SIZE or (chunked and not connection.buffer.endswith(b"\r\n0\r\n\r\n")):
-            connection.buffer = connection.buffer[-7:] + connection.receive()
-            size += len(connection.buffer) - 7
+            piece = connection.receive()
+            size += len(piece)
+            connection.buffer = connection.buffer[-7:] + piece
             if size > pauses * SIZE // 4:
                 pauses += 1
                 time.sleep(0.3)

@@ -15,10 +15,11 @@ import pytest
 from lb import counters, messages
 from lb.body import HOLD, RequestBody
 from lb.counters import Counters, latency_bound, latency_bucket
-from lb.fields import Refusal
+from lb.fields import MAX_NAMES, Recent, Refusal
 from lb.replies import REASONS, error_reply
-from lb.request import CHUNKED, RequestReader
+from lb.request import CHUNKED, MAX_HOSTS, RequestReader
 from lb.settings import Settings, UpstreamSpec, changed
+from lb.sockets import client_address
 from lb.wheel import Wheel
 
 
@@ -252,3 +253,38 @@ def test_good_values_of_every_kind_are_taken() -> None:
     settings = changed(Settings(), partial)
     assert asdict(settings) == {**asdict(Settings()), **partial}
     assert isinstance(settings.request_timeout, float)
+
+
+@pytest.mark.parametrize(
+    ("peer", "text"),
+    [
+        (("192.0.2.1", 5), b"192.0.2.1"),
+        (("2001:db8::1", 5, 0, 0), b"2001:db8::1"),
+        (("::ffff:192.0.2.1", 5, 0, 0), b"192.0.2.1"),
+        (("fe80::1%eth0", 5, 0, 2), b"fe80::1"),
+        (("a:b", 5), b"unknown"),
+        (("", 5), b"unknown"),
+        ((), b"unknown"),
+        (None, b"unknown"),
+    ],
+)
+def test_clients_as_x_forwarded_for_names_them(peer: Any, text: bytes) -> None:
+    assert client_address(peer) == text
+
+
+def test_what_is_remembered_is_bounded_and_used_twice_survives() -> None:
+    recent: Recent[int] = Recent(4)
+    for n in range(100):
+        for _ in range(2):
+            recent.offer(b"%d" % n, n)
+        assert recent.recall(b"0") == 0
+    assert len(recent) <= 8
+
+
+def test_names_and_hosts_learned_are_bounded() -> None:
+    reader = RequestReader(8192, 100, b"lb")
+    for n in range(3000):
+        head = reader.read(b"GET / HTTP/1.1\r\nHost: h%d\r\nX-%d: 1\r\n\r\n" % (n, n))
+        assert b"Host: h%d\r\nX-%d: 1\r\n" % (n, n) in head.prefix
+    assert len(reader._hosts) <= MAX_HOSTS
+    assert len(reader._fields._names) <= MAX_NAMES

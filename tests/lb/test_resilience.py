@@ -5,6 +5,7 @@ import errno
 import socket
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -612,3 +613,106 @@ def test_a_drain_ends_with_its_grace() -> None:
         supervisor.receive("drained")
         assert idle.closed()
         eventually(lambda: not lb._thread.is_alive())
+
+
+def test_later_supervisors_connect_to_the_control_socket(tmp_path: Path) -> None:
+    with supervised(None) as (lb, _, _, _):
+        path = str(tmp_path / "c")
+        with socket.socket(socket.AF_UNIX) as control:
+            control.bind(path)
+            control.listen()
+            lb.call(lb.server._hub.listen, control.dup())
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.connect(path)
+                supervisor = Supervisor(sock)
+                assert supervisor.receive("ready")["port"] == lb.port
+
+
+def test_a_supervisor_that_does_not_read_is_dropped() -> None:
+    with supervised(None) as (lb, _, _, supervisor):
+        supervisor.receive("ready")
+        for _ in range(3):
+            with contextlib.suppress(OSError):
+                supervisor.sock.settimeout(0.2)
+                supervisor.sock.sendall(messages.encode(messages.status()) * 5000)
+        eventually(lambda: not lb.server._hub.peers)
+        assert lb.ask().status == 200
+
+
+def test_who_waits_for_a_full_worker_that_dies_is_told_at_once() -> None:
+    with supervised(hang, max_in_flight=1) as (lb, workers, specs, supervisor), lb.connect() as first, lb.connect() as second:
+        first.send(POST)
+        eventually(lambda: workers[0].requests)
+        second.send(GET)
+        eventually(lambda: lb.count("queued") == 1)
+        supervisor.send(messages.upstreams([UpstreamSpec("worker-0", "127.0.0.1", specs[0].port, "down")]))
+        assert second.answer().status == 503
+        assert lb.count("queued") == 0
+
+
+def test_a_client_gone_while_connecting_leaves_a_connection_for_the_next() -> None:
+    with cluster(count=1) as (lb, (worker,)):
+        seen: list[Any] = []
+
+        def begin_and_abandon() -> None:
+            client = lb.proxy.clients.copy().pop()
+            client.data_received(GET)
+            seen.append(client.connection)
+            client.transport.abort()
+
+        with lb.connect():
+            eventually(lambda: lb.proxy.clients)
+            lb.call(begin_and_abandon)
+            eventually(lambda: len(lb.upstream("worker-0").idle) == 1)
+        assert lb.ask().status == 200
+        assert len(worker.connections) == 1
+        assert lb.count("aborted") == 1
+        assert lb.upstream("worker-0").in_flight == 0
+
+
+def test_a_worker_that_cannot_be_reached_is_doubted_and_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    with cluster(count=2) as (lb, (_, second)):
+        create = lb.loop.create_connection
+
+        async def connect(factory: Any, host: str, port: int) -> Any:
+            if port != second.port:
+                raise OSError(errno.EHOSTUNREACH, "No route to host")
+            return await create(factory, host, port)
+
+        monkeypatch.setattr(
+            lb.proxy, "_loop", type("Loop", (), {"create_connection": staticmethod(connect), "create_task": lb.loop.create_task})()
+        )
+        assert lb.ask(POST)["X-Comet-Worker"] == "worker-1"
+        eventually(lambda: lb.proxy.pool.suspects == 0)  # The check, by a way of its own, found it well.
+
+
+def test_a_response_nobody_asked_for_closes_the_connection() -> None:
+    """RFC 9112 section 9.2: it must not be taken for the answer to the next request."""
+
+    def chatty(connection: WorkerConnection, request: bytes) -> None:
+        connection.send(response(b"one"))
+        time.sleep(0.05)
+        with contextlib.suppress(OSError):
+            connection.send(response(b"two"))
+
+    with cluster(chatty) as (lb, _), lb.connect() as client:
+        assert client.ask(GET).body == b"one"
+        eventually(lambda: not lb.upstream("worker-0").connections)
+        assert client.ask(GET).body == b"one"
+
+
+def test_a_bad_chunk_after_the_response_began_breaks_off() -> None:
+    def early(connection: WorkerConnection, request: bytes) -> None:
+        connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello")
+        connection.worker.over.wait(10)
+
+    worker = Worker("worker-0", raw)
+    worker.behave_after_head(early)
+    with cluster(worker) as (lb, _), lb.connect() as client:
+        client.send(b"PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n")
+        while b"hello" not in client.buffer:
+            client.buffer += client.sock.recv(1000)
+        client.send(b"nonsense\r\n")
+        with pytest.raises(ConnectionResetError):
+            client.read_to_end()
+        eventually(lambda: lb.count("in_flight") == 0)
