@@ -18,7 +18,7 @@ from typing import Any
 from scripts.bench import keepers, machine
 from scripts.bench.chart import Chart
 from scripts.bench.cluster import BenchCluster, cluster
-from scripts.bench.kills import Outcome, Target, ask, kill
+from scripts.bench.kills import GIVE_UP, Outcome, Target, ask, kill
 from scripts.bench.proc import BenchError, wait_for
 from scripts.bench.report import Report, finish, say
 from scripts.bench.stats import median, percentile
@@ -89,17 +89,32 @@ def run(options: argparse.Namespace) -> int:
         for number in range(options.kills):
             for target in targets[number % len(targets) :] + targets[: number % len(targets)]:
                 time.sleep(max(0.0, ready[target.name] + FORGOTTEN - time.monotonic()))
-                wait_for(lambda at=target: ask(at.port, at.path) == "200", 30, f"{target.name} serves before its kill")  # type: ignore[misc]
+                if ask(target.port, target.path) != "200":
+                    report.notes.append(f"{target.name}: left out of round {number + 1}, for it does not serve")
+                    continue
                 outcome = _kill(target)
                 ready[target.name] = time.monotonic()
                 outcomes.setdefault(target.name, []).append(outcome)
                 if target.name in stage.clusters:
                     of, replica = stage.clusters[target.name]
-                    steps.setdefault(target.name, []).append(_timeline(of, replica, outcome.at))
+                    steps.setdefault(target.name, []).append(_timeline(of, replica, outcome.at) if outcome.answer_ms else {})
+                if outcome.answer_ms is None:
+                    report.notes.append(
+                        f"{target.name}: no answer within {GIVE_UP:g} s of kill {number + 1}{_account(stage, target, outcome.at)}"
+                    )
+                    say(report.notes[-1])
             say(f"round {number + 1} of {options.kills}")
     report.settings = {"kills": f"{options.kills} each by SIGKILL, interleaved, {FORGOTTEN:g} s apart", "others": "their defaults"}
     fill(report, outcomes, steps)
     return finish(report, options.json)
+
+
+def _account(stage: Stage, target: Target, since: float) -> str:
+    """What Comet's events say of a restart that did not come about."""
+    if target.name not in stage.clusters:
+        return ""
+    of, replica = stage.clusters[target.name]
+    return "; events: " + " | ".join(json.dumps(event) for event in of.events(since) if event.get("replica") in (replica, None))
 
 
 def _kill(target: Target) -> Outcome:
@@ -121,6 +136,10 @@ def _timeline(of: BenchCluster, replica: str, since: float) -> dict[str, float]:
     return {key: float(value) for key, value in (event.get("timeline_ms") or {}).items()}
 
 
+def _times(found: list[Outcome]) -> list[float]:
+    return [float("inf") if each.answer_ms is None else each.answer_ms for each in found]
+
+
 def fill(report: Report, outcomes: dict[str, list[Outcome]], steps: dict[str, list[dict[str, float]]]) -> None:
     """Make tables, picture and raw data of what was measured."""
     columns = [
@@ -138,7 +157,7 @@ def fill(report: Report, outcomes: dict[str, list[Outcome]], steps: dict[str, li
     ]
     table = Table("kill -9 until the next 200", columns)
     for name, found in outcomes.items():
-        times = [each.answer_ms for each in found]
+        times = _times(found)
         met = {word: sum(each.attempts.get(word, 0) for each in found) for word in WORDS}
         other = sum(count for each in found for word, count in each.attempts.items() if word not in WORDS)
         beside = (
@@ -153,7 +172,7 @@ def fill(report: Report, outcomes: dict[str, list[Outcome]], steps: dict[str, li
         values = [[step[key] for step in known if key in step] for key in STEPS]
         account.rows.append([name, *[median(each) if each else None for each in values]])
     report.tables.append(account)
-    medians = {name: median([each.answer_ms for each in found]) for name, found in outcomes.items()}
+    medians = {name: median(_times(found)) for name, found in outcomes.items()}
     own = medians.get("comet, LB")
     if own is not None:
         report.notes.append(f"Comet's LB: {own:.1f} ms (goal: at most 15)")

@@ -9,15 +9,15 @@ from typing import Any
 
 from scripts.bench import machine
 from scripts.bench.chart import Chart, svg
-from scripts.bench.table import Table, render
+from scripts.bench.table import Cell, Table, render, text
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / ".comet" / "bench"
 
 
-def say(text: str) -> None:
+def say(told: str) -> None:
     """Tell of progress, on stderr: stdout belongs to the result."""
-    print(f"bench: {text}", file=sys.stderr, flush=True)
+    print(f"bench: {told}", file=sys.stderr, flush=True)
 
 
 @dataclass
@@ -37,7 +37,10 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON document."""
-        tables = [{"title": table.title, "columns": list(table.columns), "rows": table.rows} for table in self.tables]
+        tables = [
+            {"title": table.title, "columns": list(table.columns), "rows": [list(map(_plain, row)) for row in table.rows]}
+            for table in self.tables
+        ]
         return {
             "bench": self.bench,
             "at": self.began,
@@ -61,6 +64,11 @@ class Report:
         if self.notes:
             parts.append("\n" + "\n".join(f"* {note}" for note in self.notes))
         return "\n".join(parts)
+
+
+def _plain(cell: Cell) -> Cell:
+    """JSON knows no infinity."""
+    return text(cell) if cell == float("inf") else cell
 
 
 def finish(report: Report, target: Path | None) -> int:

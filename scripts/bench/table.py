@@ -21,6 +21,8 @@ def text(cell: Cell) -> str:
         return "-"
     if isinstance(cell, str):
         return cell
+    if cell == float("inf"):
+        return "never"
     if isinstance(cell, int) or abs(cell) >= 1000:
         return f"{round(cell):,}"
     if cell == 0:

@@ -1,0 +1,104 @@
+"""Clients that forgive nothing: each request is sent once, must be answered whole, and every other end is written down.
+
+They live in one event loop; half of them keep their connection, the others open one for every request. A keep-alive client that sees its
+connection closed before it sends opens a new one, as any client does; once it has sent, it counts.
+"""
+
+import asyncio
+import itertools
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from scripts.bench.ledger import ClientBook, Failure
+
+PATH: Final = "/api/v1/hello"
+INJECTED: Final = b'{"error":"injected failure"}'
+PATIENCE: Final = 40.0  # beyond every deadline of the LB
+GREETING: Final = ("hello from container: ", "hello from process: ")
+
+
+@dataclass
+class Crowd:
+    """The clients of one run; `books` by LB, `numbers` gives every request its own id, `latencies` in seconds of whole answers."""
+
+    books: dict[str, ClientBook]
+    numbers: Iterator[int]
+    over: bool = False
+
+
+def crowd(names: list[str]) -> Crowd:
+    return Crowd({name: ClientBook() for name in names}, itertools.count(1))
+
+
+async def run_clients(everyone: Crowd, ports: dict[str, int], each: int) -> None:
+    """Load every LB with `each` clients of either kind until `everyone.over`."""
+    tasks = [_client(everyone, name, port, keep) for name, port in ports.items() for keep in (True, False) for _ in range(each)]
+    await asyncio.gather(*tasks)
+
+
+async def _client(everyone: Crowd, name: str, port: int, keep: bool) -> None:
+    book = everyone.books[name]
+    streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+    reused = False
+    while not everyone.over:
+        if streams is not None and streams[0].at_eof():
+            streams[1].close()
+            streams, reused = None, False
+        number, began = next(everyone.numbers), time.monotonic()
+        book.sent += 1
+        kind = ""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                if streams is None:
+                    streams = await asyncio.open_connection("127.0.0.1", port)
+                closes = await _exchange(streams, book, number, keep)
+                if isinstance(closes, str):
+                    kind = closes
+        except ConnectionRefusedError:
+            kind = "refused"
+        except TimeoutError:
+            kind = "timeout"
+        except (OSError, asyncio.IncompleteReadError, ValueError) as error:
+            kind = "malformed" if isinstance(error, ValueError) else "broken"
+        if kind:
+            book.failures.append(Failure(number, name, kind, began, time.monotonic(), reused))
+        if (kind or closes or not keep) and streams is not None:
+            streams[1].close()
+            streams, reused = None, False
+        else:
+            reused = True
+        if kind:
+            await asyncio.sleep(0.01)
+    if streams is not None:
+        streams[1].close()
+
+
+async def _exchange(streams: tuple[asyncio.StreamReader, asyncio.StreamWriter], book: ClientBook, number: int, keep: bool) -> bool | str:
+    """One request and its whole answer, entered into the book; whether the server closes. A bad status is returned in words."""
+    reader, writer = streams
+    ending = "" if keep else "Connection: close\r\n"
+    writer.write(f"GET {PATH} HTTP/1.1\r\nHost: bench\r\nX-Request-Id: {number}\r\n{ending}\r\n".encode())
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+    status = head[9:12]
+    fields = dict(line.split(": ", 1) for line in head.split("\r\n")[1:] if ": " in line)
+    body = await reader.readexactly(int(fields["content-length"]))
+    if status == "200":
+        row = served_by(body)
+        book.served[row] = book.served.get(row, 0) + 1
+    elif status == "500" and body.strip() == INJECTED:
+        book.injected += 1
+    else:
+        return f"status {status} {body.strip().decode(errors='replace')}"
+    return fields.get("connection") == "close"
+
+
+def served_by(body: bytes) -> str:
+    """The worker's name for itself in its greeting. ValueError: this is no greeting."""
+    message = json.loads(body)["message"]
+    for greeting in GREETING:
+        if message.startswith(greeting):
+            return str(message.removeprefix(greeting))
+    raise ValueError(f"no greeting: {message!r}")
