@@ -150,7 +150,7 @@ def _executed(config: Config, around: Surroundings, name: str, port: int) -> Exe
     host = f"[{config.worker_host}]" if ":" in config.worker_host else config.worker_host
     arguments = _arguments(config, name, f"{host}:{port}", "process", str(around.cluster.path("faults", f"{name}.json")))
     launch = ExecLaunch(
-        argv=(sys.executable, "-m", "worker_app", *arguments),
+        argv=(sys.executable, "-m", "worker_app", *arguments, "--memory", str(config.worker_memory)),
         environment=worker_environment(around.database.url),
         owner=around.owner,
         cwd="/",
