@@ -29,11 +29,12 @@ need() {
   done
 }
 
-mode=load
+mode=load engine=yes
 for word in "$@"; do
   case $word in
     -h | --help) mode=help && break ;;
-    load | lb | idle | recovery | chaos) mode=$word && break ;;
+    load | lb | idle | recovery | chaos) mode=$word ;;
+    process | --runtime=process | --no-docker) engine= ;;
   esac
 done
 
@@ -43,6 +44,6 @@ case $mode in
   load) need wrk ;;
 esac
 case $mode in
-  load | recovery | chaos) if [ "${COMET_BENCH_RUNTIME:-docker}" = docker ]; then ensure_engine; fi ;;
+  load | recovery | chaos) if [ -n "$engine" ]; then ensure_engine; fi ;;
 esac
 exec env PYTHONPATH="$ROOT" "$VENV/bin/python" -m scripts.bench "$@"

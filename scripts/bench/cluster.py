@@ -22,18 +22,23 @@ Row = dict[str, Any]
 
 
 class BenchCluster:
-    """One cluster; `config` in the words of config.yaml, with underscores."""
+    """One cluster; `config` in the words of config.yaml, with underscores. Not `fresh`: one that is there already, looked at only."""
 
-    def __init__(self, folder: Path, **config: Any) -> None:
+    def __init__(self, folder: Path, fresh: bool = True, **config: Any) -> None:
         self.folder = folder
+        self.config: dict[str, Any] = {}
+        if fresh:
+            self._configure(config)
+
+    def _configure(self, config: dict[str, Any]) -> None:
         first = free_ports(80)[0]
-        self.config: dict[str, Any] = {
+        self.config = {
             "load-balancer-port": first,
             "worker-port": first + 20,
             "admin-port": 0,
             "load-balancer-host": "127.0.0.1",
         } | {key.replace("_", "-"): value for key, value in config.items()}
-        (folder / "config.yaml").write_text("".join(f"{key}: {value}\n" for key, value in self.config.items()))
+        (self.folder / "config.yaml").write_text("".join(f"{key}: {value}\n" for key, value in self.config.items()))
 
     def command(self, *arguments: str, timeout: float = 180) -> "subprocess.CompletedProcess[str]":
         """Run a command of supervisor.py to its end."""

@@ -1,0 +1,35 @@
+"""What is taken for the bottleneck."""
+
+from dataclasses import replace
+
+from scripts.bench.bottleneck import Figures, bottleneck
+
+CALM = Figures({"lb-0": 10.0, "lb-1": 12.0}, 40.0, 15.0, {"a": 500.0, "b": 505.0, "c": 498.0}, 510.0)
+
+
+def test_nothing_saturated_means_the_injected_delay() -> None:
+    assert bottleneck(CALM).startswith("the injected delay")
+
+
+def test_a_slowed_worker_is_named() -> None:
+    assert bottleneck(replace(CALM, worker_ms={"a": 500.0, "b": 1500.0, "c": 498.0})).startswith("worker b")
+
+
+def test_a_saturated_lb_is_named() -> None:
+    assert bottleneck(replace(CALM, lb_cpu={"lb-0": 97.0, "lb-1": 12.0})).startswith("lb-0")
+
+
+def test_a_generator_at_its_end_says_so_before_the_lbs_are_blamed() -> None:
+    assert bottleneck(replace(CALM, generator_cpu=99.0, lb_cpu={"lb-0": 97.0})).startswith("the load generator")
+
+
+def test_a_busy_machine() -> None:
+    assert bottleneck(replace(CALM, machine_cpu=99.0)).startswith("the machine")
+
+
+def test_latency_that_is_not_spent_in_the_worker_is_queueing() -> None:
+    assert bottleneck(replace(CALM, client_ms=900.0)).startswith("waiting for a worker")
+
+
+def test_a_single_worker_has_no_others_to_be_slower_than() -> None:
+    assert bottleneck(replace(CALM, worker_ms={"a": 5000.0}, client_ms=5001.0)).startswith("the injected delay")
