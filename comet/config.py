@@ -11,20 +11,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from comet import faults
 from comet.checks import Key, memory, number, one_of, or_word, refused, shown, text, whole
 from comet.errors import UserError
-
-
-class ConfigError(UserError):
-    """The config cannot be used. One line per problem, each `FILE:LINE: key: what is wrong (what is allowed)`; exit code 2."""
-
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__("\n".join(problems), exit_code=2)
-        self.problems = problems
-
+from comet.located import ConfigError as ConfigError
+from comet.located import Entries, entries, plain
 
 PORT = (whole(1, 65535), "a whole number from 1 to 65535")
 SECONDS = (number(0.05, 86400), "seconds, from 0.05 to 86400")
@@ -131,12 +122,12 @@ def parse(content: str, path: Path) -> Config:
     values = {name: key.check(key.default) for name, key in KEYS.items() if name != "faults"}
     lines: dict[str, int] = {}
     nested = Entries()
-    for line, name, value in _entries(content, path.name):
+    for line, name, value in entries(content, path.name):
         where = f"{path.name}:{line}: {name}"
         key = KEYS.get(name)
-        if isinstance(value, Entries) and name == "faults" and name not in lines:
+        if name == "faults" and name not in lines and (value is None or isinstance(value, Entries)):
             lines[name] = line
-            nested = value
+            nested = value or nested
             continue
         if key is None:
             problems.append(f"{where}: unknown key{_nearest(name)}")
@@ -145,7 +136,7 @@ def parse(content: str, path: Path) -> Config:
         else:
             lines[name] = line
             try:
-                values[name] = key.check(value)
+                values[name] = key.check(plain(value))
             except ValueError as error:
                 problems.append(f"{where}: {error} (allowed: {key.allowed})")
     values["faults"] = _faults(nested, values["worker"], path.name, problems)
@@ -156,65 +147,28 @@ def parse(content: str, path: Path) -> Config:
     return Config(path=path, lines=lines, **{name.replace("-", "_"): value for name, value in values.items()})
 
 
-class Entries(list[tuple[int, str, Any]]):
-    """A mapping as it stands in the file: (line, key, value) in its order."""
-
-
-def _entries(content: str, name: str) -> Iterator[tuple[int, str, Any]]:
-    """(line, key, value) of the top mapping, in file order. Mappings within it are `Entries` where their lines matter."""
-    loader = yaml.SafeLoader(content)
-    try:
-        node = loader.get_single_node()
-        if node is None:
-            raise ConfigError([f"{name}:1: the file is empty (`worker: 3` is a beginning; every key has a default)"])
-        if not isinstance(node, yaml.MappingNode):
-            line = node.start_mark.line + 1
-            raise ConfigError([f"{name}:{line}: the file holds no keys (allowed: lines of the form `key: value`)"])
-        for key_node, value_node in node.value:
-            key = str(loader.construct_object(key_node, deep=True))
-            value = _located(loader, value_node) if key == "faults" else loader.construct_object(value_node, deep=True)
-            yield key_node.start_mark.line + 1, key, value
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ConfigError([f"{name}:{line}: not valid YAML: {error.problem or error.context}"]) from None
-    except (yaml.YAMLError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError([f"{name}:1: not valid YAML: {reason}"]) from None
-    finally:
-        loader.dispose()
-
-
-def _located(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
-    """The value of a node, with its mappings as `Entries`."""
-    if not isinstance(node, yaml.MappingNode):
-        value = loader.construct_object(node, deep=True)
-        return Entries() if value is None else value
-    loader.flatten_mapping(node)
-    pairs = ((key_node.start_mark.line + 1, loader.construct_object(key_node, deep=True), below) for key_node, below in node.value)
-    return Entries((line, str(key), _located(loader, below)) for line, key, below in pairs)
-
-
-def _faults(entries: Entries, workers: int, file: str, problems: list[str]) -> dict[str, dict[str, Any]]:
+def _faults(nested: Entries, workers: int, file: str, problems: list[str]) -> dict[str, dict[str, Any]]:
     """The fault settings of single workers; what is wrong with them is added to `problems`."""
     names = [f"worker-{index}" for index in range(workers)]
     found: dict[str, dict[str, Any]] = {}
-    for line, worker, settings in entries:
+    for line, worker, settings in nested:
         where = f"{file}:{line}: faults.{worker}"
         if worker not in names:
             known = "there are no workers" if not names else names[0] if workers == 1 else f"{names[0]} to {names[-1]}"
             problems.append(f"{where}: no such worker (allowed: {known})")
         elif worker in found:
             problems.append(f"{where}: stands twice (keep one)")
-        elif not isinstance(settings, Entries):
+        elif not isinstance(settings, Entries | None):
             problems.append(f"{where}: {shown(settings)} is not usable (allowed: lines of the form `setting: value`)")
         else:
-            found[worker] = dict(_settings(settings, f"{file}:{{}}: faults.{worker}.{{}}", problems))
+            found[worker] = dict(fault_settings(settings or Entries(), f"{file}:{{}}: faults.{worker}.{{}}", problems))
     return found
 
 
-def _settings(entries: Entries, place: str, problems: list[str]) -> Iterator[tuple[str, Any]]:
+def fault_settings(nested: Entries, place: str, problems: list[str]) -> Iterator[tuple[str, Any]]:
+    """Checked settings; what is wrong is added to `problems`, at a `place` that takes the line and the name."""
     met: set[str] = set()
-    for line, name, value in entries:
+    for line, name, value in nested:
         where, key = place.format(line, name), faults.SETTINGS.get(name)
         if key is None:
             problems.append(f"{where}: unknown key{_nearest(name, faults.SETTINGS)}")
@@ -223,7 +177,7 @@ def _settings(entries: Entries, place: str, problems: list[str]) -> Iterator[tup
         else:
             met.add(name)
             try:
-                yield name, key.check(None if isinstance(value, Entries) else value)
+                yield name, key.check(plain(value))
             except ValueError as error:
                 problems.append(f"{where}: {error} (allowed: {key.allowed})")
 

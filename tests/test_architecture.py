@@ -24,12 +24,12 @@ PACKAGES = ("comet", "lb", "worker_app")
 EFFECTS = {"asyncio", "socket", "os", "time", "threading", "multiprocessing", "subprocess", "logging", "select", "signal"}
 
 PURE_PARTS = {
-    "comet": {"backoff", "checks", "config", "errors", "events", "faults", "plan", "replica", "snapshot"},
+    "comet": {"backoff", "checks", "config", "errors", "events", "faults", "located", "plan", "replica", "snapshot"},
     "lb": {"chunked", "fields", "messages", "replies", "request", "response", "settings", "upstream"},
     "worker_app": {"distributions", "draws", "errors", "latency", "stats", "tally"},
 }
 PURE = sorted(f"{package}.{part}" for package, parts in PURE_PARTS.items() for part in parts)
-PURE_EXCEPTIONS = {"comet.config": {"yaml"}}
+PURE_EXCEPTIONS = {"comet.located": {"yaml"}}
 
 FORBIDDEN = {
     "lb": {"comet", "worker_app", "docker", "psutil", "sqlite3", "sqlalchemy", "yaml", "flask", "waitress", "requests", "rich"},
@@ -55,7 +55,7 @@ ONLY_IN = {
         "comet.commands": "waits for a supervisor to end",
     },
     "argparse": {"comet.cli": "the command line"},
-    "yaml": {"comet.config": "reads the config"},
+    "yaml": {"comet.located": "reads YAML files"},
     "multiprocessing": {"comet.drivers.forkserver": "names the start method, once"},
     "rich": {"comet.tables": "shows", "comet.display": "shows"},
 }

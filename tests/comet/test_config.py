@@ -132,7 +132,7 @@ def test_faults_of_single_workers() -> None:
         ("faults:\n  worker-0: 5", "config.yaml:2: faults.worker-0: 5 is not usable (allowed: lines of the form `setting: value`)"),
         ("faults:\n  worker-0:\n    hnag: 5", "config.yaml:3: faults.worker-0.hnag: unknown key (did you mean hang?)"),
         ("faults:\n  worker-0:\n    cpu: 1\n    hang: 101", "config.yaml:4: faults.worker-0.hang: 101 is out of range (allowed: percent, "),
-        ("faults:\n  worker-0:\n    hang: {a: 1}", "config.yaml:3: faults.worker-0.hang: nothing is not a number"),
+        ("faults:\n  worker-0:\n    hang: {a: 1}", "config.yaml:3: faults.worker-0.hang: {'a': 1} is not a number"),
         ("faults:\n  worker-0:\n    hang: 1\n    hang: 2", "config.yaml:4: faults.worker-0.hang: stands twice"),
         ("faults:\n  worker-0:\n  worker-0:", "config.yaml:3: faults.worker-0: stands twice"),
         ("faults:\n  worker-0:\nfaults:", "config.yaml:3: faults: stands twice (first in line 1; keep one)"),
