@@ -64,7 +64,7 @@ _NOT_IN_TRAILERS = re.compile(
 ).fullmatch
 
 MAX_NAMES: Final = 1024
-_DOOR: Final = 4093
+_DOOR: Final = 4096
 MAX_LENGTH: Final = (1 << 63) - 1
 
 
@@ -91,7 +91,7 @@ class Recent(Generic[Value]):
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._seen = bytearray(_DOOR)  # a byte of the hash of the last key offered at each place
+        self._seen: set[int] = set()  # hashes of keys offered once
         self.young: dict[bytes, Value] = {}
         self._old: dict[bytes, Value] = {}
 
@@ -108,11 +108,12 @@ class Recent(Generic[Value]):
     def offer(self, key: bytes, value: Value) -> None:
         """Store a pair at its second offer; what was not used since the last change of generations is forgotten."""
         code = hash(key)
-        place, mark = code % _DOOR, (code >> 32) & 0xFF
-        if self._seen[place] == mark:
+        if code in self._seen:
             self._remember(key, value)
-        else:
-            self._seen[place] = mark
+            return
+        if len(self._seen) >= _DOOR:
+            self._seen.clear()
+        self._seen.add(code)
 
     def _remember(self, key: bytes, value: Value) -> None:
         if len(self.young) >= self._capacity:

@@ -38,9 +38,12 @@ def balancer(worker: Worker, descriptors: int | None = None) -> Iterator[tuple[i
         eventually(lambda: answers(port), "the first answer")
         yield port, process
     finally:
-        process.kill()
-        process.wait()
-        worker.close()
+        process.terminate()
+        try:
+            process.wait(15)
+        finally:
+            process.kill()
+            worker.close()
 
 
 def answers(port: int) -> bool:

@@ -526,3 +526,63 @@ def test_max_body_is_413() -> None:
         assert client.ask(POST).status == 413
         assert client.closed()
         assert worker.requests == []
+
+
+def test_a_body_of_no_bytes() -> None:
+    with cluster(lambda connection, _: connection.send(response(b""))) as (lb, _), lb.connect() as client:
+        for _ in range(3):
+            answer = client.ask(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert (answer.status, answer.body) == (200, b"")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("half_close", [False, True])
+def test_a_client_that_pipelines_and_does_not_read_is_held_back(half_close: bool) -> None:
+    """Neither what it sends ahead nor what it does not take is piled up; nothing is lost."""
+    blob = bytes(30000)
+    count = 1000
+    with cluster(lambda connection, _: connection.send(response(blob))) as (lb, _), lb.connect() as client:
+        requests = b"GET / HTTP/1.1\r\nHost: a\r\nX-Pad: %s\r\n\r\n" % (b"p" * 100) * count
+
+        def send() -> None:
+            client.send(requests)
+            if half_close:
+                client.sock.shutdown(socket.SHUT_WR)
+
+        sender = threading.Thread(target=send, daemon=True)
+        sender.start()
+        eventually(lambda: any(each.blocked for each in lb.proxy.clients))
+        downstream = next(iter(lb.proxy.clients))
+        assert len(downstream.buffer) <= 65536 + (256 << 10)
+        assert downstream.transport.get_write_buffer_size() <= 65536 + (256 << 10)
+        received = 0
+        client.sock.settimeout(10)
+        total = count * (len(blob) + 1)
+        while received < total and (data := client.sock.recv(1 << 18)):
+            received += len(data)
+        assert received >= total
+        sender.join(10)
+
+
+@pytest.mark.slow
+def test_a_tunnel_holds_back_who_sends_faster_than_the_other_reads() -> None:
+    size = 16 << 20
+
+    def pour(connection: WorkerConnection, request: bytes) -> None:
+        connection.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
+        connection.send(bytes(size))
+        connection.worker.over.wait(10)
+
+    with cluster(pour) as (lb, _), lb.connect() as client:
+        client.send(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += client.sock.recv(1000)
+        downstream = next(iter(lb.proxy.clients))
+        eventually(lambda: downstream.transport.get_write_buffer_size() > 0)
+        time.sleep(0.1)
+        assert downstream.transport.get_write_buffer_size() <= 65536 + (256 << 10)
+        received = len(head.partition(b"\r\n\r\n")[2])
+        while received < size:
+            received += len(client.sock.recv(1 << 18))
+        assert received == size

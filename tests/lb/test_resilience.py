@@ -716,3 +716,76 @@ def test_a_bad_chunk_after_the_response_began_breaks_off() -> None:
         with pytest.raises(ConnectionResetError):
             client.read_to_end()
         eventually(lambda: lb.count("in_flight") == 0)
+
+
+def test_a_worker_may_close_while_idle_or_leave_while_answering() -> None:
+    """Its connections go with it, on the common path too."""
+    with supervised(after(0.1), None) as (lb, workers, specs, supervisor), lb.connect() as client:
+        client.send(GET)
+        eventually(lambda: workers[0].requests)
+        supervisor.send(messages.upstreams([UpstreamSpec("worker-0", "127.0.0.1", specs[0].port, "draining"), specs[1]]))
+        assert client.answer()["X-Comet-Worker"] == "worker-0"
+        eventually(lambda: not lb.upstream("worker-0").connections)
+        assert client.ask(GET)["X-Comet-Worker"] == "worker-1"
+        workers[1].connections[0].sock.shutdown(socket.SHUT_RDWR)
+        eventually(lambda: not lb.upstream("worker-1").idle)
+        assert client.ask(GET)["X-Comet-Worker"] == "worker-1"
+
+
+def test_idle_connections_of_a_worker_found_sick_are_closed() -> None:
+    status = {"now": 200}
+    with cluster(Worker("worker-0", health=lambda: status["now"]), None, health_interval=0.05) as (lb, _):
+        lb.ask()
+        assert len(lb.upstream("worker-0").idle) == 1
+        status["now"] = 500
+        eventually(lambda: not lb.upstream("worker-0").ready)
+        assert not lb.upstream("worker-0").idle
+
+
+def test_a_check_that_is_refused_takes_out_at_once() -> None:
+    with cluster(count=2, health_interval=0.2, health_fall=100) as (lb, (first, _)):
+        first.stop_listening()
+        eventually(lambda: not lb.upstream("worker-0").ready)
+        assert lb.upstream("worker-0").reason == "connection refused"
+        eventually(lambda: lb.server._health._loops)
+
+
+def test_several_repeats_are_accounted_for_whatever_their_end() -> None:
+    def late_close(connection: WorkerConnection, request: bytes) -> None:
+        time.sleep(0.02)
+        connection.sock.close()
+
+    for last in (None, hang):
+        with cluster(late_close, late_close, last, retries=5) as (lb, workers), lb.connect() as client:
+            client.send(GET)
+            if last is None:
+                assert client.answer()["X-Comet-Worker"] == "worker-2"
+            else:
+                eventually(lambda workers=workers: workers[2].requests)
+                client.sock.close()
+            eventually(lambda lb=lb: lb.count("in_flight") == 0)
+            assert lb.proxy.repeating == 0
+            assert lb.count("retries") == 2
+
+
+def test_a_full_answer_in_pieces_ends_its_connection() -> None:
+    def pieces(connection: WorkerConnection, request: bytes) -> None:
+        reply = response(b"full", "503 Service Unavailable", b"X-Comet-Full: 1")
+        connection.send(reply[:-4])
+        time.sleep(0.05)
+        with contextlib.suppress(OSError):
+            connection.send(reply[-4:])
+
+    with cluster(pieces, None) as (lb, _):
+        assert lb.ask()["X-Comet-Worker"] == "worker-1"
+        assert not lb.upstream("worker-0").connections
+
+
+def test_a_second_order_to_drain_changes_nothing() -> None:
+    with supervised(after(0.3)) as (lb, _, _, supervisor), lb.connect() as client:
+        client.send(GET)
+        eventually(lambda: lb.count("in_flight") == 1)
+        supervisor.send(messages.drain(5.0))
+        supervisor.send(messages.drain(0.0))
+        assert client.answer().status == 200
+        supervisor.receive("drained")
