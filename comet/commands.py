@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
@@ -26,6 +26,9 @@ from comet.events import line
 from comet.faults import SETTINGS, change
 from comet.snapshot import FleetSnapshot, from_dict
 from comet.wallclock import parse
+
+if TYPE_CHECKING:
+    from comet.scenario import Scenario
 
 NOTHING_RUNS = 3
 
@@ -102,7 +105,7 @@ def _supervise(config: Config, cluster: Cluster, display: Display) -> int:
     return code
 
 
-def _detached(config: Config, cluster: Cluster) -> int:
+def _detached(config: Config, cluster: Cluster, display: Display | None = None) -> int:
     """Start a supervisor of its own session, show how it comes up, and return when all are ready or it has failed."""
     read_fd, write_fd = os.pipe()
     argv = [sys.executable, "-m", "comet", "run", "--config", str(config.path), "--notify-fd", str(write_fd)]
@@ -113,7 +116,7 @@ def _detached(config: Config, cluster: Cluster) -> int:
             argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, pass_fds=(write_fd,), start_new_session=True
         )
     os.close(write_fd)
-    display = for_stdout()
+    display = display or for_stdout()
     try:
         for message in _messages(read_fd):
             if message["kind"] == "failed":
@@ -315,6 +318,61 @@ def faults(options: argparse.Namespace) -> int:
     return 0
 
 
+def scenario(options: argparse.Namespace) -> int:
+    from comet import scenario as scenarios
+
+    try:
+        plan = scenarios.parse(options.file.read_text(encoding="utf-8"), str(options.file))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{options.file}: cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}", 2) from None
+    config = load(config_path(options))
+    cluster, progress = Cluster(config.folder), LineDisplay(sys.stderr)
+    if Lock(cluster).holder() is not None:
+        return _play(plan, config, cluster, options.json)
+    # Checked before anything is started.
+    _require_cast(plan, [f"worker-{index}" for index in range(config.worker)], [f"lb-{index}" for index in range(config.pool)])
+    ours = not (cluster.id is not None and orphans.find(cluster))
+    cluster.create()
+    print("no supervisor runs: starting one" + (", for this scenario only" if ours else ""), file=sys.stderr, flush=True)
+    code = _detached(config, cluster, progress)
+    try:
+        return code or _play(plan, config, cluster, options.json)
+    finally:
+        holder = Lock(cluster).holder()
+        if ours and holder is not None:
+            _stop_supervisor(cluster, holder, progress)
+
+
+def _play(plan: "Scenario", config: Config, cluster: Cluster, as_json: bool) -> int:
+    from comet.expand import reachable
+    from comet.play import Play
+
+    rows = from_dict(call(cluster, "ps")).replicas
+    balancers = [row for row in rows if row.role == "lb"]
+    workers = [row.name for row in rows if row.role == "worker"]
+    _require_cast(plan, workers, [row.name for row in balancers])
+    host = reachable(config.load_balancer_host)
+    play = Play(plan, cluster, [(host, row.port) for row in balancers], workers, lambda told: print(told, file=sys.stderr, flush=True))
+    try:
+        play.run()
+    finally:
+        report = play.report()
+        if as_json:
+            print(json.dumps(report, indent=1))
+        else:
+            tables.show(tables.scenario(report))
+        sys.stdout.flush()
+    return 0 if play.interrupted is None else 128 + play.interrupted
+
+
+def _require_cast(plan: "Scenario", workers: list[str], balancers: list[str]) -> None:
+    from comet.scenario import strangers
+
+    problems = list(strangers(plan, workers, balancers))
+    if problems:
+        raise UserError("\n".join(problems), 2)
+
+
 def _operate(options: argparse.Namespace, command: str, **fields: Any) -> Any:
     """Have the supervisor carry out an operation, however long it takes."""
     cluster = existing_cluster(options)
@@ -336,6 +394,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "restart": restart,
     "reload": reload,
     "faults": faults,
+    "scenario": scenario,
     "check": check,
     "clean": clean_up,
 }

@@ -6,7 +6,6 @@ import yaml
 
 from comet.errors import UserError
 
-
 MAPPING, SEQUENCE = "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"
 
 
@@ -29,7 +28,7 @@ def entries(content: str, name: str, empty: str = "`worker: 3` is a beginning; e
         node = loader.get_single_node()
         if node is None:
             raise ConfigError([f"{name}:1: the file is empty ({empty})"])
-        if not isinstance(node, yaml.MappingNode):
+        if not isinstance(node, yaml.MappingNode) or node.tag != MAPPING:
             line = node.start_mark.line + 1
             raise ConfigError([f"{name}:{line}: the file holds no keys (allowed: lines of the form `key: value`)"])
         return Entries(_located(loader, node))

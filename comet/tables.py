@@ -65,6 +65,17 @@ def faults(workers: Iterable[Mapping[str, Any]]) -> Table:
     return table
 
 
+def scenario(report: Mapping[str, Any]) -> Table:
+    """What the clients of a scenario saw, a step a row, the total last."""
+    table = _table("STEP", "SECONDS", "REQUESTS", "OK", "INJECTED", "REPEATED", "P50 ms", "P99 ms", "ERRORS", right={1, 2, 3, 4, 5, 6, 7})
+    for row in (*report["steps"], {"step": "total" if report["complete"] else "total (broken off)", **report["total"]}):
+        errors = ", ".join(f"{kind} {count}" for kind, count in row["errors"].items())
+        times = (_plain(row[name]) for name in ("p50_ms", "p99_ms"))
+        counted = (str(row[name]) for name in ("requests", "ok", "injected", "repeated"))
+        table.add_row(row["step"], f"{row['seconds']:.1f}", *counted, *times, errors or "-")
+    return table
+
+
 def _origin(worker: Mapping[str, Any], name: str) -> str:
     if worker["from"][name] != "lease":
         return "config.yaml" if worker["from"][name] == "config" else "command"
