@@ -229,7 +229,7 @@ class RequestReader:
 
 
 def _framing(minor: int, lengths: list[bytes] | None, encodings: list[bytes] | None) -> tuple[int, bytes]:
-    """Return the body's length (or CHUNKED) and the field that says so upstream. RFC 9112 sections 6.1 to 6.3."""
+    """Return the length (or CHUNKED) of a body that was announced and the field that says so upstream. RFC 9112 sections 6.1 to 6.3."""
     if encodings is not None:
         if lengths is not None:
             raise Refusal(400, "both Transfer-Encoding and Content-Length")
@@ -241,10 +241,8 @@ def _framing(minor: int, lengths: list[bytes] | None, encodings: list[bytes] | N
                 raise Refusal(400, "chunked is not the last transfer coding")
             raise Refusal(501, "unknown transfer coding")
         return CHUNKED, b"Transfer-Encoding: chunked\r\n"
-    if lengths is not None:
-        length = content_length(lengths)
-        return length, b"Content-Length: %d\r\n" % length
-    return 0, b""
+    length = content_length(lengths or [])
+    return length, b"Content-Length: %d\r\n" % length
 
 
 def _may_upgrade(protocols: list[bytes] | None) -> bool:
