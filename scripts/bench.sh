@@ -33,7 +33,7 @@ mode=load engine=yes
 for word in "$@"; do
   case $word in
     -h | --help) mode=help && break ;;
-    load | lb | idle | recovery | chaos) mode=$word ;;
+    load | lb | idle | recovery | chaos | page) mode=$word ;;
     process | --runtime=process | --no-docker) engine= ;;
   esac
 done

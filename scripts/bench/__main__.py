@@ -16,6 +16,7 @@ MODES = {
     "idle": "memory per idle connection, CPU at idle",
     "recovery": "time from kill to the next answer, next to supervisord, circus, docker, systemd",
     "chaos": "random kills under load, with a ledger of every request",
+    "page": "write docs/benchmarks.md from the latest results",
 }
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 
 from lb import counters
-from scripts.bench.proc import BenchError, free_ports
+from scripts.bench.proc import BenchError, free_ports, wait_for
 from scripts.bench.report import ROOT, say
 
 SUPERVISOR = (sys.executable, str(ROOT / "supervisor.py"))
@@ -103,6 +103,8 @@ class BenchCluster:
             done = self.command("stop", timeout=60)
             if done.returncode not in (0, 3):
                 say(f"stop: {done.stderr.strip()}")
+        with contextlib.suppress(BenchError):  # The supervisor itself ends a moment after it has said so.
+            wait_for(lambda: not self.processes(), 5, "everything of it has ended")
         for process in self.processes():
             with contextlib.suppress(psutil.Error):
                 say(f"ending what was left: {process.pid} {process.name()}")

@@ -1,0 +1,27 @@
+"""A result as a section of the page of benchmarks."""
+
+from scripts.bench.page import section
+
+RESULT = {
+    "at": "2026-01-02T03:04:05+00:00",
+    "machine": {"cpu": "X", "cores": 2},
+    "versions": {"wrk": "4.1"},
+    "settings": {"load": "light"},
+    "tables": [{"title": "T", "columns": ["case", "us"], "rows": [["a", 1.5]]}],
+    "notes": ["no failed request"],
+}
+
+
+def test_a_section_says_how_when_and_where_and_what() -> None:
+    text = section("lb", "Costs", RESULT, picture=True)
+    for part in (
+        "## Costs",
+        "`scripts/bench.sh lb`, 2026-01-02",
+        "cores 2",
+        "- wrk: 4.1",
+        "| a | 1.50 |",
+        "- no failed request",
+        "benchmarks-lb.svg",
+    ):
+        assert part in text
+    assert "svg" not in section("lb", "Costs", RESULT, picture=False)
