@@ -628,6 +628,7 @@ def test_later_supervisors_connect_to_the_control_socket(tmp_path: Path) -> None
                 assert supervisor.receive("ready")["port"] == lb.port
 
 
+@pytest.mark.slow
 def test_a_supervisor_that_does_not_read_is_dropped() -> None:
     with supervised(None) as (lb, _, _, supervisor):
         supervisor.receive("ready")
@@ -650,6 +651,7 @@ def test_who_waits_for_a_full_worker_that_dies_is_told_at_once() -> None:
         assert lb.count("queued") == 0
 
 
+@pytest.mark.slow
 def test_a_client_gone_while_connecting_leaves_a_connection_for_the_next() -> None:
     with cluster(count=1) as (lb, (worker,)):
         seen: list[Any] = []
@@ -686,6 +688,7 @@ def test_a_worker_that_cannot_be_reached_is_doubted_and_passed_over(monkeypatch:
         eventually(lambda: lb.proxy.pool.suspects == 0)  # The check, by a way of its own, found it well.
 
 
+@pytest.mark.slow
 def test_a_response_nobody_asked_for_closes_the_connection() -> None:
     """RFC 9112 section 9.2: it must not be taken for the answer to the next request."""
 
@@ -701,6 +704,7 @@ def test_a_response_nobody_asked_for_closes_the_connection() -> None:
         assert client.ask(GET).body == b"one"
 
 
+@pytest.mark.slow
 def test_a_bad_chunk_after_the_response_began_breaks_off() -> None:
     def early(connection: WorkerConnection, request: bytes) -> None:
         connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello")
@@ -718,6 +722,7 @@ def test_a_bad_chunk_after_the_response_began_breaks_off() -> None:
         eventually(lambda: lb.count("in_flight") == 0)
 
 
+@pytest.mark.slow
 def test_a_worker_may_close_while_idle_or_leave_while_answering() -> None:
     """Its connections go with it, on the common path too."""
     with supervised(after(0.1), None) as (lb, workers, specs, supervisor), lb.connect() as client:
@@ -732,6 +737,7 @@ def test_a_worker_may_close_while_idle_or_leave_while_answering() -> None:
         assert client.ask(GET)["X-Comet-Worker"] == "worker-1"
 
 
+@pytest.mark.slow
 def test_idle_connections_of_a_worker_found_sick_are_closed() -> None:
     status = {"now": 200}
     with cluster(Worker("worker-0", health=lambda: status["now"]), None, health_interval=0.05) as (lb, _):
@@ -742,6 +748,7 @@ def test_idle_connections_of_a_worker_found_sick_are_closed() -> None:
         assert not lb.upstream("worker-0").idle
 
 
+@pytest.mark.slow
 def test_a_check_that_is_refused_takes_out_at_once() -> None:
     with cluster(count=2, health_interval=0.2, health_fall=100) as (lb, (first, _)):
         first.stop_listening()
@@ -750,6 +757,7 @@ def test_a_check_that_is_refused_takes_out_at_once() -> None:
         eventually(lambda: lb.server._health._loops)
 
 
+@pytest.mark.slow
 def test_several_repeats_are_accounted_for_whatever_their_end() -> None:
     def late_close(connection: WorkerConnection, request: bytes) -> None:
         time.sleep(0.02)
@@ -768,6 +776,7 @@ def test_several_repeats_are_accounted_for_whatever_their_end() -> None:
             assert lb.count("retries") == 2
 
 
+@pytest.mark.slow
 def test_a_full_answer_in_pieces_ends_its_connection() -> None:
     def pieces(connection: WorkerConnection, request: bytes) -> None:
         reply = response(b"full", "503 Service Unavailable", b"X-Comet-Full: 1")
@@ -781,6 +790,7 @@ def test_a_full_answer_in_pieces_ends_its_connection() -> None:
         assert not lb.upstream("worker-0").connections
 
 
+@pytest.mark.slow
 def test_a_second_order_to_drain_changes_nothing() -> None:
     with supervised(after(0.3)) as (lb, _, _, supervisor), lb.connect() as client:
         client.send(GET)
