@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from comet.checks import Key, number, shown, text, whole
+from comet.checks import Key, shown, text, whole
 from comet.config import fault_settings
 from comet.faults import span
 from comet.located import ConfigError, Entries, entries, plain
@@ -22,7 +22,9 @@ def _time(low: float, high: float) -> Callable[[Any], float]:
     def check(value: Any) -> float:
         if isinstance(value, str | int | float) and not isinstance(value, bool):
             seconds = 0.0 if value in (0, "0", "0s", "0ms") else span(value)
-            return float(number(low, high)(seconds))
+            if low <= seconds <= high:
+                return seconds
+            raise ValueError(f"{value} is out of range")
         raise ValueError(f"{shown(value)} is not usable")
 
     return check
@@ -81,13 +83,14 @@ def parse(content: str, file: str) -> Scenario:
     problems: list[str] = []
     values = {name: key.check(key.default) for name, key in TOP.items()}
     listed: list[Any] = []
+    begin = 1
     met: set[str] = set()
     for line, name, value in entries(content, file, "`steps:` and a list of steps is a beginning"):
         where = f"{file}:{line}: {name}"
         if name in met:
             problems.append(f"{where}: stands twice (keep one)")
         elif name == "steps" and isinstance(value, list) and not isinstance(value, Entries) and value:
-            listed = value
+            listed, begin = value, line
         elif name == "steps":
             problems.append(f"{where}: {shown(plain(value))} is not usable (allowed: a list of steps, each of the form `- for: 5s`)")
         elif name in TOP:
@@ -97,7 +100,7 @@ def parse(content: str, file: str) -> Scenario:
         met.add(name)
     if "steps" not in met:
         problems.append(f"{file}:1: steps: is missing (allowed: a list of steps, each of the form `- for: 5s`)")
-    steps = tuple(_step(each, number, file, values, problems) for number, each in enumerate(listed, 1))
+    steps = tuple(_step(each, number, f"{file}:{begin}", file, values, problems) for number, each in enumerate(listed, 1))
     if problems:
         raise ConfigError(problems)
     return Scenario(file, values["description"].strip(), values["timeout"], values["path"], steps)
@@ -116,10 +119,10 @@ def strangers(scenario: Scenario, workers: Collection[str], balancers: Collectio
                 yield f"{where}: kill: {name}: no such replica (there are {', '.join(replicas)})"
 
 
-def _step(value: Any, index: int, file: str, common: Mapping[str, Any], problems: list[str]) -> Step:
+def _step(value: Any, index: int, begin: str, file: str, common: Mapping[str, Any], problems: list[str]) -> Step:
     """The index-th step; a step with problems comes out as far as it is good."""
     if not isinstance(value, Entries) or not value:
-        problems.append(f"{file}:1: step {index}: {shown(plain(value))} is not usable (allowed: lines of the form `for: 5s`)")
+        problems.append(f"{begin}: step {index}: {shown(plain(value))} is not usable (allowed: lines of the form `for: 5s`)")
         return Step("", 0, 0, 0)
     line = value[0][0]
     values: dict[str, Any] = {"name": f"step {index}", "for": None, "clients": common["clients"], "pause": common["pause"]}
@@ -135,8 +138,9 @@ def _step(value: Any, index: int, file: str, common: Mapping[str, Any], problems
         elif name == "faults":
             faults = _faults(given, file, where, problems)
         elif name == "kill":
-            kill = tuple(str(each) for each in (given if isinstance(given, list) else [given]))
-            if not kill or any(isinstance(each, Entries | None) for each in (given if isinstance(given, list) else [given])):
+            names = given if isinstance(given, list) and not isinstance(given, Entries) else [given]
+            kill = tuple(each for each in names if isinstance(each, str))
+            if not kill or len(kill) < len(names):
                 problems.append(f"{where}: {shown(plain(given))} is not usable (allowed: a replica's name, or a list of names)")
         else:
             problems.append(f"{where}: unknown key (allowed: {', '.join([*STEP, 'faults', 'kill'])})")

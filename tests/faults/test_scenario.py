@@ -1,0 +1,316 @@
+"""Scenario files, the crowd, and a scenario on a real cluster: played, broken off, killed."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from comet.crowd import Book, Crowd, percentile, total
+from comet.located import ConfigError
+from comet.play import targets
+from comet.scenario import parse, strangers
+from tests.integration.clusters import ROOT, House, eventually
+
+GOOD = """
+description: two steps
+clients: 4
+pause: 5ms
+timeout: 2s
+steps:
+  - for: 300ms
+  - name: bad
+    for: 1.5
+    clients: 8
+    pause: 0
+    faults:
+      all: {failure: 50}
+      worker-1: {avg-delay: 20, failure: 100}
+    kill: [worker-0, lb-1]
+"""
+
+
+def test_a_scenario_is_read() -> None:
+    made = parse(GOOD, "good.yaml")
+    assert (made.description, made.timeout, made.path, made.seconds) == ("two steps", 2.0, "/api/v1/hello", 1.8)
+    first, second = made.steps
+    assert (first.name, first.seconds, first.clients, first.pause, first.faults, first.kill) == ("step 1", 0.3, 4, 0.005, {}, ())
+    assert (second.name, second.seconds, second.clients, second.pause, second.kill) == ("bad", 1.5, 8, 0.0, ("worker-0", "lb-1"))
+    assert second.settings("worker-0") == {"failure": 50.0}
+    assert second.settings("worker-1") == {"failure": 100.0, "avg-delay": 20.0}
+    assert targets(second, ["worker-0"]) == {"all": {"failure": 50.0}}
+    assert targets(second, ["worker-0", "worker-1"]) == {"worker-0": {"failure": 50.0}, "worker-1": {"failure": 100.0, "avg-delay": 20.0}}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "scenarios").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_scenarios_that_come_along_fit_the_default_cluster(path: Path) -> None:
+    made = parse(path.read_text(), path.name)
+    assert made.description
+    assert made.seconds <= 60
+    assert list(strangers(made, ["worker-0", "worker-1", "worker-2"], ["lb-0", "lb-1"])) == []
+
+
+def test_there_are_five_scenarios() -> None:
+    names = {path.stem for path in (ROOT / "scenarios").glob("*.yaml")}
+    assert names == {"slow-worker", "flapping-worker", "rolling-crash", "brown-out", "thundering-herd"}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "s.yaml:1: the file is empty (`steps:` and a list of steps is a beginning)"),
+        ("clients: 3", "s.yaml:1: steps: is missing"),
+        ("steps: soon", "s.yaml:1: steps: 'soon' is not usable (allowed: a list of steps, each of the form `- for: 5s`)"),
+        ("steps: []", "s.yaml:1: steps: [] is not usable"),
+        ("steps:\n  - 5s", "s.yaml:1: step 1: '5s' is not usable (allowed: lines of the form `for: 5s`)"),
+        ("steps:\n  - name: x", "s.yaml:2: step 1: for: is missing (allowed: a time from 100ms to 1h)"),
+        ("steps:\n  - for: 2h", "s.yaml:2: step 1: for: 2h is out of range"),
+        ("steps:\n  - for: soon", "s.yaml:2: step 1: for: soon is not usable"),
+        ("steps:\n  - for: 1s\n    fault: {}", "s.yaml:3: step 1: fault: unknown key (allowed: name, for, clients, pause, faults, kill)"),
+        ("steps:\n  - for: 1s\n    faults: [a]", "s.yaml:3: step 1: faults: ['a'] is not usable"),
+        ("steps:\n  - for: 1s\n    faults: {all: {hang: 101}}", "s.yaml:3: faults.all.hang: 101 is out of range (allowed: percent, "),
+        ("steps:\n  - for: 1s\n    faults:\n      all:\n        hnag: 1", "s.yaml:5: faults.all.hnag: unknown key (did you mean hang?)"),
+        ("steps:\n  - for: 1s\n    kill: {a: b}", "s.yaml:3: step 1: kill: {'a': 'b'} is not usable"),
+        ("steps:\n  - for: 1s\n    kill:", "s.yaml:3: step 1: kill: nothing is not usable"),
+        ("clients: 501\nsteps:\n  - for: 1s", "s.yaml:1: clients: 501 is out of range (allowed: a whole number from 0 to 500)"),
+        ("clients: 5\nclients: 6\nsteps:\n  - for: 1s", "s.yaml:2: clients: stands twice (keep one)"),
+        ("speed: 5\nsteps:\n  - for: 1s", "s.yaml:1: speed: unknown key (allowed: description, clients, pause, timeout, path, steps)"),
+        ("steps:\n - for: 1s\n  x", "s.yaml:3: not valid YAML"),
+    ],
+)
+def test_a_bad_file_is_refused_with_its_line(text: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(text, "s.yaml")
+    (problem,) = caught.value.problems
+    assert problem.startswith(said)
+    assert caught.value.exit_code == 2
+
+
+def test_names_that_the_cluster_does_not_have_are_refused() -> None:
+    made = parse(GOOD, "good.yaml")
+    assert list(strangers(made, ["worker-0"], ["lb-0"])) == [
+        "good.yaml:8: bad: faults: worker-1: no such worker (there are worker-0)",
+        "good.yaml:8: bad: kill: lb-1: no such replica (there are lb-0, worker-0)",
+    ]
+
+
+def test_percentiles_and_sums() -> None:
+    assert percentile([], 50) is None
+    assert percentile([0.001 * each for each in range(1, 101)], 50) == 50.0
+    assert percentile([0.001 * each for each in range(1, 101)], 99) == 99.0
+    assert percentile([0.2], 99) == 200.0
+    books = [Book(ok=2, injected=1, times=[0.1, 0.3]), Book(ok=1, times=[0.2])]
+    books[1].errors["504"] += 2
+    assert total(books).as_dict() == {
+        "requests": 6, "ok": 3, "injected": 1, "errors": {"504": 2}, "repeated": 0, "p50_ms": 200.0, "p99_ms": 300.0, "workers": {},
+    }  # fmt: skip
+
+
+def seen_of(serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]], timeout: float = 0.3) -> Book:
+    """What two clients saw of a server that treats each connection like that."""
+
+    async def go() -> Book:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        crowd = Crowd([server.sockets[0].getsockname()[:2]], "/", timeout)
+        book = crowd.gather(2, 0.02)
+        while book.requests < 6:
+            await asyncio.sleep(0.01)
+        await crowd.disperse()
+        server.close()
+        return book
+
+    return asyncio.run(asyncio.wait_for(go(), 20))
+
+
+def scripted(answer: bytes, last: bool = True) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while await reader.readuntil(b"\r\n\r\n"):
+                writer.write(answer)
+                if last:
+                    break
+            writer.close()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+
+    return serve
+
+
+@pytest.mark.parametrize(
+    ("answer", "last", "kinds"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", False, {"ok"}),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", True, {"ok"}),
+        (b"HTTP/1.1 200 OK\r\n\r\nto the end", True, {"ok"}),
+        (b'HTTP/1.1 500 X\r\nContent-Length: 28\r\n\r\n{"error":"injected failure"}', False, {"injected"}),
+        (b"HTTP/1.1 504 X\r\nContent-Length: 0\r\n\r\n", False, {"504"}),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok", True, {"cut short"}),
+        (b"HTTP/1.1 200", True, {"cut short"}),
+        (b"nonsense\r\n\r\n", True, {"cut short"}),
+        (b"", True, {"closed without an answer"}),
+        (b"", False, {"timeout"}),
+    ],
+)
+def test_the_crowd_tells_what_it_sees(answer: bytes, last: bool, kinds: set[str]) -> None:
+    book = seen_of(scripted(answer, last))
+    told = {kind for kind, count in (("ok", book.ok), ("injected", book.injected), *book.errors.items()) if count}
+    assert told == kinds
+    # A connection that the server closes after its answer is no error of the next request: that one is repeated, and counted as such.
+    assert (book.repeated > 0) == (kinds == {"ok"} and last and b"Content-Length" in answer)
+
+
+def test_the_crowd_is_refused_at_a_dead_port_without_hammering_it() -> None:
+    async def go() -> Book:
+        server = await asyncio.start_server(scripted(b""), "127.0.0.1", 0)
+        address = server.sockets[0].getsockname()[:2]
+        server.close()
+        await server.wait_closed()
+        crowd = Crowd([address], "/", 1.0)
+        book = crowd.gather(2, 0.0)
+        await asyncio.sleep(0.3)
+        await crowd.disperse()
+        return book
+
+    book = asyncio.run(go())
+    assert set(book.errors) == {"refused"}
+    assert book.requests <= 2 * 7
+
+
+def test_the_crowd_grows_and_shrinks() -> None:
+    async def go() -> list[int]:
+        inside: set[int] = set()
+        seen = []
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            inside.add(id(writer))
+            await scripted(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", last=False)(reader, writer)
+            inside.discard(id(writer))
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        crowd = Crowd([server.sockets[0].getsockname()[:2]], "/", 1.0)
+        for size in (3, 30, 2):
+            crowd.gather(size, 0.01)
+            deadline = time.monotonic() + 5
+            while len(inside) != size and time.monotonic() < deadline:
+                await asyncio.sleep(0.01)
+            seen.append(len(inside))
+        await crowd.disperse()
+        server.close()
+        return seen
+
+    assert asyncio.run(go()) == [3, 30, 2]
+
+
+# On real clusters.
+
+
+def write(house: House, text: str) -> str:
+    (house.folder / "scenario.yaml").write_text(text)
+    return "scenario.yaml"
+
+
+def in_force(house: House) -> list[Any]:
+    workers = json.loads(house.comet("faults", "--json").stdout)["workers"]
+    return [worker["leases"] for worker in workers]
+
+
+LONG = "clients: 4\nsteps:\n  - {name: calm, for: 500ms}\n  - {name: sick, for: 8s, faults: {all: {failure: 100}}}\n"
+
+
+@pytest.mark.docker
+@pytest.mark.slow
+def test_a_scenario_reports_what_clients_saw_and_takes_its_faults_back(make_house: Callable[..., House], runtime: str) -> None:
+    house = make_house(worker=2, runtime=runtime)
+    house.start()
+    assert house.comet("faults", "worker-1", "--cpu", "0.5").returncode == 0
+    half_sick = "{name: half, for: 2s, faults: {worker-0: {failure: 100}}}"
+    steps = f"[{{name: calm, for: 1s}}, {half_sick}, {{name: death, for: 2s, kill: worker-1}}]"
+    done = house.comet("scenario", write(house, f"clients: 4\npause: 5ms\nsteps: {steps}\n"), "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["scenario"], told["complete"]) == ("scenario.yaml", True)
+    calm, half, death = told["steps"]
+    assert [each["step"] for each in (calm, half, death)] == ["calm", "half", "death"]
+    for each in (calm, half, death, told["total"]):
+        assert each["requests"] == each["ok"] + each["injected"] + sum(each["errors"].values())
+        assert each["errors"] == {}
+        assert 0 < each["p50_ms"] <= each["p99_ms"]
+    assert calm["injected"] == 0
+    assert 0.3 < half["injected"] / half["requests"] < 0.7
+    assert set(half["workers"]) == {"worker-0", "worker-1"}
+    assert told["total"]["requests"] == sum(each["requests"] for each in told["steps"])
+    assert house.events("replica_exited", "worker-1")
+    assert in_force(house) == [[], []]
+    assert json.loads(house.comet("faults", "worker-1", "--json").stdout)["workers"][0]["settings"]["cpu"] == 0.5
+    assert {house.hello(number).status_code for number in (0, 1, 0, 1)} == {200}
+    table = house.comet("scenario", write(house, "clients: 2\nsteps: [{name: short, for: 300ms}]")).stdout.splitlines()
+    assert [line.split()[0] for line in table] == ["STEP", "short", "total"]
+    house.stop()
+
+
+@pytest.mark.docker
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_scenario_that_is_broken_off_takes_its_faults_back_and_reports(make_house: Callable[..., House], number: int) -> None:
+    house = make_house(worker=2, runtime="process")
+    house.start()
+    name = write(house, LONG)
+    playing = subprocess.Popen(
+        [*house.command, "scenario", name], cwd=house.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    eventually(lambda: house.events("faults_changed"), what="the sick step")
+    assert all(leases for leases in in_force(house))
+    playing.send_signal(number)
+    output, progress = playing.communicate(timeout=15)
+    assert playing.returncode == 128 + number
+    assert "Traceback" not in progress
+    assert in_force(house) == [[], []]
+    assert [line.split()[0] for line in output.splitlines()] == ["STEP", "calm", "sick", "total"]
+    assert "broken off" in output
+    eventually(lambda: house.hello().status_code == 200, 2)
+    house.stop()
+
+
+@pytest.mark.docker
+@pytest.mark.slow
+def test_a_scenario_that_is_killed_leaves_leases_that_end_by_themselves(make_house: Callable[..., House]) -> None:
+    house = make_house(worker=1, runtime="process")
+    house.start()
+    name = write(house, LONG.replace("8s", "4s"))
+    playing = subprocess.Popen([*house.command, "scenario", name], cwd=house.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    (changed,) = eventually(lambda: house.events("faults_changed"), what="the sick step")
+    assert changed["scenario"].startswith("scenario.yaml")
+    playing.kill()
+    playing.wait()
+    os.kill(house.supervisor_pid(), signal.SIGKILL)
+    assert house.hello().status_code == 500
+    eventually(lambda: house.hello().status_code == 200, 7, "the end of the lease")
+    house.start()
+    house.stop()
+
+
+@pytest.mark.docker
+@pytest.mark.slow
+def test_a_scenario_starts_a_cluster_where_none_runs_and_ends_it_again(make_house: Callable[..., House]) -> None:
+    house = make_house(worker=1, pool=1, runtime="process")
+    for text, said in [
+        ("steps: 5", "scenario.yaml:1: steps: 5 is not usable"),
+        ("steps: [{for: 1s, kill: lb-5}]", "scenario.yaml:1: step 1: kill: lb-5: no such replica (there are lb-0, worker-0)"),
+    ]:
+        done = house.comet("scenario", write(house, text))
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith(said)
+    done = house.comet("scenario", "missing.yaml")
+    assert (done.returncode, done.stderr) == (2, "missing.yaml: cannot be read: No such file or directory\n")
+    assert not (house.folder / ".comet").exists()
+    done = house.comet("scenario", write(house, "clients: 2\nsteps: [{for: 500ms}]"), "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["total"]["ok"] > 0
+    assert done.stderr.startswith("no supervisor runs: starting one, for this scenario only\n")
+    house.assert_nothing_left()
