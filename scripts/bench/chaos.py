@@ -18,13 +18,14 @@ import urllib.request
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from scripts.bench.chart import Chart
 from scripts.bench.cluster import BenchCluster, Row, cluster
 from scripts.bench.ledger import Death, LbBook, Verdict, WorkerBook, settle, unexplained_repeats
 from scripts.bench.proc import BenchError, wait_for
-from scripts.bench.report import Report, finish, say
+from scripts.bench.report import RESULTS, Report, finish, say
 from scripts.bench.stats import median
 from scripts.bench.strict import Crowd, crowd, run_clients
 from scripts.bench.table import Cell, Table
@@ -149,8 +150,18 @@ def run(options: argparse.Namespace) -> int:
         deaths = _with_returns(killer.deaths, of.events())
         verdict = settle(everyone.books, lbs, workers, deaths)
         fill(report, everyone, lbs, workers, deaths, verdict, killer, sampler, seconds)
+        if not report.passed:
+            _keep_evidence(report, of, (options.json or RESULTS / "chaos.json").with_suffix(".evidence"))
         say("taking the cluster down")
     return finish(report, options.json)
+
+
+def _keep_evidence(report: Report, of: BenchCluster, target: Path) -> None:
+    """Keep events and logs of a cluster that is about to go."""
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(of.folder / ".comet" / "logs", target)
+    shutil.copy(of.folder / ".comet" / "events.jsonl", target)
+    report.notes.append(f"events and logs are kept in {target}")
 
 
 def _load(everyone: Crowd, ports: dict[str, int], each: int) -> None:

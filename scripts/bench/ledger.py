@@ -100,6 +100,13 @@ def explains(failure: Failure, deaths: Iterable[Death]) -> bool:
     return any(death.replica == failure.lb and window[0] <= death.at <= window[1] for death in deaths)
 
 
+def context(failure: Failure, deaths: Iterable[Death]) -> str:
+    """When it ended, told from the latest kill before."""
+    before = max((death for death in deaths if death.at <= failure.ended), key=lambda death: death.at, default=None)
+    took = f"after {failure.ended - failure.began:.3f} s"
+    return took if before is None else f"{took}, {failure.ended - before.at:.2f} s behind {before.how} of {before.replica}"
+
+
 def unexplained_repeats(samples: Sequence[tuple[float, int]], deaths: Iterable[Death]) -> tuple[int, dict[str, int]]:
     """Share out repeats (samples of time and their running total) among the deaths of workers that were not back; and what is over."""
     spans = [(death.at - SLACK, (death.back or float("inf")) + AFTERMATH, death) for death in deaths if death.replica.startswith("worker")]
@@ -125,7 +132,7 @@ def settle(clients: Mapping[str, ClientBook], lbs: Mapping[str, LbBook], workers
         for failure in book.failures:
             if not explains(failure, deaths):
                 used = "a used" if failure.reused else "a new"
-                reasons.append(f"request {failure.number} through {name} on {used} connection: {failure.kind}")
+                reasons.append(f"request {failure.number} through {name} on {used} connection, {context(failure, deaths)}: {failure.kind}")
         reasons.extend(_lb_reasons(name, book, lbs[name]))
     lost, surplus = _rows(clients.values(), workers)
     broken = sum(book.broken for book in clients.values())

@@ -63,6 +63,7 @@ def test_a_refused_connection_is_unexplained_though_an_lb_died() -> None:
     verdict = settle(books, {"lb-0": LbBook(10, 10, 0, 0)}, WorkerBook({"a": 10}, 0), [DEATH])
     assert verdict.unexplained == 1
     assert "refused" in verdict.reasons[0]
+    assert "0.10 s behind kill -9 of lb-0" in verdict.reasons[0]
 
 
 def test_an_error_of_the_lb_is_unexplained_though_it_is_an_answer() -> None:
