@@ -53,8 +53,10 @@ class Adoption:
         )
 
 
-def balancers(cluster: Cluster, members: Iterable[Enlisted], found: Iterable[Orphan], records: Mapping[str, Record]) -> list[Adoption]:
-    """The load balancers that answer on their control socket and hand over their listening socket."""
+def balancers(
+    cluster: Cluster, host: str, members: Iterable[Enlisted], found: Iterable[Orphan], records: Mapping[str, Record]
+) -> list[Adoption]:
+    """The load balancers that answer on their control socket and hand over a listening socket on `host`."""
     by_pid = {orphan.pid: orphan for orphan in found if orphan.kind == "process"}
     adopted = []
     for member in members:
@@ -66,6 +68,11 @@ def balancers(cluster: Cluster, members: Iterable[Enlisted], found: Iterable[Orp
             continue
         with contextlib.suppress(OSError, ValueError):
             control, listener = take_over(cluster, record.control)
+            wanted = socket.getaddrinfo(host, member.spec.port, type=socket.SOCK_STREAM)[0][4]
+            if listener.getsockname()[:2] != wanted[:2]:
+                control.close()
+                listener.close()
+                continue
             adopted.append(Adoption(member, orphan, record, control, listener))
     return adopted
 

@@ -68,6 +68,8 @@ def memory(value: Any) -> int:
     amount = int(match[1]) * MEMORY_UNITS[match[2]]
     if amount < 32 * MEMORY_UNITS["m"]:
         raise ValueError(f"{shown(value)} is too little")
+    if amount >= 2**63:
+        raise ValueError(f"{shown(value)} is too much")
     return amount
 
 

@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"comet {__version__}")
-    _add_config(top, default="config.yaml")
+    _add_config(top, default=None)
     _add_run_options(top)
     below = top.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
     run = _add(below, "run", "run the cluster in the foreground (the default)")
@@ -76,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    options = parser().parse_args(arguments)
+    options = parser().parse_args(command_first(list(sys.argv[1:] if arguments is None else arguments)))
     try:
         return commands.COMMANDS[options.command or "run"](options)
     except UserError as error:
@@ -88,6 +88,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt:
         return 130
+
+
+def command_first(arguments: list[str]) -> list[str]:
+    """The arguments with the command in front: a command's options may stand before it as well as after it."""
+    skip = False
+    for index, word in enumerate(arguments):
+        if skip or word.startswith("-"):
+            skip = not skip and word in ("--config", "--notify-fd")
+        elif word in commands.COMMANDS:
+            return [word, *arguments[:index], *arguments[index + 1 :]]
+        else:
+            break
+    return arguments
 
 
 def _add(below: "argparse._SubParsersAction[Parser]", name: str, help: str) -> argparse.ArgumentParser:
@@ -107,9 +120,9 @@ def _add_faults(to: argparse.ArgumentParser) -> None:
     to.add_argument("--json", action="store_true", help="print JSON")
 
 
-def _add_config(to: argparse.ArgumentParser, default: str) -> None:
+def _add_config(to: argparse.ArgumentParser, default: str | None) -> None:
     """Before or after the command: the subparser's option sets nothing where it is not given."""
-    to.add_argument("--config", type=Path, default=default if default == argparse.SUPPRESS else Path(default), metavar="FILE",
+    to.add_argument("--config", type=Path, default=default, metavar="FILE",
                     help="the config file (config.yaml); its folder is the cluster")  # fmt: skip
 
 

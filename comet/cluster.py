@@ -11,7 +11,7 @@ import fcntl
 import os
 import secrets
 import socket
-import stat
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,10 +46,6 @@ class Cluster:
 
     def path(self, *parts: str) -> Path:
         return self.state.joinpath(*parts)
-
-    @property
-    def exists(self) -> bool:
-        return self.state.is_dir()
 
     def create(self) -> None:
         """Make `.comet/` and its id; raises UserError where that cannot be written."""
@@ -123,8 +119,17 @@ class Lock:
         self._path = cluster.path("lock")
         self._file: int | None = None
 
-    def acquire(self) -> bool:
-        """Whether the lock is ours now; it holds our PID for others to read."""
+    def acquire(self, patience: float = 0.3) -> bool:
+        """Whether the lock is ours now; it holds our PID for others to read. Somebody who only looks (`holder`) has it for a moment:
+        within `patience` seconds it is tried again."""
+        deadline = time.monotonic() + patience
+        while not self._try():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.01)
+        return True
+
+    def _try(self) -> bool:
         file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -169,10 +174,3 @@ def write_atomically(path: Path, content: str, mode: int = 0o600) -> None:
     except OSError:
         draft.unlink(missing_ok=True)
         raise
-
-
-def is_socket(path: Path) -> bool:
-    try:
-        return stat.S_ISSOCK(path.lstat().st_mode)
-    except OSError:
-        return False

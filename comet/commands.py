@@ -2,14 +2,17 @@
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,20 +20,23 @@ import psutil
 
 from comet import __version__, clean, database, journal, logs, orphans, tables
 from comet.cluster import Cluster, Lock, worker_owner
-from comet.config import Config, load, port_ranges
-from comet.control import call
+from comet.config import Config, load, port_ranges, span
+from comet.control import Silent, call
 from comet.display import Display, LineDisplay, Message, PipeDisplay, for_stdout
 from comet.engine import connect
 from comet.errors import UserError
 from comet.events import line
 from comet.faults import SETTINGS, change
-from comet.snapshot import FleetSnapshot, from_dict
+from comet.snapshot import FleetSnapshot, SupervisorRow, from_dict
 from comet.wallclock import parse
 
 if TYPE_CHECKING:
     from comet.scenario import Scenario
 
 NOTHING_RUNS = 3
+
+PS_TIMEOUT = 3.0
+"""Seconds that `ps` waits for a supervisor before it looks for itself."""
 
 WATCH_PAUSE = 1.0
 """Seconds between two looks of `ps --watch`."""
@@ -44,11 +50,10 @@ OPERATION_TIMEOUT = 3600.0
 
 def config_path(options: argparse.Namespace) -> Path:
     """The config named, else ./config.yaml, else the one beside supervisor.py."""
-    given: Path = options.config
-    beside = database.SOURCES / "config.yaml"
-    if given == Path("config.yaml") and not given.exists() and beside.exists():
-        return beside
-    return given
+    if options.config is not None:
+        return Path(options.config)
+    here, beside = Path("config.yaml"), database.SOURCES / "config.yaml"
+    return beside if beside.exists() and not here.exists() else here
 
 
 def cluster_of(options: argparse.Namespace) -> Cluster:
@@ -97,8 +102,8 @@ def _supervise(config: Config, cluster: Cluster, display: Display) -> int:
     finally:
         display.close()
         lock.release()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
     if any(thread.is_alive() and not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
         # A call to an engine that hangs: everything else is done, and Python would wait for it without end.
         os._exit(code)
@@ -117,6 +122,7 @@ def _detached(config: Config, cluster: Cluster, display: Display | None = None) 
         )
     os.close(write_fd)
     display = display or for_stdout()
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
     try:
         for message in _messages(read_fd):
             if message["kind"] == "failed":
@@ -127,8 +133,7 @@ def _detached(config: Config, cluster: Cluster, display: Display | None = None) 
                 return 0
     except KeyboardInterrupt:
         child.send_signal(signal.SIGTERM)
-        child.wait()
-        return 130
+        return child.wait()
     finally:
         display.close()
     code = child.wait()
@@ -159,9 +164,15 @@ def ps(options: argparse.Namespace) -> int:
 
 def _snapshot(cluster: Cluster) -> FleetSnapshot:
     try:
-        return from_dict(call(cluster, "ps"))
-    except ConnectionError:
-        return orphans.snapshot(cluster, __version__)
+        return from_dict(call(cluster, "ps", timeout=PS_TIMEOUT))
+    except (ConnectionError, Silent):
+        seen = orphans.snapshot(cluster, __version__)
+    holder = Lock(cluster).holder()
+    if holder is None:
+        return seen
+    # It lives and does not answer (hung, or just starting): what is seen has an owner.
+    rows = tuple(replace(row, orphan=False) for row in seen.replicas)
+    return FleetSnapshot(SupervisorRow(holder, True, None, __version__), rows)
 
 
 def stop(options: argparse.Namespace) -> int:
@@ -170,15 +181,23 @@ def stop(options: argparse.Namespace) -> int:
     display = LineDisplay()
     if holder is not None:
         return _stop_supervisor(cluster, holder, display)
-    found = orphans.find(cluster)
+    found = orphans.find(cluster, complete=True)
     if not found:
         raise UserError(f"{cluster.folder}: nothing of this cluster runs", NOTHING_RUNS)
     display.show({"kind": "step", "text": f"no supervisor runs: ending {len(found)} orphans"})
     client = connect() if any(orphan.kind == "container" for orphan in found) else None
-    for told in orphans.end(cluster, found, client, grace=10):
+    for told in orphans.end(cluster, found, client, _grace(options)):
         display.show({"kind": "step", "text": told})
     clean.forget_run(cluster)
     return 0
+
+
+def _grace(options: argparse.Namespace) -> float:
+    """The config's grace for requests in flight; its default where the config cannot be read now."""
+    try:
+        return load(config_path(options)).shutdown_grace
+    except UserError:
+        return 10.0
 
 
 def _stop_supervisor(cluster: Cluster, pid: int, display: Display) -> int:
@@ -187,7 +206,8 @@ def _stop_supervisor(cluster: Cluster, pid: int, display: Display) -> int:
     seen = len(list(journal.read(cluster.path("events.jsonl"))))
     try:
         call(cluster, "stop", timeout=5)
-    except ConnectionError:
+    except (ConnectionError, Silent) as error:
+        display.show({"kind": "step", "text": f"{error}: sending it SIGTERM (kill -9 {pid} is the last resort)"})
         process.send_signal(signal.SIGTERM)
     while True:
         records = list(journal.read(cluster.path("events.jsonl")))
@@ -242,7 +262,7 @@ def show_logs(options: argparse.Namespace) -> int:
     row = next((row for row in _snapshot(cluster).replicas if row.name == options.name), None)
     kind = row.kind if row else "process"
     if row is None and not cluster.path("logs", f"{options.name}.log").exists():
-        raise UserError(f"{options.name}: no such replica (python supervisor.py ps lists them)")
+        raise UserError(f"{options.name}: no such replica (python supervisor.py ps lists them)", 2)
     for text in logs.lines(cluster, options.name, kind, max(0, options.tail), options.follow):
         print(text, flush=True)
     return 0
@@ -252,14 +272,14 @@ def check(options: argparse.Namespace) -> int:
     config = load(config_path(options))
     database.place(config, Cluster(config.folder))
     values = {key: getattr(config, key.replace("-", "_")) for key in ("load-balancer-port", "worker-port", "admin-port", "pool", "worker")}
-    spans = ", ".join(f"{key} {first}-{first + count - 1}" for key, first, count in port_ranges(values))
+    spans = ", ".join(f"{key} {span(first, count)}" for key, first, count in port_ranges(values))
     print(f"{config.path}: good ({config.worker} workers, {config.pool} load balancers; {spans})")
     return 0
 
 
 def clean_up(options: argparse.Namespace) -> int:
     cluster = existing_cluster(options)
-    if Lock(cluster).holder() is not None or orphans.find(cluster):
+    if Lock(cluster).holder() is not None or orphans.find(cluster, complete=True):
         raise UserError(f"{cluster.folder}: the cluster runs; stop it first with: python supervisor.py stop")
     for told in clean.everything(cluster):
         print(told)
@@ -282,7 +302,7 @@ def scale(options: argparse.Namespace) -> int:
     numbers: dict[str, int] = {}
     for text in options.numbers:
         name, _, value = text.partition("=")
-        if name not in ("worker", "pool") or not value.isdigit() or name in numbers:
+        if name not in ("worker", "pool") or not re.fullmatch(r"[0-9]{1,9}", value) or name in numbers:
             raise UserError(f"scale: {text}: not understood (allowed: worker=N and pool=M, whole numbers)", 2)
         numbers[name] = int(value)
     made = _operate(options, "scale", **numbers)

@@ -220,9 +220,9 @@ def _port_problems(values: Mapping[str, Any], lines: Mapping[str, int], name: st
         for other, other_first, other_count in ranges[:index]:
             if first < other_first + other_count and other_first < first + count:
                 line = max(lines.get(key, 1), lines.get(other, 1))
-                here, there = _span(first, count), _span(other_first, other_count)
+                here, there = span(first, count), span(other_first, other_count)
                 yield f"{name}:{line}: {key}: {here} overlaps {other} {there} (allowed: ranges that do not meet)"
 
 
-def _span(first: int, count: int) -> str:
+def span(first: int, count: int) -> str:
     return str(first) if count == 1 else f"{first}-{first + count - 1}"

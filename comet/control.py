@@ -7,6 +7,7 @@ commands to the loop and waits for their outcome; a client that hangs or talks n
 import asyncio
 import contextlib
 import json
+import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -18,6 +19,10 @@ SOCKET = "supervisor.sock"
 MAX_LINE = 1 << 20
 
 Handler = Callable[[dict[str, Any]], Awaitable[Any]]
+
+
+class Silent(UserError):
+    """A supervisor is there and gives no answer."""
 
 
 class ControlServer:
@@ -65,12 +70,15 @@ class ControlServer:
             return {"error": "the cluster is being stopped", "exit_code": 1}
         except UserError as error:
             return {"error": error.message, "exit_code": error.exit_code}
+        except Exception as error:
+            traceback.print_exc()
+            return {"error": f"internal error: {error!r} (the supervisor's log has more)", "exit_code": 1}
 
 
 def call(cluster: Cluster, command: str, timeout: float = 30.0, **fields: Any) -> Any:
     """Have the running supervisor carry out a command and return its answer.
 
-    UserError: its refusal; ConnectionError: no supervisor answers (none runs, or it hangs for `timeout` seconds).
+    UserError: its refusal; Silent: it is there and does not answer within `timeout` seconds; ConnectionError: none is there.
     """
     try:
         peer = cluster.connect(SOCKET)
@@ -84,10 +92,12 @@ def call(cluster: Cluster, command: str, timeout: float = 30.0, **fields: Any) -
             while not line.endswith(b"\n"):
                 data = peer.recv(65536)
                 if not data:
-                    raise ConnectionError("the supervisor hung up")
+                    raise Silent("the supervisor hung up")
                 line += data
         except TimeoutError:
-            raise ConnectionError(f"the supervisor did not answer within {timeout:g} s") from None
+            raise Silent(f"the supervisor does not answer within {timeout:g} s") from None
+        except OSError as error:
+            raise Silent(f"the supervisor hung up: {error.strerror}") from None
     answer = json.loads(line)
     if "error" in answer:
         raise UserError(answer["error"], answer.get("exit_code", 1))

@@ -49,6 +49,9 @@ def place(config: Config, cluster: Cluster) -> Place:
         scheme = config.stats_dir.partition(":")[0]
         line = config.lines.get("stats-dir", 1)
         raise UserError(f"{config.path.name}:{line}: stats-dir: {scheme} databases are not supported (allowed: the path of a file)", 2)
+    if "\0" in config.stats_dir or not Path(config.stats_dir).name:
+        line = config.lines.get("stats-dir", 1)
+        raise UserError(f"{config.path.name}:{line}: stats-dir: {config.stats_dir!r} names no file (allowed: the path of a file)", 2)
     link = Path(os.path.abspath(config.folder / config.stats_dir))
     own = cluster.path("stats") if link.parent == config.folder else link.with_name(f"{link.name}.d")
     return Place(link, own / link.name)

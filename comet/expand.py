@@ -48,7 +48,7 @@ def load_balancers(config: Config) -> list[Enlisted]:
 
 def worker(config: Config, around: Surroundings, index: int) -> Enlisted:
     name, port = f"worker-{index}", config.worker_port + index
-    launch = _contained(config, around, name) if config.runtime == "docker" else _executed(config, around, name, port)
+    launch = _contained(config, around, name, port) if config.runtime == "docker" else _executed(config, around, name, port)
     spec = ReplicaSpec(
         name=name,
         role="worker",
@@ -124,7 +124,7 @@ def _arguments(config: Config, name: str, listen: str, identity: str, faults: st
     )  # fmt: skip
 
 
-def _contained(config: Config, around: Surroundings, name: str) -> ContainerLaunch:
+def _contained(config: Config, around: Surroundings, name: str, port: int) -> ContainerLaunch:
     assert around.image is not None
     launch = ContainerLaunch(
         image=around.image,
@@ -138,11 +138,11 @@ def _contained(config: Config, around: Surroundings, name: str) -> ContainerLaun
         pids=WORKER_PIDS,
         fingerprint="",
     )
-    return replace(launch, fingerprint=_fingerprint(launch))
+    return replace(launch, fingerprint=_fingerprint(launch, port))
 
 
-def _fingerprint(launch: ContainerLaunch | ExecLaunch) -> str:
-    content = json.dumps(asdict(launch), sort_keys=True)
+def _fingerprint(launch: ContainerLaunch | ExecLaunch, port: int) -> str:
+    content = json.dumps([port, asdict(launch)], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
@@ -156,4 +156,4 @@ def _executed(config: Config, around: Surroundings, name: str, port: int) -> Exe
         cwd="/",
         fingerprint="",
     )
-    return replace(launch, fingerprint=_fingerprint(launch))
+    return replace(launch, fingerprint=_fingerprint(launch, port))

@@ -44,8 +44,11 @@ class Journal:
             record["lost_events"] = self._lost
         self._keep(record)
         self.recent.append(record)
-        for listener in self.listeners:
-            listener(record)
+        for listener in list(self.listeners):
+            try:
+                listener(record)
+            except Exception:  # Whoever listens cannot be let to break what is told: the supervisor in the midst of a tick.
+                self.listeners.remove(listener)
 
     def close(self) -> None:
         os.close(self._file)

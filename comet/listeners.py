@@ -33,9 +33,6 @@ class Listeners:
     def __getitem__(self, name: str) -> socket.socket:
         return self._sockets[name]
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._sockets
-
     def release(self, name: str) -> None:
         listener = self._sockets.pop(name, None)
         if listener is not None:
@@ -67,7 +64,7 @@ def port_problems(wanted: Iterable[tuple[str, str, int]]) -> Iterator[str]:
     for key, host, port in wanted:
         try:
             bound(host, port).close()
-        except socket.gaierror:
+        except (socket.gaierror, UnicodeError):
             yield f"{key}: {host} is no known host (name an address of this machine)"
         except OSError as error:
             if error.errno == errno.EADDRINUSE:

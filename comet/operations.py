@@ -27,6 +27,11 @@ Build = Callable[[], Awaitable[str | None]]
 FIXED = ("runtime", "stats-dir", "load-balancer-port", "worker-port", "load-balancer-host", "worker-host", "admin-port")
 """Keys that a running cluster cannot change: its sockets and its database are where they are."""
 
+
+class Busy(UserError):
+    """Another operation is under way."""
+
+
 HOPELESS_AFTER = 3
 """So many failed starts in a row of a replacement end the operation."""
 
@@ -94,6 +99,9 @@ class Operations:
         numbers = bool({"worker", "pool"} & set(changed))
         former = self.config, self._around
         before = self._members(self.config)
+        if numbers:
+            members = self._members(file).items()
+            self._require_ports([member for name, member in members if name not in self._fleet.supervisor.replicas])
         self.config = replace(file, worker=self.config.worker, pool=self.config.pool)
         self._around = replace(self._around, image=image)
         after = self._members(self.config)
@@ -106,6 +114,8 @@ class Operations:
         for member in after.values():
             self._respec(member)
         self._fleet.router.limit(expand.in_flight_share(self.config))
+        self._fleet.router.watchdog_timeout = self.config.watchdog_timeout
+        self._fleet.prober.timeout = self.config.health_timeout
         if numbers:
             await self._to_numbers(file)
             scalefile.forget(self._cluster)
@@ -115,6 +125,8 @@ class Operations:
 
     async def _to_numbers(self, wanted: Config) -> None:
         supervisor = self._fleet.supervisor
+        if self._around.image is None and wanted.worker:
+            self._around = replace(self._around, image=await self._build())
         members = self._members(wanted)
         present = {public_name(name) for name in supervisor.replicas}
         fresh = [member for name, member in members.items() if name not in present]
@@ -250,7 +262,7 @@ class Operations:
     @contextmanager
     def _alone(self, what: str) -> Iterator[None]:
         if self._under_way is not None:
-            raise UserError(f"a {self._under_way} is under way; try again when it is done")
+            raise Busy(f"a {self._under_way} is under way; try again when it is done")
         self._under_way = what
         try:
             yield

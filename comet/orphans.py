@@ -17,7 +17,7 @@ import psutil
 
 from comet import engine
 from comet.cluster import Cluster
-from comet.drivers.container import ENGINE_ERRORS, short
+from comet.drivers.container import ENGINE_ERRORS, short, told
 from comet.errors import UserError
 from comet.snapshot import FleetSnapshot, Row, SupervisorRow
 from comet.statefile import Record, StateFile
@@ -49,8 +49,7 @@ class Orphan:
 def processes(cluster_id: str, records: Iterable[Record]) -> list[Orphan]:
     """The living processes that carry the cluster's id; never the caller itself, nor what it started."""
     ours = {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}
-    known = {(record.pid, record.name): record for record in records if record.kind == "process"}
-    by_pid = {pid: record for (pid, _), record in known.items()}
+    by_pid = {record.pid: record for record in records if record.kind == "process"}
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
@@ -99,19 +98,26 @@ def _container(client: docker.DockerClient, entry: dict[str, Any]) -> Orphan | N
     )
 
 
-def find(cluster: Cluster, client: docker.DockerClient | None = None) -> list[Orphan]:
-    """Everything alive of the cluster. An engine that does not answer hides its containers; one that was never used is not asked."""
+def find(cluster: Cluster, client: docker.DockerClient | None = None, complete: bool = False) -> list[Orphan]:
+    """Everything alive of the cluster. An engine that does not answer hides its containers; where the answer is to be `complete`, and
+    the cluster had containers, that is a UserError."""
     identity = cluster.id
     if identity is None:
         return []
     records = StateFile(cluster.path("state.json")).read()
     found = processes(identity, records.values())
     if client is None:
-        with contextlib.suppress(UserError):
+        try:
             client = engine.connect()
+        except UserError as error:
+            if complete and any(record.kind == "container" for record in records.values()):
+                raise UserError(f"containers of this cluster may be left, nothing was done: {error.message}") from None
     if client is not None:
-        with contextlib.suppress(*ENGINE_ERRORS):
+        try:
             found += containers(client, identity)
+        except ENGINE_ERRORS as error:
+            if complete:
+                raise UserError(f"containers of this cluster may be left, nothing was done: {told(error)}") from None
     return found
 
 
@@ -154,12 +160,16 @@ def kill(cluster: Cluster, name: str, signal: int) -> None:
     """Send a signal to one orphan; UserError where there is none of this name."""
     orphan = next((orphan for orphan in find(cluster) if orphan.name == name and orphan.running), None)
     if orphan is None:
-        raise UserError(f"{name}: no such replica runs (python supervisor.py ps lists them)", 3)
+        raise UserError(f"{name}: no such replica runs (python supervisor.py ps lists them)", 2)
     if orphan.kind == "container":
         with contextlib.closing(engine.connect()) as client:
-            client.api.kill(orphan.id, signal)
+            try:
+                client.api.kill(orphan.id, signal)
+            except ENGINE_ERRORS as error:
+                raise UserError(f"{name}: {told(error)}") from None
     else:
-        psutil.Process(orphan.pid).send_signal(signal)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            psutil.Process(orphan.pid).send_signal(signal)
 
 
 def end(cluster: Cluster, found: Iterable[Orphan], client: docker.DockerClient | None, grace: float) -> Iterator[str]:
@@ -199,8 +209,12 @@ def _end_processes(orphans: Iterable[Orphan], grace: float) -> Iterator[str]:
 
 
 def _end_container(client: docker.DockerClient, orphan: Orphan, grace: float) -> None:
-    with contextlib.suppress(docker.errors.NotFound, docker.errors.APIError):
+    with contextlib.suppress(*ENGINE_ERRORS):
         if orphan.running:
             client.api.stop(orphan.id, timeout=int(grace) + 1)
-    with contextlib.suppress(docker.errors.NotFound):
+    try:
         client.api.remove_container(orphan.id, force=True, v=True)
+    except ENGINE_ERRORS as error:
+        # 404: gone; 409: somebody else removes it just now.
+        if getattr(error, "status_code", None) not in (404, 409):
+            raise UserError(f"{orphan.name}: its container cannot be removed: {told(error)}") from None

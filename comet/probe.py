@@ -28,7 +28,7 @@ class Prober:
     def __init__(self, loop: asyncio.AbstractEventLoop, sink: Sink, timeout: float) -> None:
         self._loop = loop
         self._sink = sink
-        self._timeout = timeout
+        self.timeout = timeout
         self._pool = ThreadPoolExecutor(16, thread_name_prefix="probe")
         self._wanted: dict[str, int] = {}
         self._closed = False
@@ -49,7 +49,7 @@ class Prober:
     def _ask(self, name: str, instance: int, url: str, attempt: int) -> None:
         if self._wanted.get(name) != instance:
             return
-        future = self._loop.run_in_executor(self._pool, answers, url, self._timeout)
+        future = self._loop.run_in_executor(self._pool, answers, url, self.timeout)
         future.add_done_callback(lambda done: self._answered(done, name, instance, url, attempt))
 
     def _answered(self, done: "asyncio.Future[bool]", name: str, instance: int, url: str, attempt: int) -> None:

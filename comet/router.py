@@ -134,7 +134,7 @@ class Router:
         self._views: dict[str, dict[str, str | None]] = {}
         self._version = 0
         self._settled = 0
-        self._watchdog_timeout = watchdog_timeout
+        self.watchdog_timeout = watchdog_timeout
         self._unanswered: dict[str, int] = {}
         self._watched_at = loop.time()
         self._watchdog = loop.call_later(WATCH_INTERVAL, self._watch)
@@ -219,9 +219,9 @@ class Router:
             if name not in self._unanswered:
                 continue
             self._unanswered[name] += punctual
-            if self._unanswered[name] * WATCH_INTERVAL > self._watchdog_timeout:
+            if self._unanswered[name] * WATCH_INTERVAL > self.watchdog_timeout:
                 self._unanswered[name] = 0
-                self._sink(name, None, Hung(f"hung: no answer for {self._watchdog_timeout:g} s"))
+                self._sink(name, None, Hung(f"hung: no answer for {self.watchdog_timeout:g} s"))
             else:
                 link.send(messages.ping(self._version), table=False)
 

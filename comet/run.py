@@ -19,7 +19,7 @@ from comet import __version__, adopt, database, engine, expand, faultfiles, orph
 from comet.cluster import Cluster, worker_owner
 from comet.config import Config, port_ranges
 from comet.control import ControlServer, Handler
-from comet.display import Display
+from comet.display import Display, Message
 from comet.errors import UserError
 from comet.events import Event, exit_text
 from comet.fleet import Fleet
@@ -28,7 +28,7 @@ from comet.interruptible import Interruptible, Stopped
 from comet.journal import Journal
 from comet.listeners import require_free
 from comet.logs import tail
-from comet.operations import Operations
+from comet.operations import Busy, Operations
 from comet.replica import Replica, State, Wanted
 from comet.supervise import Enlisted
 
@@ -43,6 +43,10 @@ HURRIED_PATIENCE = 5.0
 """Seconds that a stop at once waits for kills and removals."""
 
 
+BUSY_PAUSE = 0.2
+"""Seconds after which a reload that waits its turn tries again."""
+
+
 class Run:
     """Everything between the lock and its release."""
 
@@ -50,9 +54,10 @@ class Run:
         self._file = config
         self._config = scalefile.apply(cluster, config)
         self._cluster = cluster
-        self._display = display
+        self._display: Display | None = display
+        self._had_terminal = _has_terminal()
         self._journal = Journal(cluster.path("events.jsonl"))
-        self._journal.listeners.append(lambda record: display.show({"kind": "event", "record": record}))
+        self._journal.listeners.append(lambda record: self._show({"kind": "event", "record": record}))
         self._loop = asyncio.get_running_loop()
         self._fleet = Fleet(self._loop, cluster, config, self._tell)
         self._control = ControlServer(cluster, self._handlers())
@@ -75,7 +80,7 @@ class Run:
         except Stopped:
             self._step("stopping before all was ready")
         except UserError as error:
-            self._display.show({"kind": "failed", "text": error.message, "exit_code": error.exit_code})
+            self._show({"kind": "failed", "text": error.message, "exit_code": error.exit_code})
             code = error.exit_code
         finally:
             code = max(code, await self._go_down())
@@ -108,7 +113,7 @@ class Run:
         await self._until_ready()
         build = partial(self._build_again, client)
         self._operations = Operations(fleet, cluster, config, self._file, around, build)
-        self._display.show({"kind": "ready", "replicas": self._urls()})
+        self._show({"kind": "ready", "replicas": self._urls()})
 
     def _members(self, around: expand.Surroundings) -> list[Enlisted]:
         return [*expand.workers(self._config, around), *expand.load_balancers(self._config)]
@@ -129,9 +134,10 @@ class Run:
     async def _deal_with(self, found: list[orphans.Orphan], members: list[Enlisted], client: docker.DockerClient | None) -> set[str]:
         """Adopt what an earlier supervisor left and still fits, end the rest; the names of the adopted."""
         records = self._fleet.state.read()
+        host = self._config.load_balancer_host
         of_lb = [member for member in members if member.spec.driver == "lb"]
         of_worker = [member for member in members if member.spec.driver != "lb"]
-        adoptions = await self._wait.blocking(lambda: adopt.balancers(self._cluster, of_lb, found, records))
+        adoptions = await self._wait.blocking(lambda: adopt.balancers(self._cluster, host, of_lb, found, records))
         adoptions += adopt.workers(of_worker, found, records)
         kept = {adoption.orphan.id for adoption in adoptions}
         # Workers first: a load balancer is told its upstreams as soon as it is adopted.
@@ -142,6 +148,8 @@ class Run:
         if rest:
             self._step(f"ending {len(rest)} leftovers of an earlier supervisor")
             grace = self._config.shutdown_grace
+            if client is None and any(orphan.kind == "container" for orphan in rest):
+                client = await self._wait.blocking(engine.connect)
             await self._wait.blocking(lambda: list(orphans.end(self._cluster, rest, client, grace)))
         return {adoption.member.spec.name for adoption in adoptions}
 
@@ -227,7 +235,7 @@ class Run:
     # Asked from outside.
 
     def _signalled(self, number: int) -> None:
-        if number == signal.SIGHUP and not _terminal_gone():
+        if number == signal.SIGHUP and not (self._had_terminal and not _has_terminal()):
             self._reloading = self._loop.create_task(self._reload_on_signal())
             return
         if self._wait.stop.is_set():
@@ -265,15 +273,20 @@ class Run:
     @property
     def _asked(self) -> Operations:
         if self._operations is None or self._wait.stop.is_set():
-            raise UserError("the cluster is starting or stopping; try again when it is ready")
+            raise Busy("the cluster is starting or stopping; try again when it is ready")
         return self._operations
 
     async def _build_again(self, client: docker.DockerClient | None) -> str | None:
         return await self._build(client) if client is not None else None
 
     async def _reload_on_signal(self) -> None:
-        with contextlib.suppress(UserError, Stopped):  # The refusal is told as an event.
-            await self._wait.outcome(self._asked.reload())
+        """What SIGHUP asks for; it waits its turn. A refusal is told as an event."""
+        with contextlib.suppress(UserError, Stopped):
+            while True:
+                with contextlib.suppress(Busy):
+                    await self._wait.outcome(self._asked.reload())
+                    return
+                await self._wait.outcome(asyncio.sleep(BUSY_PAUSE))
 
     async def _ps(self, request: dict[str, Any]) -> dict[str, Any]:
         return (await self._fleet.snapshot()).as_dict()
@@ -290,20 +303,27 @@ class Run:
         self._journal.write(event)
 
     def _step(self, text: str) -> None:
-        self._display.show({"kind": "step", "text": text})
+        self._show({"kind": "step", "text": text})
+
+    def _show(self, message: Message) -> None:
+        """A display whose reader is gone (a closed terminal, `| head`) is done without; nothing else is."""
+        if self._display is not None:
+            try:
+                self._display.show(message)
+            except (OSError, ValueError):
+                self._display = None
 
     def _step_from_thread(self, text: str) -> None:
         self._loop.call_soon_threadsafe(self._step, text)
 
 
-def _terminal_gone() -> bool:
-    """Whether the terminal that we were started from is closed: then SIGHUP means its end, not a wish."""
+def _has_terminal() -> bool:
+    """Whether we have a controlling terminal. Once it is closed SIGHUP means its end, not a wish to reload."""
     try:
-        terminal = os.open("/dev/tty", os.O_RDWR | os.O_CLOEXEC)
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_CLOEXEC))
     except OSError:
-        return os.isatty(0) or os.isatty(1)
-    os.close(terminal)
-    return False
+        return False
+    return True
 
 
 def _hopeless(replicas: Mapping[str, Replica]) -> Replica | None:

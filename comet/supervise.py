@@ -141,10 +141,6 @@ class Supervisor:
             self._changed.clear()
             await self._changed.wait()
 
-    def wake(self) -> None:
-        """Let `until` look again, though no replica has changed."""
-        self._changed.set()
-
     def tick(self) -> None:
         """Do everything that is due. A driver that answers within the call only makes the tick go round once more."""
         self._again = True

@@ -151,7 +151,7 @@ class WorkerServer(TcpWSGIServer):  # type: ignore[misc]
 
     def _admit(self, channel: Channel) -> None:
         if len(self._exchanges) >= MOST_IN_FLIGHT:
-            task = JsonTask(channel, channel.requests[0], "503 Service Unavailable", FULL, (("Retry-After", "1"),))
+            task = JsonTask(channel, channel.requests[0], "503 Service Unavailable", FULL, (("Retry-After", "1"), ("X-Comet-Full", "1")))
             channel.answer(channel.make(task), task)
             return
         exchange = Exchange(self, channel, self._faults.next(self._clock()))

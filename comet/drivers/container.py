@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from signal import SIGKILL, Signals
+from signal import Signals
 from typing import Any
 
 import docker
@@ -64,7 +64,6 @@ class _Known:
     id: str | None = None
     running: bool = False
     failed_starts: int = 0
-    killed_at: float | None = None
 
 
 class ContainerDriver:
@@ -203,8 +202,6 @@ class ContainerDriver:
     def _kill(self, known: _Known, signal: int) -> None:
         if known.id is None or not known.running:
             return
-        if signal == SIGKILL and known.killed_at is None:
-            known.killed_at = time.time()
         try:
             self._api.kill(known.id, signal)
         except docker.errors.APIError as error:

@@ -77,6 +77,7 @@ class ProcessDriver:
         self._sink = sink
         self._launcher = launcher
         self._running: dict[str, _Running] = {}
+        self._dying: list[_Running] = []
 
     def start(self, spec: ReplicaSpec, instance: int) -> None:
         try:
@@ -116,6 +117,8 @@ class ProcessDriver:
     def kill(self, name: str, signal: int) -> None:
         running = self._running.get(name)
         if running is None:
+            if all(dying.spec.name != name for dying in self._dying):
+                self._sink(name, None, Exited())
             return
         if signal == signals.SIGKILL and running.killed_at is None:
             running.killed_at = time.monotonic()
@@ -132,6 +135,9 @@ class ProcessDriver:
 
     def rename(self, former: str, name: str) -> None:
         self._launcher.rename(former, name)
+        for dying in self._dying:
+            if dying.spec.name == former:
+                dying.spec = replace(dying.spec, name=name)
         running = self._running.pop(former, None)
         if running is not None:
             running.spec = replace(running.spec, name=name)
@@ -152,6 +158,7 @@ class ProcessDriver:
         noticed = time.monotonic()
         self._loop.remove_reader(running.pidfd)
         del self._running[name]
+        self._dying.append(running)
         if running.launched.status() is None:
             # Orphaned by the death of the forkserver, it was left to us: the supervisor is a subreaper.
             inherited = reap(running.pidfd)
@@ -174,6 +181,7 @@ class ProcessDriver:
 
     def _report(self, running: _Running, noticed: float) -> None:
         detect_ms = None if running.killed_at is None else round((noticed - running.killed_at) * 1000, 3)
+        self._dying.remove(running)
         self._launcher.gone(running.spec.name, running.instance)
         self._sink(running.spec.name, running.instance, Exited(decode(running.launched.status(), detect_ms)))
 
