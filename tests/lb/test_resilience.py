@@ -306,7 +306,7 @@ def test_an_answer_too_late_is_504_once() -> None:
 
 
 @pytest.mark.slow
-def test_slowloris_is_408() -> None:
+def test_slowloris_is_408_f18() -> None:
     """RFC 9110 section 15.5.9: ten seconds in all by default, not between bytes."""
     with cluster(count=1, head_timeout=0.3) as (lb, _), lb.connect() as client:
         client.send(b"GET / HTTP/1.1\r\n")
@@ -346,7 +346,7 @@ def test_a_stalled_response_body_is_broken_off() -> None:
 
 
 @pytest.mark.slow
-def test_idle_connections_are_closed_in_silence() -> None:
+def test_idle_connections_are_closed_in_silence_f18() -> None:
     with cluster(count=1, idle_timeout=0.3) as (lb, _), lb.connect() as fresh, lb.connect() as used:
         used.ask(GET)
         assert fresh.read_to_end() == b""
