@@ -44,6 +44,9 @@ WATCH_PAUSE = 1.0
 IN_FORCE = 0.3
 """Seconds until every worker has looked at its changed file: when the command returns, its faults are in force."""
 
+QUICK_TIMEOUT = 20.0
+"""Seconds for what a supervisor answers at once, if it answers at all."""
+
 OPERATION_TIMEOUT = 3600.0
 """Seconds; a rolling restart of 200 workers takes minutes."""
 
@@ -328,7 +331,7 @@ def faults(options: argparse.Namespace) -> int:
     wanted = {name: value for name, value in given.items() if value is not None}
     if wanted:
         change(wanted)  # Nonsense is refused whether or not a cluster runs.
-    told = _operate(options, "faults", target=options.name, **wanted)
+    told = _ask(existing_cluster(options), "faults", QUICK_TIMEOUT, target=options.name, **wanted)
     if wanted:
         time.sleep(IN_FORCE)
     if options.json:
@@ -367,7 +370,7 @@ def _play(plan: "Scenario", config: Config, cluster: Cluster, as_json: bool) -> 
     from comet.expand import reachable
     from comet.play import Play
 
-    rows = from_dict(call(cluster, "ps")).replicas
+    rows = from_dict(_ask(cluster, "ps", QUICK_TIMEOUT)).replicas
     balancers = [row for row in rows if row.role == "lb"]
     workers = [row.name for row in rows if row.role == "worker"]
     _require_cast(plan, workers, [row.name for row in balancers])
@@ -379,7 +382,7 @@ def _play(plan: "Scenario", config: Config, cluster: Cluster, as_json: bool) -> 
         report = play.report()
         if as_json:
             print(json.dumps(report, indent=1))
-        else:
+        elif report["steps"]:
             tables.show(tables.scenario(report))
         sys.stdout.flush()
     return 0 if play.interrupted is None else 128 + play.interrupted
@@ -395,9 +398,12 @@ def _require_cast(plan: "Scenario", workers: list[str], balancers: list[str]) ->
 
 def _operate(options: argparse.Namespace, command: str, **fields: Any) -> Any:
     """Have the supervisor carry out an operation, however long it takes."""
-    cluster = existing_cluster(options)
+    return _ask(existing_cluster(options), command, OPERATION_TIMEOUT, **fields)
+
+
+def _ask(cluster: Cluster, command: str, timeout: float, **fields: Any) -> Any:
     try:
-        return call(cluster, command, timeout=OPERATION_TIMEOUT, **fields)
+        return call(cluster, command, timeout=timeout, **fields)
     except ConnectionError:
         raise UserError(f"{cluster.folder}: no supervisor runs (start one with: python supervisor.py)", NOTHING_RUNS) from None
 

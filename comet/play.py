@@ -39,6 +39,7 @@ class Play:
     _books: list[tuple[Step, float, Book]] = field(default_factory=list)
     _owner: str = ""
     _ordered: bool = False
+    _complete: bool = False
 
     def run(self) -> None:
         """Play it to its end, or until SIGINT or SIGTERM (`interrupted` is its number then). UserError: the supervisor cannot be had."""
@@ -51,11 +52,10 @@ class Play:
         steps = [{"step": step.name, "seconds": round(lasted, 1), **book.as_dict()} for step, lasted, book in self._books]
         seconds = round(sum(lasted for _, lasted, _ in self._books), 1)
         whole = {"seconds": seconds, **total([book for _, _, book in self._books]).as_dict()}
-        complete = self.interrupted is None and len(steps) == len(self.scenario.steps)
         return {
             "scenario": os.path.basename(self.scenario.file),
             "description": self.scenario.description,
-            "complete": complete,
+            "complete": self._complete,
             "steps": steps,
             "total": whole,
         }
@@ -81,6 +81,7 @@ class Play:
             for number, step in enumerate(self.scenario.steps, 1):
                 self.tell(f"step {number} of {len(self.scenario.steps)}: {step.name} ({step.seconds:g} s)")
                 await self._step(step, crowd)
+            self._complete = True
         finally:
             # Faults first, so that what hangs on them may end.
             await asyncio.to_thread(self._withdraw)

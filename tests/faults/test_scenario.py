@@ -297,6 +297,45 @@ def test_a_scenario_that_is_killed_leaves_leases_that_end_by_themselves(make_hou
 
 @pytest.mark.docker
 @pytest.mark.slow
+def test_a_scenario_takes_over_what_a_dead_supervisor_left_and_leaves_it_running(make_house: Callable[..., House]) -> None:
+    house = make_house(worker=1, pool=1, runtime="process")
+    house.start()
+    before = house.replicas()
+    os.kill(house.supervisor_pid(), signal.SIGKILL)
+    eventually(lambda: not house.ps()["supervisor"]["running"])
+    done = house.comet("scenario", write(house, "clients: 2\nsteps: [{for: 500ms, faults: {worker-0: {failure: 100}}}]"), "--json")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("no supervisor runs: starting one\n")
+    assert json.loads(done.stdout)["total"]["injected"] > 0
+    assert {name: row["pid"] for name, row in house.replicas().items()} == {name: row["pid"] for name, row in before.items()}
+    house.stop()
+
+
+@pytest.mark.docker
+@pytest.mark.slow
+def test_a_supervisor_that_dies_during_a_scenario_is_told_in_one_line_with_the_report_so_far(make_house: Callable[..., House]) -> None:
+    house = make_house(worker=1, pool=1, runtime="process")
+    house.start()
+    steps = "[{name: first, for: 2s, faults: {all: {failure: 100}}}, {name: second, for: 2s, faults: {all: {failure: 50}}}]"
+    name = write(house, f"clients: 2\nsteps: {steps}")
+    playing = subprocess.Popen(
+        [*house.command, "scenario", name], cwd=house.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    eventually(lambda: house.events("faults_changed"), what="the first step")
+    os.kill(house.supervisor_pid(), signal.SIGKILL)
+    output, progress = playing.communicate(timeout=30)
+    assert playing.returncode == 1
+    assert "first" in output
+    assert "broken off" in output
+    assert progress.splitlines()[-1].startswith("the supervisor does not answer any more")
+    assert "Traceback" not in progress
+    eventually(lambda: house.hello().status_code == 200, 5, "the end of the leases")
+    house.start()
+    house.stop()
+
+
+@pytest.mark.docker
+@pytest.mark.slow
 def test_a_scenario_starts_a_cluster_where_none_runs_and_ends_it_again(make_house: Callable[..., House]) -> None:
     house = make_house(worker=1, pool=1, runtime="process")
     for text, said in [
