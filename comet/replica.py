@@ -213,13 +213,13 @@ def _health(replica: Replica, observation: Health, moment: Moment) -> Change:
         return after, (event("replica_healthy", after),)
     grace = replica.spec.unhealthy_grace
     deadline = None if grace is None else moment.now + grace
-    after = replica.enter(State.UNHEALTHY, moment.now, deadline=deadline, ready_since=None, reason=observation.reason)
+    after = _unready(replica, moment).enter(State.UNHEALTHY, moment.now, deadline=deadline, reason=observation.reason)
     return after, (event("replica_unhealthy", after, reason=observation.reason),)
 
 
 def _hung(replica: Replica, observation: Hung, moment: Moment) -> Change:
     # The plan acts on a deadline that has passed: it kills.
-    after = replica.enter(State.UNHEALTHY, moment.now, deadline=moment.now, ready_since=None, reason=observation.reason)
+    after = _unready(replica, moment).enter(State.UNHEALTHY, moment.now, deadline=moment.now, reason=observation.reason)
     return after, (event("replica_unhealthy", after, reason=observation.reason),)
 
 
@@ -237,12 +237,17 @@ def _exited(replica: Replica, observation: Exited, moment: Moment) -> Change:
     return after, (told, *more)
 
 
+def _unready(replica: Replica, moment: Moment) -> Replica:
+    """No longer ready, by sickness or by death: if it was for long enough, what crashes there were before are forgotten."""
+    stable = replica.ready_since is not None and moment.now - replica.ready_since >= replica.spec.restart.stable
+    return replace(replica, ready_since=None, failures=0 if stable else replica.failures)
+
+
 def _back_off(replica: Replica, moment: Moment) -> Change:
-    policy = replica.spec.restart
-    stable = replica.ready_since is not None and moment.now - replica.ready_since >= policy.stable
-    failures = 1 if stable else replica.failures + 1
-    delay = policy.delay(failures, moment.spread)
-    ended = replace(replica, failures=failures, pid=None, ready_since=None, started=moment.now, lost=False)
+    before = _unready(replica, moment)
+    failures = before.failures + 1
+    delay = replica.spec.restart.delay(failures, moment.spread)
+    ended = replace(before, failures=failures, pid=None, started=moment.now, lost=False)
     after = ended.enter(State.BACKOFF, moment.now, deadline=moment.now + delay)
     if delay == 0:
         return after, ()

@@ -37,7 +37,7 @@ def table(fleet: Iterable[Replica], endpoints: Mapping[str, Endpoint]) -> tuple[
     """The upstreams in rotation order: those of the fleet that have an endpoint."""
     return tuple(
         UpstreamSpec(replica.name, endpoint.host, endpoint.port, _word(replica))
-        for replica in fleet
+        for replica in sorted(fleet, key=lambda replica: replica.spec.port)
         if (endpoint := endpoints.get(replica.name)) is not None and replica.state is not State.STOPPED
     )
 

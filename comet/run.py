@@ -137,13 +137,14 @@ class Run:
         host = self._config.load_balancer_host
         of_lb = [member for member in members if member.spec.driver == "lb"]
         of_worker = [member for member in members if member.spec.driver != "lb"]
-        adoptions = await self._wait.blocking(lambda: adopt.balancers(self._cluster, host, of_lb, found, records))
-        adoptions += adopt.workers(of_worker, found, records)
+        balancers = await self._wait.blocking(lambda: adopt.balancers(self._cluster, host, of_lb, found, records))
+        adoptions = [*adopt.workers(of_worker, found, records), *balancers]
         kept = {adoption.orphan.id for adoption in adoptions}
-        # Workers first: a load balancer is told its upstreams as soon as it is adopted.
+        # Workers first, and each is in the table at once: a load balancer is told its upstreams as soon as it is adopted.
         self._fleet.router.limit(expand.in_flight_share(self._config))
-        for adoption in reversed(adoptions):
+        for adoption in adoptions:
             self._fleet.adopt(adoption)
+            self._fleet.supervisor.publish()
         rest = [orphan for orphan in found if orphan.id not in kept]
         if rest:
             self._step(f"ending {len(rest)} leftovers of an earlier supervisor")

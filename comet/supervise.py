@@ -130,7 +130,7 @@ class Supervisor:
 
     def tick_with(self, *actions: Action) -> None:
         """Carry out what a command asks for, after telling the load balancers of it, and what follows."""
-        self._publish()
+        self.publish()
         for action in actions:
             self._act(action)
         self.tick()
@@ -152,7 +152,7 @@ class Supervisor:
                 self._again = False
                 made = plan(self.replicas, self._clock())
                 self.replicas.update(made.replicas)
-                self._publish()
+                self.publish()
                 for event in made.events:
                     self._tell(event)
                 for action in made.actions:
@@ -163,7 +163,8 @@ class Supervisor:
         self._changed.set()
         self._set_timer()
 
-    def _publish(self) -> None:
+    def publish(self) -> None:
+        """Tell the load balancers what the fleet is now."""
         if self.router is not None:
             self.router.publish(table(self.replicas.values(), self._endpoints))
 

@@ -5,10 +5,16 @@ it. Importing this module elsewhere does nothing more than importing `lb.server`
 """
 
 import contextlib
+import importlib
 import os
 import sys
 
+import lb.forked
 import lb.server
+
+# What a fork would import otherwise, each time anew.
+for module in ("multiprocessing.popen_fork", "multiprocessing.popen_forkserver"):
+    importlib.import_module(module)
 
 __all__ = ["lb"]
 

@@ -97,6 +97,13 @@ def test_crashes_are_forgotten_after_a_stable_time() -> None:
     assert late.deadline == 110.0
 
 
+def test_crashes_are_forgotten_too_when_sickness_comes_before_death() -> None:
+    sick, _ = react(replica(State.READY, failures=5, ready_since=100.0), Health(False, "closed"), Moment(now=120.0))
+    dead, _ = react(sick, Exited(), Moment(now=120.1))
+    assert dead.failures == 1
+    assert dead.deadline == 120.1
+
+
 def test_a_dead_replica_that_was_to_stop_needs_only_its_removal() -> None:
     after, _ = react(replica(State.STOPPING), Exited(Exit(code=0)), Moment(now=101))
     assert (after.state, after.pid, after.deadline) == (State.STOPPING, None, 101)
