@@ -137,7 +137,7 @@ def test_logs_and_events_show_both_kinds(running: House) -> None:
     assert "lb-1 ready after " in shown
     for event in running.events("replica_ready"):
         assert event["start_ms"] > 0
-    assert running.comet("logs", "lb-9").returncode == 1
+    assert running.comet("logs", "lb-9").returncode == 2
 
 
 def test_load_balancers_started_only_when_all_workers_were_ready_f6(running: House) -> None:
