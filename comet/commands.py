@@ -1,17 +1,12 @@
 """What each command does: options in, exit code out; what goes wrong is raised as UserError."""
 
 import argparse
-import asyncio
-import contextlib
 import json
-import os
 import re
 import signal
-import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,11 +17,12 @@ from comet import __version__, clean, database, journal, logs, orphans, tables
 from comet.cluster import Cluster, Lock, worker_owner
 from comet.config import Config, load, port_ranges, span
 from comet.control import Silent, call
-from comet.display import Display, LineDisplay, Message, PipeDisplay, for_stdout
+from comet.display import Display, LineDisplay, PipeDisplay, for_stdout
 from comet.engine import connect
 from comet.errors import UserError
 from comet.events import line
 from comet.faults import SETTINGS, change
+from comet.launch import detached, supervise
 from comet.snapshot import FleetSnapshot, SupervisorRow, from_dict
 from comet.wallclock import parse
 
@@ -79,75 +75,9 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(f"{config.folder}: a supervisor is running already (PID {holder}); stop it with: python supervisor.py stop")
     cluster.create()
     if options.detach:
-        return _detached(config, cluster)
+        return detached(config, cluster)
     display: Display = for_stdout() if options.notify_fd is None else PipeDisplay(options.notify_fd)
-    return _supervise(config, cluster, display)
-
-
-def _supervise(config: Config, cluster: Cluster, display: Display) -> int:
-    # Here, not above: no other command needs the engine's SDK, the forkserver or the load balancer's code.
-    from setproctitle import setproctitle
-
-    from comet.drivers.process import become_subreaper
-    from comet.run import Run
-
-    lock = Lock(cluster)
-    if not lock.acquire():
-        raise UserError(f"{config.folder}: a supervisor is running already (PID {lock.holder()}); stop it with: python supervisor.py stop")
-    setproctitle(f"comet: supervisor {config.path}")
-    become_subreaper()
-
-    async def serve() -> int:
-        return await Run(config, cluster, display).serve()
-
-    try:
-        code = asyncio.run(serve())
-    finally:
-        display.close()
-        lock.release()
-    with contextlib.suppress(OSError):
-        sys.stdout.flush()
-    if any(thread.is_alive() and not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
-        # A call to an engine that hangs: everything else is done, and Python would wait for it without end.
-        os._exit(code)
-    return code
-
-
-def _detached(config: Config, cluster: Cluster, display: Display | None = None) -> int:
-    """Start a supervisor of its own session, show how it comes up, and return when all are ready or it has failed."""
-    read_fd, write_fd = os.pipe()
-    argv = [sys.executable, "-m", "comet", "run", "--config", str(config.path), "--notify-fd", str(write_fd)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (str(database.SOURCES), os.environ.get("PYTHONPATH"))))}
-    log = cluster.path("logs", "supervisor.log")
-    with log.open("ab") as output:
-        child = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, pass_fds=(write_fd,), start_new_session=True
-        )
-    os.close(write_fd)
-    display = display or for_stdout()
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
-    try:
-        for message in _messages(read_fd):
-            if message["kind"] == "failed":
-                child.wait()
-                raise UserError(message["text"], message["exit_code"])
-            display.show(message)
-            if message["kind"] == "ready":
-                return 0
-    except KeyboardInterrupt:
-        child.send_signal(signal.SIGTERM)
-        return child.wait()
-    finally:
-        display.close()
-    code = child.wait()
-    last = log.read_text(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
-    raise UserError(f"the supervisor ended before the cluster was ready (exit code {code}): {last[0]}; see {log}")
-
-
-def _messages(fd: int) -> Iterator[Message]:
-    with os.fdopen(fd) as stream:
-        for text in stream:
-            yield json.loads(text)
+    return supervise(config, cluster, display)
 
 
 def ps(options: argparse.Namespace) -> int:
@@ -357,7 +287,7 @@ def scenario(options: argparse.Namespace) -> int:
     ours = not (cluster.id is not None and orphans.find(cluster))
     cluster.create()
     print("no supervisor runs: starting one" + (", for this scenario only" if ours else ""), file=sys.stderr, flush=True)
-    code = _detached(config, cluster, progress)
+    code = detached(config, cluster, progress)
     try:
         return code or _play(plan, config, cluster, options.json)
     finally:

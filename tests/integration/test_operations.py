@@ -39,7 +39,7 @@ def test_no_request_fails_while_replicas_change(make_house: Callable[..., House]
             assert done.returncode == 0, done.stderr
             if command[0] == "scale":
                 assert names(house) == ["lb-0", "lb-1", "lb-2", "worker-0", "worker-1", "worker-2", "worker-3"]
-                assert answers_from(house, 4)
+                eventually(lambda: answers_from(house, 4), what="answers from all four")
                 assert house.hello(2).status_code == 200
                 assert house.comet("scale", "worker=2", "pool=2").returncode == 0
             seen = [client.good for client in strict]
@@ -49,7 +49,7 @@ def test_no_request_fails_while_replicas_change(make_house: Callable[..., House]
         assert sorted(after) == ["lb-0", "lb-1", "worker-0", "worker-1"]
         assert {name: row["port"] for name, row in after.items()} == {name: row["port"] for name, row in before.items()}
         assert all(row["state"] == "ready" and row["restarts"] == 0 for row in after.values())
-        assert answers_from(house, 2)
+        eventually(lambda: answers_from(house, 2), what="answers from both")
         changed = {name for name in after if after[name]["id"] != before[name]["id"]}
         target = {"all": set(after), "lb": {"lb-0", "lb-1"}, "worker-1": {"worker-1"}}.get(command[1], set())
         assert changed == target
