@@ -18,6 +18,8 @@ from comet.play import targets
 from comet.scenario import parse, strangers
 from tests.integration.clusters import ROOT, House, eventually
 
+pytestmark = pytest.mark.slow  # Over real sockets: not for the pure tests' ten seconds.
+
 GOOD = """
 description: two steps
 clients: 4

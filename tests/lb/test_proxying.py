@@ -11,6 +11,8 @@ import pytest
 
 from tests.lb.harness import Client, WorkerConnection, cluster, eventually, raw, response
 
+pytestmark = pytest.mark.slow  # Over real sockets: not for the pure tests' ten seconds.
+
 GET = b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 5\r\n\r\nhello"
 

@@ -15,6 +15,8 @@ from lb.messages import Message
 from lb.settings import Settings, UpstreamSpec
 from tests.lb.harness import Balancer, Behave, Worker, WorkerConnection, cluster, eventually, listening_socket, raw, response
 
+pytestmark = pytest.mark.slow  # Over real sockets: not for the pure tests' ten seconds.
+
 GET = b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n"
 PUT = b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello"
 POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello"
