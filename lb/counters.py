@@ -1,9 +1,12 @@
 """Counters that outlive a crash: unsigned 64-bit slots in a mapped file, one writer (the LB), any number of readers.
 
 Layout, native byte order (a file never leaves its machine): 8 bytes magic with the version, 8 bytes number of slots, then the
-slots in the order of FIELDS. Stores of aligned 8-byte words are atomic on the machines Comet runs on, so a reader needs no lock.
-The space is reserved with posix_fallocate: a sparse mapping would meet SIGBUS on a full disk. `multiprocessing.shared_memory`
-is not used because its maker's death unlinks it.
+slots in the order of FIELDS, then EDGES blocks, one for each upstream that was met: its name (NAME_BYTES, padded with zeros) and
+EDGE_SLOTS slots. An answer that came from an upstream is counted in that one's block and nowhere else, so that counting by upstream
+costs no more than counting once; `read` and `as_dict` add the blocks up. The first block, without a name, is of answers that came
+from no upstream (and of upstreams for which no block was left). Stores of aligned 8-byte words are atomic on the machines Comet runs
+on, so a reader needs no lock. The space is reserved with posix_fallocate: a sparse mapping would meet SIGBUS on a full disk.
+`multiprocessing.shared_memory` is not used because its maker's death unlinks it.
 
 Counters go on counting in the successor; GAUGES describe the process that runs and begin at zero with it.
 
@@ -14,11 +17,12 @@ response, cut to whole microseconds, lay in [2^(k/4), 2^((k+1)/4)) (bucket 0 als
 
 import mmap
 import os
+from collections.abc import Iterator
 from math import ceil, log2
 from pathlib import Path
 from typing import Final
 
-MAGIC: Final = b"comet\x00\x00\x01"
+MAGIC: Final = b"comet\x00\x00\x02"
 _HEADER: Final = 16
 
 LATENCY_BUCKETS: Final = 104
@@ -55,7 +59,18 @@ CONNECTIONS: Final = FIELDS.index("connections")
 QUEUED: Final = FIELDS.index("queued")
 LATENCY: Final = FIELDS.index("latency_0")
 
-_SIZE: Final = _HEADER + 8 * len(FIELDS)
+# A block: errors of the upstream, its responses by the status's first digit, and what EDGE_ names.
+EDGES: Final = 257
+EDGE_ERRORS: Final = 0
+EDGE_US: Final = 6
+EDGE_IN_FLIGHT: Final = 7
+EDGE_LATENCY: Final = 8
+EDGE_SLOTS: Final = EDGE_LATENCY + LATENCY_BUCKETS
+NAME_BYTES: Final = 32
+
+_TABLE_END: Final = _HEADER + 8 * len(FIELDS)
+_BLOCK: Final = NAME_BYTES + 8 * EDGE_SLOTS
+_SIZE: Final = _TABLE_END + EDGES * _BLOCK
 
 
 def latency_bucket(micros: int) -> int:
@@ -86,40 +101,111 @@ class Counters:
         A file of another layout is begun anew: its numbers could only be misread.
         """
         self._map = mmap.mmap(-1, _SIZE) if path is None else _map_file(Path(path))
-        self.slots = memoryview(self._map)[_HEADER:].cast("Q")
+        self._bytes = memoryview(self._map)
+        self.slots = self._bytes[_HEADER:_TABLE_END].cast("Q")
+        self._edges = {name: self._edge(index) for index, name in _names(self._bytes)}
         for name in GAUGES:
             self.slots[FIELDS.index(name)] = 0
+        for edge in self._edges.values():
+            edge[EDGE_IN_FLIGHT] = 0
+
+    def edge(self, upstream: str) -> memoryview:
+        """Return the EDGE_SLOTS slots of the upstream of this name; a name that no block is left for shares one with its like."""
+        padded = _padded(upstream)
+        if padded not in self._edges:
+            index = len(self._edges)
+            if index >= EDGES:
+                return self._edges[_padded("")]
+            self._edges[padded] = self._edge(index)
+            at = _TABLE_END + index * _BLOCK
+            self._bytes[at : at + NAME_BYTES] = padded
+        return self._edges[padded]
 
     def close(self) -> None:
         """Unmap; the file stays."""
+        for edge in self._edges.values():
+            edge.release()
         self.slots.release()
+        self._bytes.release()
         self._map.close()
 
     def as_dict(self) -> dict[str, int]:
-        """Return all fields by name."""
-        return dict(zip(FIELDS, self.slots, strict=True))
+        """Return all fields by name, summed over all upstreams."""
+        return Reading(bytes(self._map)).totals()
+
+    def _edge(self, index: int) -> memoryview:
+        at = _TABLE_END + index * _BLOCK + NAME_BYTES
+        return self._bytes[at : at + 8 * EDGE_SLOTS].cast("Q")
+
+
+class Reading:
+    """One look at a file, from any process."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.own = memoryview(data)[_HEADER:_TABLE_END].cast("Q")
+        """The slots in the order of FIELDS, less what stands in the upstreams' blocks."""
+
+    def edges(self) -> dict[str, list[int]]:
+        """Return the EDGE_SLOTS slots of each upstream by its name; under the empty name those of answers that came from none."""
+        named = _names(self._data)
+        return {name.rstrip(b"\0").decode(errors="replace"): self._block(index) for index, name in named}
+
+    def totals(self) -> dict[str, int]:
+        """Return all fields by name, summed over all upstreams."""
+        found = dict(zip(FIELDS, self.own, strict=True))
+        summed = [sum(column) for column in zip(*self.edges().values(), strict=True)]
+        for digit in range(1, 6):
+            found[f"responses_{digit}xx"] += summed[digit]
+        found["latency_us"] += summed[EDGE_US]
+        for bucket in range(LATENCY_BUCKETS):
+            found[f"latency_{bucket}"] += summed[EDGE_LATENCY + bucket]
+        return found
+
+    def _block(self, index: int) -> list[int]:
+        at = _TABLE_END + index * _BLOCK + NAME_BYTES
+        return memoryview(self._data)[at : at + 8 * EDGE_SLOTS].cast("Q").tolist()
+
+
+def look(path: str | Path) -> Reading:
+    """Look at a file. OSError: no such file; ValueError: not a counters file of this version."""
+    data = Path(path).read_bytes()
+    if not _valid(data, len(data)):
+        raise ValueError(f"{path}: not a counters file of this version")
+    return Reading(data)
 
 
 def read(path: str | Path) -> dict[str, int]:
-    """Return all fields by name, from any process. OSError: no such file; ValueError: not a counters file of this version."""
-    data = Path(path).read_bytes()
-    if not _valid(data):
-        raise ValueError(f"{path}: not a counters file of this version")
-    return dict(zip(FIELDS, memoryview(data)[_HEADER:].cast("Q"), strict=True))
+    """Return all fields by name, summed over all upstreams; raises as `look`."""
+    return look(path).totals()
+
+
+def _padded(upstream: str) -> bytes:
+    return upstream.encode()[:NAME_BYTES].ljust(NAME_BYTES, b"\0")
+
+
+def _names(data: bytes | memoryview) -> Iterator[tuple[int, bytes]]:
+    """Each block that is taken: its index and its padded name. They are taken in order, the nameless one always."""
+    yield 0, bytes(NAME_BYTES)
+    for index in range(1, EDGES):
+        at = _TABLE_END + index * _BLOCK
+        if not data[at]:
+            return
+        yield index, bytes(data[at : at + NAME_BYTES])
 
 
 def _header() -> bytes:
     return MAGIC + len(FIELDS).to_bytes(8, "little")
 
 
-def _valid(data: bytes) -> bool:
-    return len(data) == _SIZE and data.startswith(_header())
+def _valid(data: bytes, size: int) -> bool:
+    return size == _SIZE and data.startswith(_header())
 
 
 def _map_file(path: Path) -> mmap.mmap:
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fresh = not _valid(os.pread(fd, _SIZE + 1, 0))
+        fresh = not _valid(os.pread(fd, _HEADER, 0), os.fstat(fd).st_size)
         if fresh:
             os.ftruncate(fd, 0)
             os.posix_fallocate(fd, 0, _SIZE)

@@ -17,14 +17,14 @@ from lb.connection import AWAITING, IDLE, UpstreamConnection
 from lb.counters import (
     BYTES_IN,
     BYTES_OUT,
+    EDGE_IN_FLIGHT,
+    EDGE_LATENCY,
+    EDGE_US,
     IN_FLIGHT,
-    LATENCY,
     LATENCY_TABLE,
-    LATENCY_US,
     OWN_ERRORS,
     QUEUED,
     REQUESTS,
-    RESPONSES,
     Counters,
     latency_bucket,
 )
@@ -53,7 +53,8 @@ class Proxy:
         self._loop = loop
         self.settings = settings
         self.slots = counters.slots
-        self.pool = UpstreamPool(settings)
+        self._own = counters.edge("")
+        self.pool = UpstreamPool(settings, counters.edge)
         self.requests = RequestReader(settings.max_request_line, settings.max_fields, local_host)
         self.wheel = Wheel(loop, _reach(settings))
         self.clients: set[Downstream] = set()
@@ -190,13 +191,14 @@ class Proxy:
         slots = self.slots
         slots[BYTES_OUT] += size
         self.in_flight = slots[IN_FLIGHT] = self.in_flight - 1
-        slots[RESPONSES + status // 100] += 1
+        upstream = connection.upstream
+        edge = upstream.slots
+        edge[status // 100] += 1
         micros = int((now - client.started) * 1e6)
-        slots[LATENCY + (LATENCY_TABLE[micros] if micros < _TABLED else latency_bucket(micros))] += 1
-        slots[LATENCY_US] += micros
+        edge[EDGE_LATENCY + (LATENCY_TABLE[micros] if micros < _TABLED else latency_bucket(micros))] += 1
+        edge[EDGE_US] += micros
         if client.repeats > 1:
             self.repeating -= 1
-        upstream = connection.upstream
         upstream.in_flight -= 1
         if upstream.ready:
             connection.idle_since = now
@@ -233,10 +235,11 @@ class Proxy:
         """Count an exchange as over, with the status that `client.status` holds."""
         slots = self.slots
         self.in_flight = slots[IN_FLIGHT] = self.in_flight - 1
-        slots[RESPONSES + client.status // 100] += 1
         micros = int((now - client.started) * 1e6)
-        slots[LATENCY + latency_bucket(micros)] += 1
-        slots[LATENCY_US] += micros
+        edge = self._own if client.upstream is None else client.upstream.slots
+        edge[client.status // 100] += 1
+        edge[EDGE_LATENCY + latency_bucket(micros)] += 1
+        edge[EDGE_US] += micros
         if client.repeats > 1:
             self.repeating -= 1
 
@@ -253,6 +256,11 @@ class Proxy:
         client.fail(status, message)
         self.leave(client, now)
         client.finished(now)
+
+    def gauge_edges(self) -> None:
+        """Show how many requests are in flight on each upstream: on demand, as it would cost too much to keep it current."""
+        for upstream in self.pool.order:
+            upstream.slots[EDGE_IN_FLIGHT] = upstream.in_flight
 
     # The queue.
 
@@ -290,6 +298,8 @@ class Proxy:
         new, out, removed = self.pool.apply(specs)
         for upstream in (*out, *removed):
             self._close_idle(upstream)
+        for upstream in removed:
+            upstream.slots[EDGE_IN_FLIGHT] = 0
         for upstream in out:
             self.on_health(upstream)
             self._move_on(upstream)

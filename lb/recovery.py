@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from lb import downstream
 from lb.connection import CONNECTING, UpstreamConnection
-from lb.counters import ABORTED, IN_FLIGHT, RETRIES, UPSTREAM_ERRORS
+from lb.counters import ABORTED, EDGE_ERRORS, IN_FLIGHT, RETRIES, UPSTREAM_ERRORS
 from lb.downstream import Downstream
 from lb.fields import Refusal
 from lb.upstream import Upstream, within_budget
@@ -29,6 +29,10 @@ class Recovery:
 
     def __init__(self, proxy: "Proxy") -> None:
         self._proxy = proxy
+
+    def _error(self, upstream: Upstream) -> None:
+        self._proxy.slots[UPSTREAM_ERRORS] += 1
+        upstream.slots[EDGE_ERRORS] += 1
 
     def may_repeat(self, client: Downstream, *, unsent: bool = False, free: bool = False) -> bool:
         proxy = self._proxy
@@ -74,7 +78,7 @@ class Recovery:
         if race:
             client.fresh = True
         else:
-            proxy.slots[UPSTREAM_ERRORS] += 1
+            self._error(upstream)
             client.tried = (*client.tried, upstream)
             proxy.doubt(upstream, "reset" if exc is not None else "closed before an answer")
         self.repeat(client, free=race)
@@ -90,7 +94,7 @@ class Recovery:
             proxy.doubt(upstream, "cannot connect")
         if client is None:
             return
-        proxy.slots[UPSTREAM_ERRORS] += 1
+        self._error(upstream)
         connection.client = None
         proxy.unassign(client)
         client.tried = (*client.tried, upstream)
@@ -101,7 +105,7 @@ class Recovery:
     def malformed(self, connection: UpstreamConnection, client: Downstream) -> None:
         """A response head that cannot be trusted: 502."""
         proxy = self._proxy
-        proxy.slots[UPSTREAM_ERRORS] += 1
+        self._error(connection.upstream)
         proxy.unassign(client)
         proxy.fail(client, 502, "the worker's response is invalid")
         proxy.pump()
@@ -109,7 +113,7 @@ class Recovery:
     def truncated(self, connection: UpstreamConnection, client: Downstream) -> None:
         """A response broke off after it had begun: the client must be able to tell."""
         proxy = self._proxy
-        proxy.slots[UPSTREAM_ERRORS] += 1
+        self._error(connection.upstream)
         proxy.unassign(client)
         proxy.leave(client, monotonic())
         client.break_off()
@@ -168,7 +172,7 @@ class Recovery:
             client.break_off()
         elif state == downstream.CONNECTING and now < client.due:
             assert upstream is not None
-            proxy.slots[UPSTREAM_ERRORS] += 1
+            self._error(upstream)
             proxy.doubt(upstream, "connecting timed out")
             client.tried = (*client.tried, upstream)
             client.failure = (504, "no worker could be connected in time")
@@ -178,7 +182,7 @@ class Recovery:
             proxy.fail(client, 408, "the request body took too long")
         else:
             if upstream is not None:
-                proxy.slots[UPSTREAM_ERRORS] += 1
+                self._error(upstream)
                 proxy.doubt(upstream, "no answer in time")
             proxy.fail(client, 504, "the worker did not answer in time")
         proxy.pump()

@@ -155,6 +155,7 @@ class Server:
             case "drain":
                 self._drain(float(message["grace"]))
             case "ping":
+                self.proxy.gauge_edges()
                 peer.send(messages.pong(message.get("id")))
             case "listener":
                 peer.send(messages.listener(), [self._listener.fileno()])

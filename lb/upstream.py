@@ -7,7 +7,7 @@ a reset, an early close, a timeout). A suspect is skipped while others are in ro
 Pure: containers for connections are kept here, nothing is done to them. Speaks on the edge: what changes something says so.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from math import inf
 from typing import Any, Final
 
@@ -51,9 +51,11 @@ class Judge:
 class Upstream:
     """One worker as this LB sees it. `ready` is what the pick looks at: in rotation by word and by view."""
 
-    __slots__ = ("connections", "host", "idle", "in_flight", "judge", "name", "port", "reader", "ready", "reason", "state", "suspect")
+    __slots__ = (
+        "connections", "host", "idle", "in_flight", "judge", "name", "port", "reader", "ready", "reason", "slots", "state", "suspect",
+    )  # fmt: skip
 
-    def __init__(self, spec: UpstreamSpec, settings: Settings) -> None:
+    def __init__(self, spec: UpstreamSpec, settings: Settings, slots: Any = None) -> None:
         self.name = spec.name
         self.host = spec.host
         self.port = spec.port
@@ -64,6 +66,8 @@ class Upstream:
         self.suspect = False
         self.in_flight = 0
         self.reader = ResponseReader(spec.name, settings.name, settings.max_fields)
+        # Of the caller: where he counts what comes from here (`lb.counters`).
+        self.slots: Any = slots
         # Of the caller, who does the I/O: idle connections, latest last, and all connections.
         self.idle: list[Any] = []
         self.connections: set[Any] = set()
@@ -85,7 +89,9 @@ class Upstream:
 class UpstreamPool:
     """All upstreams in rotation order, and the pick."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, slots: Callable[[str], Any] = lambda name: None) -> None:
+        """`slots` gives an upstream, by its name, the place where the caller counts."""
+        self._slots = slots
         self.order: list[Upstream] = []
         self.limit: float = inf if settings.max_in_flight is None else settings.max_in_flight
         self.suspects = 0
@@ -148,7 +154,7 @@ class UpstreamPool:
         for spec in specs:
             upstream = next((each for each in self.order if each.is_at(spec)), None)
             if upstream is None:
-                new.append(upstream := Upstream(spec, self._settings))
+                new.append(upstream := Upstream(spec, self._settings, self._slots(spec.name)))
             elif upstream.state != spec.state:
                 if spec.state == DOWN:
                     upstream.judge.set(False)

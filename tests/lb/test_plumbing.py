@@ -77,6 +77,34 @@ def test_counters_outlive_their_writer_and_gauges_do_not(tmp_path: Path) -> None
     assert second.as_dict() == counters.read(path)
 
 
+def test_what_came_from_an_upstream_is_counted_there_and_adds_up(tmp_path: Path) -> None:
+    path = tmp_path / "lb-0.counters"
+    first = Counters(path)
+    for name, amount in (("worker-0", 3), ("worker-1", 4), ("", 1)):
+        edge = first.edge(name)
+        edge[2] += amount
+        edge[counters.EDGE_LATENCY + 5] += amount
+        edge[counters.EDGE_IN_FLIGHT] = amount
+    first.slots[counters.RESPONSES + 2] += 10
+    first.close()
+    second = Counters(path)
+    second.edge("worker-1")[2] += 1
+    seen = counters.look(path)
+    assert {name: edge[2] for name, edge in seen.edges().items()} == {"": 1, "worker-0": 3, "worker-1": 5}
+    assert {edge[counters.EDGE_IN_FLIGHT] for edge in seen.edges().values()} == {0}
+    assert (seen.totals()["responses_2xx"], seen.totals()["latency_5"]) == (19, 8)
+    assert second.as_dict() == seen.totals()
+    second.close()
+
+
+def test_upstreams_beyond_the_room_share_a_block() -> None:
+    counted = Counters()
+    for number in range(counters.EDGES + 10):
+        counted.edge(f"worker-{number}")[2] += 1
+    assert counted.as_dict()["responses_2xx"] == counters.EDGES + 10
+    counted.close()
+
+
 def test_counters_space_is_reserved(tmp_path: Path) -> None:
     """DESIGN section 8: a sparse mapping gets SIGBUS on a full disk."""
     path = tmp_path / "c"
