@@ -68,6 +68,12 @@ def parser() -> argparse.ArgumentParser:
     scenario = _add(below, "scenario", "play timed steps of faults and kills, with clients that report what they saw")
     scenario.add_argument("file", type=Path, metavar="FILE", help="a YAML file; scenarios/ has examples")
     scenario.add_argument("--json", action="store_true", help="print the report as JSON")
+    compare = _add(below, "compare", "measure what a container costs over a process, and what it buys")
+    compare.add_argument(
+        "--rounds", type=int, default=6, metavar="N", help="how often each question is put to both (6); 3 take some 6 minutes"
+    )
+    compare.add_argument("--json", type=Path, metavar="FILE", help="write all figures, raw and made of them")
+    compare.add_argument("--html", type=Path, metavar="FILE", help="write a report with plots, one self-contained page")
     _add(below, "reload", "read the config anew and make the cluster as it says")
     _add(below, "check", "check the config and start nothing")
     _add(below, "clean", "remove images and state of this cluster while it is down")

@@ -338,6 +338,12 @@ def _ask(cluster: Cluster, command: str, timeout: float, **fields: Any) -> Any:
         raise UserError(f"{cluster.folder}: no supervisor runs (start one with: python supervisor.py)", NOTHING_RUNS) from None
 
 
+def compare(options: argparse.Namespace) -> int:
+    from comet.compare import command
+
+    return command.compare(options)
+
+
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": run,
     "ps": ps,
@@ -351,6 +357,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "reload": reload,
     "faults": faults,
     "scenario": scenario,
+    "compare": compare,
     "check": check,
     "clean": clean_up,
 }

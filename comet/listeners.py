@@ -5,6 +5,7 @@ successor accepts them, and none is refused.
 """
 
 import errno
+import random
 import socket
 from collections.abc import Iterable, Iterator
 
@@ -96,3 +97,13 @@ def require_free(config_name: str, wanted: Iterable[tuple[str, str, int]], lines
         problems.append(f"{config_name}:{lines.get(key, 1)}: {problem}")
     if problems:
         raise UserError("\n".join(problems), exit_code=2)
+
+
+def find_free(host: str, count: int) -> int:
+    """The first of `count` ports in a row that are free now, below the range from which the kernel takes ports of its own accord
+    (ip_local_port_range, ip(7)). UserError where there are none."""
+    for _ in range(200):
+        first = random.randrange(10000, 32000 - count)
+        if next(port_problems(("", host, port) for port in range(first, first + count)), None) is None:
+            return first
+    raise UserError(f"no {count} free ports in a row on {host}")

@@ -49,6 +49,7 @@ ONLY_IN = {
     },
     "psutil": {
         "comet.drivers.process": "drives processes",
+        "comet.compare.meter": "reads what it compares",
         "comet.usage": "the listing's CPU and memory",
         "comet.listeners": "names the owner of a taken port",
         "comet.orphans": "finds what a dead supervisor left",
@@ -57,7 +58,7 @@ ONLY_IN = {
     "argparse": {"comet.cli": "the command line"},
     "yaml": {"comet.located": "reads YAML files"},
     "multiprocessing": {"comet.drivers.forkserver": "names the start method, once"},
-    "rich": {"comet.tables": "shows", "comet.display": "shows"},
+    "rich": {"comet.tables": "shows", "comet.display": "shows", "comet.compare.terminal": "shows"},
 }
 
 RENDERERS = ("comet.tables", "comet.display", "comet.web", "comet.metrics", "comet.page")

@@ -1,0 +1,109 @@
+"""Questions about the price of a request: latency at the client, CPU at the worker, at the engine's proxy and on the whole machine.
+
+Each block gets a load balancer of its own, fresh from the command line, in front of one worker: the same program, the same settings, and
+no memory layout that would favour one kind all the time.
+"""
+
+import asyncio
+import contextlib
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from statistics import median
+
+from comet import database
+from comet.compare import meter
+from comet.compare.bed import awaited
+from comet.compare.figures import percentile
+from comet.compare.findings import HOST_NETWORK, Findings
+from comet.compare.life import answers
+from comet.compare.load import clients, paced
+from comet.crowd import Book
+from comet.listeners import find_free
+
+IN_FLIGHT = (1, 16, 64)
+RATE = 200.0
+SECONDS = 1.5
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to a worker: where it listens on this host, and the processes that serve it (with all below them)."""
+
+    name: str
+    port: int
+    pid: int
+
+
+@dataclass(frozen=True)
+class Price:
+    """What a block cost: client-side ms, and CPU in µs a request. `machine` is all cores without the clients' own share."""
+
+    requests: int
+    failed: int
+    p50: float | None
+    p99: float | None
+    worker: float
+    proxy: float
+    machine: float
+
+
+def ask_all(ways: Callable[[], list[Way]], round_: int, findings: Findings) -> None:
+    """One round: every load for every way, neighbours in time."""
+    for number in (*IN_FLIGHT, None):
+        label = f"{RATE:g} requests/s" if number is None else f"{number} in flight"
+        for way in ways():
+            note(findings, round_, way.name, label, measured(way, number))
+
+
+def note(findings: Findings, round_: int, way: str, label: str, price: Price) -> None:
+    figures = {"latency p50": ("ms", price.p50), "latency p99": ("ms", price.p99)}
+    figures |= {"CPU at the worker": ("µs/request", price.worker), "CPU of the machine": ("µs/request", price.machine)}
+    for name, (unit, value) in figures.items():
+        findings.measure("cost", f"{name}, {label}", unit).note(way, round_, value)
+    if price.failed:
+        findings.notes.append(f"round {round_ + 1}: {way}, {label}: {price.failed} of {price.requests} requests failed")
+    if way not in ("process", HOST_NETWORK):
+        findings.measure("cost", f"CPU at the engine's proxy, {label}", "µs/request").note(way, round_, price.proxy)
+
+
+def measured(way: Way, in_flight: int | None) -> Price:
+    """One block: so many in flight, or (None) RATE requests a second."""
+    workers, proxies = meter.tree(way.pid), meter.proxies(way.port)
+
+    async def block(lb: int) -> tuple[Book, float, float, float]:
+        async with paced(lb, RATE) if in_flight is None else clients(lb, in_flight) as book:
+            before = _clocks(workers, proxies)
+            counted = book.requests
+            await asyncio.sleep(SECONDS)
+            after = _clocks(workers, proxies)
+            done = max(1, book.requests - counted)
+        worker, proxy, machine = ((b - a) / done * 1e6 for a, b in zip(before, after, strict=True))
+        return book, worker, proxy, machine
+
+    with balancer(way.port) as port:
+        book, worker, proxy, machine = asyncio.run(block(port))
+    times = [each * 1000 for each in book.times]
+    return Price(
+        book.requests, book.errors.total(), median(times) if times else None, percentile(times, 99), worker, proxy, machine
+    )  # fmt: skip
+
+
+def _clocks(workers: list[int], proxies: list[int]) -> tuple[float, float, float]:
+    return meter.cpu_seconds(workers), meter.cpu_seconds(proxies), meter.machine_busy() - time.process_time()
+
+
+@contextlib.contextmanager
+def balancer(worker_port: int) -> Iterator[int]:
+    """A load balancer of its own in front of one worker; its port."""
+    port = find_free("127.0.0.1", 1)
+    argv = [sys.executable, "-m", "lb", "--listen", f"127.0.0.1:{port}", "--upstream", f"127.0.0.1:{worker_port}"]
+    process = subprocess.Popen(argv, cwd=database.SOURCES, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        awaited(lambda: answers(port), 20, "the load balancer answers")
+        yield port
+    finally:
+        process.kill()
+        process.wait()

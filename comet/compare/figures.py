@@ -1,0 +1,74 @@
+"""The statistics of a comparison: medians, and paired differences with their interval. Pure.
+
+Both kinds are measured in every round, neighbours in time, so the difference within a round is free of what made rounds differ. Its 95 %
+interval is Student's for the mean of paired differences (t on n - 1 degrees of freedom); it needs two rounds. An interval that holds zero
+says that the noise is larger than the effect.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, sqrt
+from statistics import mean, median, stdev
+
+# Two-sided 95 % quantiles of Student's distribution by degrees of freedom; between two rows the larger one is taken.
+_STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262, 10: 2.228, 12: 2.179, 15: 2.131,
+            20: 2.086, 30: 2.042, 60: 2.000, 120: 1.980}  # fmt: skip
+_NORMAL = 1.96
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Medians of both kinds, and container minus process: its mean over the rounds and the 95 % interval (None with one round)."""
+
+    rounds: int
+    process: float
+    container: float
+    difference: float
+    low: float | None
+    high: float | None
+
+    @property
+    def certain(self) -> bool:
+        """Whether the effect is larger than the noise: the interval does not hold zero."""
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times the process's median the container's is; None where that is zero."""
+        return self.container / self.process if self.process else None
+
+
+def student(freedom: int) -> float:
+    """The two-sided 95 % quantile of Student's t. ValueError: fewer than one degree of freedom."""
+    if freedom < 1:
+        raise ValueError("an interval needs two values")
+    known = [row for row in _STUDENT if row <= freedom]
+    return _NORMAL if freedom > max(_STUDENT) else _STUDENT[max(known)]
+
+
+def paired(process: Sequence[float | None], container: Sequence[float | None]) -> Paired | None:
+    """Compare round by round; rounds in which either has no value are left out. None where no round has both."""
+    pairs = [(a, b) for a, b in zip(process, container, strict=False) if a is not None and b is not None]
+    if not pairs:
+        return None
+    differences = [b - a for a, b in pairs]
+    center = mean(differences)
+    low = high = None
+    if len(pairs) > 1:
+        margin = student(len(pairs) - 1) * stdev(differences) / sqrt(len(pairs))
+        low, high = center - margin, center + margin
+    return Paired(len(pairs), median(a for a, _ in pairs), median(b for _, b in pairs), center, low, high)
+
+
+def percentile(values: Sequence[float], percent: float) -> float | None:
+    """The smallest value that so many percent do not exceed (nearest rank); None of nothing."""
+    ordered = sorted(values)
+    return ordered[max(0, ceil(len(ordered) * percent / 100) - 1)] if ordered else None
+
+
+def slope(points: Sequence[tuple[float, float]]) -> float | None:
+    """Growth per unit of x: least squares. None with fewer than two different x."""
+    if len({x for x, _ in points}) < 2:
+        return None
+    middle_x, middle_y = mean(x for x, _ in points), mean(y for _, y in points)
+    return sum((x - middle_x) * (y - middle_y) for x, y in points) / sum((x - middle_x) ** 2 for x, _ in points)

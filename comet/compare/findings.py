@@ -1,0 +1,120 @@
+"""What a comparison has found, as plain data: raw values first, everything else is made of them. Pure."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from comet.compare.figures import Paired, paired
+
+Kind = Literal["process", "container"]
+KINDS: tuple[Kind, Kind] = ("process", "container")
+
+HOST_NETWORK = "container, host network"
+"""A third way into the same container, beside its published port."""
+
+
+@dataclass
+class Measure:
+    """One question put to both kinds in every round: values by kind (or by way), one a round, None where a round has none."""
+
+    section: str
+    name: str
+    unit: str
+    values: dict[str, list[float | None]] = field(default_factory=dict)
+
+    def note(self, way: str, round_: int, value: float | None) -> None:
+        """Enter a value; rounds in between that were not asked have none."""
+        listed = self.values.setdefault(way, [])
+        listed.extend([None] * (round_ + 1 - len(listed)))
+        listed[round_] = value
+
+    @property
+    def paired(self) -> Paired | None:
+        return paired(self.values.get("process", []), self.values.get("container", []))
+
+
+@dataclass
+class Recovery:
+    """One death and what followed, in ms since the death (or since it was noticed): the supervisor's steps, and the first answer."""
+
+    kind: Kind
+    round: int
+    loaded: bool
+    steps: dict[str, float]
+
+
+@dataclass
+class Seen:
+    """What strict clients saw while one of two workers met a fault."""
+
+    fault: str
+    kind: Kind
+    round: int
+    requests: int
+    failed: dict[str, int]
+    repeated: int
+    p99_ms: float | None
+    slowest_ms: float | None
+
+
+@dataclass
+class Grown:
+    """So many replicas of one kind: time from one replica to all of them being ready (None for one), and memory in bytes. `keeper` is
+    the part of the engine's own processes for them."""
+
+    kind: Kind
+    replicas: int
+    ready_ms: float | None
+    pss: int
+    rss: int
+    keeper: int
+    cgroup: int | None
+
+
+@dataclass
+class Attempt:
+    """What an attack from within one kind came to. `contained` None: it could not be tried. `neighbours`: p99 in ms of a worker of each
+    kind before and during it, and failures."""
+
+    name: str
+    kind: Kind
+    contained: bool | None
+    outcome: str
+    neighbours: dict[str, dict[str, float | None]] = field(default_factory=dict)
+
+
+@dataclass
+class Findings:
+    machine: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    rounds: int = 0
+    seconds: float = 0.0
+    measures: list[Measure] = field(default_factory=list)
+    recoveries: list[Recovery] = field(default_factory=list)
+    seen: list[Seen] = field(default_factory=list)
+    growth: list[Grown] = field(default_factory=list)
+    attempts: list[Attempt] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def measure(self, section: str, name: str, unit: str) -> Measure:
+        """The measure of that name, made when it is first asked for."""
+        for each in self.measures:
+            if (each.section, each.name) == (section, name):
+                return each
+        self.measures.append(Measure(section, name, unit))
+        return self.measures[-1]
+
+    def sections(self) -> Iterator[tuple[str, list[Measure]]]:
+        """The measures by section, in order of appearance."""
+        names = dict.fromkeys(each.section for each in self.measures)
+        for name in names:
+            yield name, [each for each in self.measures if each.section == name]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON: everything raw, and with each measure what was made of it."""
+        data = asdict(self)
+        for raw, measure in zip(data["measures"], self.measures, strict=True):
+            found = measure.paired
+            raw["paired"] = None if found is None else asdict(found) | {"certain": found.certain, "ratio": found.ratio}
+        return data

@@ -1,0 +1,114 @@
+"""Small pictures for the report, as inline SVG: strips of raw values, bars of a recovery's steps, lines of growth. Pure.
+
+Colours come from the page's style sheet by class, so that dark and light both work; every mark has a title that says its figure.
+"""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from math import floor, log10
+
+WIDTH = 760
+LEFT = 130
+ROW = 22
+STEPS = ("died", "noticed", "decided", "started", "listening", "ready", "first answer")
+"""In the order in which they come as a rule; each has its colour."""
+
+
+def nice(limit: float) -> float:
+    """The smallest of 1, 2, 5 times a power of ten that is not below `limit`."""
+    if limit <= 0:
+        return 1.0
+    base = 10.0 ** floor(log10(limit))
+    return next((base * step for step in (1, 2, 5, 10) if base * step >= limit * 0.999), base * 10.0)
+
+
+def strip(values: Mapping[str, Sequence[float | None]], unit: str) -> str:
+    """One row a way: every raw value as a mark, the median as a bar."""
+    rows = {name: [value for value in listed if value is not None] for name, listed in values.items()}
+    top = nice(max((value for listed in rows.values() for value in listed), default=1.0))
+    height = ROW * len(rows) + 22
+    parts = [_open(height, f"raw values in {unit}")]
+    for index, (name, listed) in enumerate(rows.items()):
+        y = ROW * index + 14
+        parts.append(f'<text x="{LEFT - 8}" y="{y + 4}" class="label">{escape(name)}</text>')
+        parts.append(f'<line x1="{LEFT}" x2="{WIDTH - 10}" y1="{y}" y2="{y}" class="rule"/>')
+        parts += [_mark(_x(value, top), y, name, f"{value:,.3g} {unit}") for value in listed]
+        if listed:
+            middle = sorted(listed)[len(listed) // 2]
+            x = _x(middle, top)
+            parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{y - 8}" y2="{y + 8}" class="median {_class(name)}"/>')
+    parts.append(_axis(top, unit, height))
+    return "".join([*parts, "</svg>"])
+
+
+def steps(rows: Mapping[str, Mapping[str, float]], unit: str = "ms") -> str:
+    """One row a kind: a recovery's steps as segments on a common scale, each named with its moment."""
+    top = nice(max((at for row in rows.values() for at in row.values()), default=1.0))
+    tall = 44
+    height = tall * len(rows) + 22
+    parts = [_open(height, "steps of a recovery")]
+    for index, (name, row) in enumerate(rows.items()):
+        y = tall * index + 4
+        parts.append(f'<text x="{LEFT - 8}" y="{y + 18}" class="label">{escape(name)}</text>')
+        before = 0.0
+        for step, at in sorted(row.items(), key=lambda item: item[1]):
+            x, wide = _x(before, top), max(0.0, _x(at, top) - _x(before, top))
+            told = f"{escape(step)} at {at:,.1f} {unit}"
+            parts.append(
+                f'<rect x="{x:.1f}" y="{y + 4}" width="{wide:.1f}" height="22" class="step s{_number(step)}"><title>{told}</title></rect>'
+            )
+            before = at
+        told = " · ".join(f"{step} {at:,.0f}" for step, at in sorted(row.items(), key=lambda item: item[1]))
+        parts.append(f'<text x="{LEFT}" y="{y + 39}" class="tick start">{escape(told)}</text>')
+    parts.append(_axis(top, unit, height))
+    return "".join([*parts, "</svg>"])
+
+
+def lines(series: Mapping[str, Sequence[tuple[float, float]]], x_name: str, unit: str) -> str:
+    """One line a kind."""
+    points = [point for listed in series.values() for point in listed]
+    right, top = max((x for x, _ in points), default=1.0), nice(max((y for _, y in points), default=1.0))
+    height, floor_y, left = 220, 190, 70
+    parts = [_open(height, f"growth in {unit}")]
+    for share in (0.0, 0.5, 1.0):
+        y = floor_y - share * 170
+        parts.append(f'<line x1="{left}" x2="{WIDTH - 110}" y1="{y}" y2="{y}" class="rule"/>')
+        parts.append(f'<text x="{left - 6}" y="{y + 4}" class="label">{top * share:,.4g}</text>')
+    for name, listed in series.items():
+        places = [(left + x / right * (WIDTH - 110 - left), floor_y - y / top * 170) for x, y in listed]
+        drawn = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+        parts.append(f'<polyline points="{drawn}" class="line {_class(name)}"/>')
+        parts += [_mark(x, y, name, f"{n:g}: {value:,.4g} {unit}") for (x, y), (n, value) in zip(places, listed, strict=True)]
+        if places:
+            parts.append(f'<text x="{places[-1][0] + 8:.1f}" y="{places[-1][1] + 4:.1f}" class="tick start">{escape(name)}</text>')
+    across = (WIDTH - 110 - left) / right
+    parts += [f'<text x="{left + x * across:.1f}" y="{floor_y + 16}" class="tick">{x:g}</text>' for x in sorted({x for x, _ in points})]
+    parts.append(f'<text x="{WIDTH - 100}" y="{floor_y + 16}" class="tick start">{escape(x_name)}; {escape(unit)}</text>')
+    return "".join([*parts, "</svg>"])
+
+
+def _mark(x: float, y: float, name: str, told: str) -> str:
+    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" class="{_class(name)}"><title>{escape(told)}</title></circle>'
+
+
+def _open(height: float, told: str) -> str:
+    return f'<svg viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" role="img" aria-label="{escape(told)}">'
+
+
+def _x(value: float, top: float) -> float:
+    return LEFT + value / top * (WIDTH - 20 - LEFT)
+
+
+def _axis(top: float, unit: str, height: float) -> str:
+    marks = "".join(
+        f'<text x="{_x(top * share, top):.1f}" y="{height - 4}" class="tick">{top * share:,.4g}</text>' for share in (0.0, 0.25, 0.5, 0.75)
+    )
+    return marks + f'<text x="{_x(top, top):.1f}" y="{height - 4}" class="tick">{top:,.4g} {escape(unit)}</text>'
+
+
+def _number(step: str) -> int:
+    return STEPS.index(step) if step in STEPS else 0
+
+
+def _class(name: str) -> str:
+    return {"process": "process", "container": "container"}.get(name, "other")
