@@ -1,7 +1,8 @@
 """Taking over what an earlier supervisor left, as it is: same processes, same containers, no restart, no refused connection.
 
 A load balancer is adopted through its control socket: it hands over its listening socket (SCM_RIGHTS), which is then held here as
-it was by the supervisor that died. A worker is adopted when it runs and is made as the config wants it (its fingerprint). What
+it was by the supervisor that died. A worker is adopted when it runs and is made as the config wants it (its fingerprint);
+the socket that it was given is borrowed back from it. What
 does not match or does not answer is left to be ended and made anew.
 """
 
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 
 from comet.cluster import Cluster
 from comet.drivers.process import is_alive
+from comet.listeners import borrowed
 from comet.orphans import Orphan
 from comet.replica import Replica, State, Wanted
 from comet.statefile import Record
@@ -88,8 +90,12 @@ def workers(members: Iterable[Enlisted], found: Iterable[Orphan], records: Mappi
         made_as = orphan.fingerprint
         if made_as is None and record is not None and record.pid == orphan.pid:
             made_as = record.fingerprint
-        if made_as == member.spec.launch.fingerprint:
-            adopted.append(Adoption(member, orphan, record))
+        if made_as != member.spec.launch.fingerprint:
+            continue
+        listen = getattr(member.spec.launch, "listen", None)
+        listener = borrowed(orphan.pid, *listen) if listen is not None and orphan.pid is not None else None
+        if listen is None or listener is not None:
+            adopted.append(Adoption(member, orphan, record, listener=listener))
     return adopted
 
 

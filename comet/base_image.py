@@ -122,7 +122,8 @@ def pull(path: str, image: str, silence: float) -> Iterator[dict[str, Any]]:
     connection = UnixConnection(path, silence)
     try:
         name, _, tag = image.rpartition(":")
-        connection.request("POST", f"/images/create?fromImage={name}&tag={tag}")
+        asked = f"fromImage={image}" if "@" in image else f"fromImage={name}&tag={tag}"
+        connection.request("POST", f"/images/create?{asked}")
         with connection.getresponse() as response:
             if response.status != http.HTTPStatus.OK:
                 raise OSError(json.loads(response.read()).get("message", response.reason))

@@ -5,6 +5,7 @@ are read from there. Pure.
 """
 
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -71,6 +72,49 @@ def memory(value: Any) -> int:
     if amount >= 2**63:
         raise ValueError(f"{shown(value)} is too much")
     return amount
+
+
+def words(value: Any) -> tuple[str, ...]:
+    """A command line as text, split as a shell would, or as a list of words."""
+    if isinstance(value, list) and value and all(isinstance(word, str | int | float) and not isinstance(word, bool) for word in value):
+        return tuple(str(word) for word in value)
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{shown(value)} is not a command line")
+    try:
+        return tuple(shlex.split(value))
+    except ValueError as error:
+        raise ValueError(f"{value!r} is not a command line: {str(error).lower()}") from None
+
+
+def environment(value: Any) -> tuple[tuple[str, str], ...]:
+    """Variables by name; a number is taken as it is written, true and false as words."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{shown(value)} is not usable")
+    for name, given in value.items():
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", str(name)):
+            raise ValueError(f"{name!r} is no name of a variable")
+        if not isinstance(given, str | int | float):
+            raise ValueError(f"{name}: {shown(given)} is not text")
+    return tuple((str(name), given if isinstance(given, str) else shown(given)) for name, given in value.items())
+
+
+def volumes(value: Any) -> tuple[tuple[str, str, bool], ...]:
+    """(source, target, read-only) of each SOURCE:TARGET[:ro|:rw]."""
+    if not isinstance(value, list):
+        raise ValueError(f"{shown(value)} is not a list")
+    found = []
+    for each in value:
+        match = re.fullmatch(r"([^:]+):(/[^:]*)(?::(ro|rw))?", each) if isinstance(each, str) else None
+        if match is None:
+            raise ValueError(f"{shown(each)} is no volume")
+        found.append((match[1], match[2], match[3] == "ro"))
+    return tuple(found)
+
+
+def flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{shown(value)} is neither true nor false")
+    return value
 
 
 def or_word(word: str, check: Check, meaning: Any) -> Check:

@@ -159,6 +159,8 @@ def _stop_supervisor(cluster: Cluster, pid: int, display: Display) -> int:
 def stats(options: argparse.Namespace) -> int:
     config = load(config_path(options))
     cluster = existing_cluster(options)
+    if config.own_service:
+        return _tallies(options, cluster)
     where, owner = database.place(config, cluster), worker_owner()
     if options.reset:
         rows = _snapshot(cluster).replicas
@@ -167,6 +169,19 @@ def stats(options: argparse.Namespace) -> int:
         print(json.dumps(database.read_stats(where, owner), separators=(",", ":")))
     else:
         tables.show(tables.statistics(database.report(where, owner)))
+    return 0
+
+
+def _tallies(options: argparse.Namespace, cluster: Cluster) -> int:
+    """Statistics of a service of one's own."""
+    from comet import tallies
+
+    if options.reset:
+        tallies.reset(cluster)
+    elif options.json:
+        print(json.dumps(tallies.contract(cluster), separators=(",", ":")))
+    else:
+        tables.show(tables.statistics(tallies.report(cluster)))
     return 0
 
 
@@ -203,7 +218,8 @@ def show_logs(options: argparse.Namespace) -> int:
 
 def check(options: argparse.Namespace) -> int:
     config = load(config_path(options))
-    database.place(config, Cluster(config.folder))
+    if not config.own_service:
+        database.place(config, Cluster(config.folder))
     values = {key: getattr(config, key.replace("-", "_")) for key in ("load-balancer-port", "worker-port", "admin-port", "pool", "worker")}
     spans = ", ".join(f"{key} {span(first, count)}" for key, first, count in port_ranges(values))
     print(f"{config.path}: good ({config.worker} workers, {config.pool} load balancers; {spans})")

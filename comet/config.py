@@ -6,19 +6,22 @@ Rule 3: the keys are a table (`KEYS`); documentation, defaults, ranges and the e
 """
 
 import difflib
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from comet import faults
-from comet.checks import Key, memory, number, one_of, or_word, refused, shown, text, whole
+from comet.checks import Key, environment, flag, memory, number, one_of, or_word, refused, shown, text, volumes, whole, words
 from comet.errors import UserError
 from comet.located import ConfigError as ConfigError
 from comet.located import Entries, entries, plain
 
 PORT = (whole(1, 65535), "a whole number from 1 to 65535")
 SECONDS = (number(0.05, 86400), "seconds, from 0.05 to 86400")
+IMAGE = r"[a-z0-9][\w.\-/:@]*"
+USER = r"[\w.\-]+(?::[\w.\-]+)?"
 HOST = (text(r"[0-9A-Za-z_.:\-]+"), "an IP address or host name")
 
 KEYS: dict[str, Key] = {
@@ -30,6 +33,15 @@ KEYS: dict[str, Key] = {
     "load-balancer-port": Key(5050, *PORT, "port of the first load balancer; the next one gets +1"),
     "worker-port": Key(6000, *PORT, "port of the first worker on the host; the next one gets +1"),
     "runtime": Key("docker", one_of("docker", "process"), "docker or process", "what runs the workers"),
+    "worker-image": Key("built", or_word("built", text(IMAGE), None), "the name of an image, or built", "image that the workers run"),
+    "worker-target-port": Key(8080, *PORT, "port that the service listens on inside its container"),
+    "worker-command": Key("none", or_word("none", words, ()), "a command line", "what a worker of your own runs"),
+    "worker-environment": Key({}, environment, "lines of the form `NAME: value`", "variables for a service of your own"),
+    "worker-volumes": Key([], volumes, "a list of SOURCE:TARGET or SOURCE:TARGET:ro", "folders mounted into a container of your own"),
+    "worker-user": Key("default", or_word("default", text(USER), None), "a user or user:group", "user of a service of your own"),
+    "worker-read-only": Key(False, flag, "true or false", "whether the file system of a container of your own is read-only"),
+    "worker-cpus": Key("all", or_word("all", number(0.01, 1024), None), "all, or a number of cores from 0.01", "CPU limit of a container"),
+    "worker-pids": Key(2100, whole(10, 100000), "a whole number from 10 to 100000", "most processes and threads of a container"),
     "worker-threads": Key("auto", or_word("auto", whole(1, 2000), None), "auto, or a whole number from 1 to 2000", "threads of a worker"),
     "worker-memory": Key("256m", memory, "32m or more, with a unit of b, k, m or g", "memory limit of a worker"),
     "load-balancer-host": Key("0.0.0.0", *HOST, "address that the load balancers listen on"),
@@ -69,6 +81,15 @@ class Config:
     load_balancer_port: int
     worker_port: int
     runtime: str
+    worker_image: str | None
+    worker_target_port: int
+    worker_command: tuple[str, ...]
+    worker_environment: tuple[tuple[str, str], ...]
+    worker_volumes: tuple[tuple[str, str, bool], ...]
+    worker_user: str | None
+    worker_read_only: bool
+    worker_cpus: float | None
+    worker_pids: int
     worker_threads: int | None
     worker_memory: int
     load_balancer_host: str
@@ -93,6 +114,11 @@ class Config:
     delay_distribution: str
     faults: Mapping[str, Mapping[str, Any]]
     lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def own_service(self) -> bool:
+        """Whether the workers are somebody's own service, not the application that comes with Comet."""
+        return self.worker_image is not None or bool(self.worker_command)
 
     @property
     def folder(self) -> Path:
@@ -141,10 +167,40 @@ def parse(content: str, path: Path) -> Config:
                 problems.append(f"{where}: {error} (allowed: {key.allowed})")
     values["faults"] = _faults(nested, values["worker"], path.name, problems)
     if not problems:
-        problems = list(_port_problems(values, lines, path.name))
+        problems = [*_service_problems(values, lines, path.name), *_port_problems(values, lines, path.name)]
     if problems:
         raise ConfigError(problems)
     return Config(path=path, lines=lines, **{name.replace("-", "_"): value for name, value in values.items()})
+
+
+PLACES = ("{host}", "{port}", "{name}")
+"""What a worker-command may leave to be filled in."""
+
+OWN_ONLY = ("worker-target-port", "worker-environment", "worker-volumes", "worker-user", "worker-read-only", "worker-cpus", "worker-pids")
+APP_ONLY = ("avg-delay", "failure", "delay-distribution", "faults")
+CONTAINER_ONLY = ("worker-image", "worker-target-port", "worker-volumes", "worker-read-only", "worker-cpus", "worker-pids")
+
+
+def _service_problems(values: Mapping[str, Any], lines: Mapping[str, int], name: str) -> Iterator[str]:
+    """What does not go together about whose service the workers are."""
+    containers, command = values["runtime"] == "docker", values["worker-command"]
+    given = {key for key in lines if key in KEYS and values[key] != (KEYS[key].check(KEYS[key].default) if key != "faults" else {})}
+
+    def told(keys: Iterable[str], wrong: str) -> Iterator[str]:
+        return (f"{name}:{lines[key]}: {key}: {wrong}" for key in keys if key in given)
+
+    if command and containers and values["worker-image"] is None:
+        yield from told(("worker-command",), "has nothing to run it in (name a worker-image, or set runtime: process)")
+    unknown = [mark for word in command for mark in re.findall(r"\{[a-z]+\}", word) if mark not in PLACES]
+    if unknown:
+        yield from told(("worker-command",), f"{unknown[0]} is not known (allowed: {', '.join(PLACES)})")
+    if not containers:
+        yield from told(CONTAINER_ONLY, "is for containers (leave it out with runtime: process)")
+    if values["worker-image"] is not None or command:
+        yield from told(APP_ONLY, "acts in the built-in worker only (leave it out with a service of your own)")
+    else:
+        own = "is for a service of your own (name its worker-image, or with runtime: process its worker-command)"
+        yield from told((key for key in OWN_ONLY if containers or key not in CONTAINER_ONLY), own)
 
 
 def _faults(nested: Entries, workers: int, file: str, problems: list[str]) -> dict[str, dict[str, Any]]:

@@ -5,6 +5,7 @@ import json
 import sys
 from dataclasses import asdict, dataclass, replace
 
+from comet import service
 from comet.backoff import RestartPolicy
 from comet.cluster import Cluster, Owner
 from comet.config import Config
@@ -48,7 +49,7 @@ def load_balancers(config: Config) -> list[Enlisted]:
 
 def worker(config: Config, around: Surroundings, index: int) -> Enlisted:
     name, port = f"worker-{index}", config.worker_port + index
-    launch = _contained(config, around, name, port) if config.runtime == "docker" else _executed(config, around, name, port)
+    launch = _launch(config, around, name, port)
     spec = ReplicaSpec(
         name=name,
         role="worker",
@@ -124,10 +125,23 @@ def _arguments(config: Config, name: str, listen: str, identity: str, faults: st
     )  # fmt: skip
 
 
-def _contained(config: Config, around: Surroundings, name: str, port: int) -> ContainerLaunch:
-    assert around.image is not None
-    launch = ContainerLaunch(
-        image=around.image,
+def _launch(config: Config, around: Surroundings, name: str, port: int) -> ContainerLaunch | ExecLaunch:
+    launch: ContainerLaunch | ExecLaunch
+    if config.runtime == "docker":
+        assert around.image is not None
+        own = config.own_service
+        launch = service.contained(config, around.image, name, config.folder) if own else _contained(config, around, around.image, name)
+    elif config.own_service:
+        launch = service.executed(config, name, port, around.owner)
+    else:
+        launch = _executed(config, around, name, port)
+    content = json.dumps([port, asdict(launch)], sort_keys=True)
+    return replace(launch, fingerprint=hashlib.sha256(content.encode()).hexdigest()[:16])
+
+
+def _contained(config: Config, around: Surroundings, image: str, name: str) -> ContainerLaunch:
+    return ContainerLaunch(
+        image=image,
         arguments=_arguments(config, name, f"0.0.0.0:{CONTAINER_PORT}", "container", f"/faults/{name}.json"),
         environment={"COMET_DATABASE": around.database.url_under("/data"), "COMET_REPLICA": name},
         user=f"{around.owner.uid}:{around.owner.gid}",
@@ -138,22 +152,15 @@ def _contained(config: Config, around: Surroundings, name: str, port: int) -> Co
         pids=WORKER_PIDS,
         fingerprint="",
     )
-    return replace(launch, fingerprint=_fingerprint(launch, port))
-
-
-def _fingerprint(launch: ContainerLaunch | ExecLaunch, port: int) -> str:
-    content = json.dumps([port, asdict(launch)], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def _executed(config: Config, around: Surroundings, name: str, port: int) -> ExecLaunch:
     host = f"[{config.worker_host}]" if ":" in config.worker_host else config.worker_host
     arguments = _arguments(config, name, f"{host}:{port}", "process", str(around.cluster.path("faults", f"{name}.json")))
-    launch = ExecLaunch(
+    return ExecLaunch(
         argv=(sys.executable, "-m", "worker_app", *arguments, "--memory", str(config.worker_memory)),
         environment=worker_environment(around.database.url),
         owner=around.owner,
         cwd="/",
         fingerprint="",
     )
-    return replace(launch, fingerprint=_fingerprint(launch, port))

@@ -14,7 +14,7 @@ from comet.adopt import Adoption
 from comet.cluster import Cluster
 from comet.config import Config
 from comet.drivers.container import ContainerDriver
-from comet.drivers.execute import ExecLauncher
+from comet.drivers.execute import ExecLauncher, ExecLaunch
 from comet.drivers.forkserver import ForkserverLauncher, LbLaunch
 from comet.drivers.process import Launched, ProcessDriver
 from comet.errors import UserError
@@ -53,7 +53,7 @@ class Fleet:
         self.prober = Prober(loop, sink, config.health_timeout)
         self.launcher = ForkserverLauncher(cluster, self.router, self.listeners)
         self.balancers = ProcessDriver(loop, sink, self.launcher)
-        self.processes = ProcessDriver(loop, sink, ExecLauncher(cluster))
+        self.processes = ProcessDriver(loop, sink, ExecLauncher(cluster, self.listeners))
         self.containers: ContainerDriver | None = None
         self.state = StateFile(cluster.path("state.json"))
         self.supervisor.router = self.router
@@ -73,13 +73,18 @@ class Fleet:
 
     def listen(self, config: Config, members: Iterable[Enlisted]) -> None:
         """Bind the sockets that these members are to accept on; UserError where one cannot be had."""
-        host = config.load_balancer_host
         for member in members:
-            if isinstance(member.spec.launch, LbLaunch):
-                try:
-                    self.listeners.bind(member.spec.name, host, member.spec.port)
-                except OSError as error:
-                    raise UserError(f"{member.spec.name}: cannot listen on {host} port {member.spec.port}: {error.strerror}", 2) from None
+            launch, port = member.spec.launch, member.spec.port
+            if isinstance(launch, LbLaunch):
+                host = config.load_balancer_host
+            elif isinstance(launch, ExecLaunch) and launch.listen is not None:
+                host = launch.listen[0]
+            else:
+                continue
+            try:
+                self.listeners.bind(member.spec.name, host, port)
+            except OSError as error:
+                raise UserError(f"{member.spec.name}: cannot listen on {host} port {port}: {error.strerror}", 2) from None
 
     def adopt(self, adoption: Adoption) -> None:
         """Supervise a living replica as it is."""
@@ -99,6 +104,8 @@ class Fleet:
             self.balancers.watch(spec, replica.instance, Launched(replica.pid, lambda: None))
         elif spec.kind == "process":
             assert replica.pid is not None
+            if adoption.listener is not None:
+                self.listeners.hold(spec.name, adoption.listener)
             self.processes.watch(spec, replica.instance, Launched(replica.pid, lambda: None))
         elif self.containers is not None:
             self.containers.adopt(spec, replica.instance, adoption.orphan.id)

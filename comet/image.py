@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import http.client
 import io
 import tarfile
 import threading
@@ -45,6 +46,25 @@ def ensure_image(client: docker.DockerClient, root: Path, progress: Progress, ca
         return _up_to_date(client, root / ".comet" / "cache", progress, stop)
     except (OSError, docker.errors.DockerException) as error:
         raise UserError(f"the worker image cannot be made: {error}") from error
+
+
+def foreign_image(client: docker.DockerClient, name: str, progress: Progress, cancelled: threading.Event) -> str:
+    """The id of somebody else's image, which is pulled if it is not here. An id stays what it is when the name moves on.
+
+    UserError: it is neither here nor to be had.
+    """
+    named = name if "@" in name or ":" in name.rpartition("/")[2] else f"{name}:latest"
+    with contextlib.suppress(docker.errors.ImageNotFound):
+        return str(client.images.get(named).id)
+    progress(f"pulling {named}")
+    try:
+        for _ in base_image.interruptible(base_image.pull(base_image.socket_of(client), named, base_image.SILENCE), cancelled):
+            pass
+        return str(client.images.get(named).id)
+    except (OSError, ValueError, http.client.HTTPException, docker.errors.DockerException) as error:
+        raise UserError(
+            f"worker-image: {named} is not on this machine and cannot be pulled: {error}; build, load or tag it first"
+        ) from None
 
 
 def _up_to_date(client: docker.DockerClient, cache: Path, progress: Progress, cancelled: threading.Event) -> str:

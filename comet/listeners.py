@@ -4,7 +4,9 @@ A load balancer that dies leaves its listening socket open in our hands: new con
 successor accepts them, and none is refused.
 """
 
+import ctypes
 import errno
+import os
 import random
 import socket
 from collections.abc import Iterable, Iterator
@@ -14,6 +16,8 @@ import psutil
 from comet.errors import UserError
 
 BACKLOG = 4096
+PIDFD_GETFD = 438
+"""The number of the system call, on every architecture."""
 
 
 class Listeners:
@@ -58,6 +62,32 @@ def bound(host: str, port: int, listen: bool = False) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def borrowed(pid: int, host: str, port: int) -> socket.socket | None:
+    """A second descriptor of the socket on which a process listens at this address (pidfd_getfd(2)); None where it has none."""
+    try:
+        descriptors = sorted(int(entry.name) for entry in os.scandir(f"/proc/{pid}/fd") if os.readlink(entry.path).startswith("socket:"))
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return None
+    try:
+        for number in descriptors:
+            found = ctypes.CDLL(None).syscall(PIDFD_GETFD, pidfd, number, 0)
+            if found >= 0:
+                sock = socket.socket(fileno=found)
+                if _listens(sock, host, port):
+                    return sock
+                sock.close()
+    finally:
+        os.close(pidfd)
+    return None
+
+
+def _listens(sock: socket.socket, host: str, port: int) -> bool:
+    if sock.family not in (socket.AF_INET, socket.AF_INET6) or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        return False
+    return bool(sock.getsockname()[:2] == socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4][:2])
 
 
 def port_problems(wanted: Iterable[tuple[str, str, int]]) -> Iterator[str]:

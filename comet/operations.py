@@ -22,7 +22,8 @@ from comet.listeners import bound, holder
 from comet.replica import FORMER, NEXT, SERVING, Replica, State, Wanted, public_name
 from comet.supervise import Enlisted
 
-Build = Callable[[], Awaitable[str | None]]
+Build = Callable[[Config], Awaitable[str | None]]
+"""Makes sure of the image that a config asks for; its name, None where it asks for none."""
 
 FIXED = ("runtime", "stats-dir", "load-balancer-port", "worker-port", "load-balancer-host", "worker-host", "admin-port")
 """Keys that a running cluster cannot change: its sockets and its database are where they are."""
@@ -59,6 +60,8 @@ class Operations:
 
     def faults(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Change the faults of living workers, or list them; see `faultfiles.asked`."""
+        if self.config.own_service:
+            raise UserError("faults: they act within the built-in worker, and these workers are a service of your own", 2)
         return faultfiles.asked(self._cluster, self.config, self._names("worker"), request, self._fleet.tell)
 
     async def scale(self, worker: int | None, pool: int | None) -> dict[str, Any]:
@@ -87,7 +90,9 @@ class Operations:
                 if fixed:
                     line = file.lines.get(fixed[0], 1)
                     raise UserError(f"{file.path.name}:{line}: {fixed[0]}: cannot change while the cluster runs (stop it, then run)", 2)
-                image = await self._build()
+                if file.own_service != self._file.own_service:
+                    raise UserError(f"{file.path.name}:1: whose service the workers are cannot change while the cluster runs", 2)
+                image = await self._build(file)
                 told = await self._make_so(file, changed, image)
             except UserError as error:
                 self._fleet.tell(Event("reload_refused", None, {"reason": error.message}))
@@ -126,7 +131,7 @@ class Operations:
     async def _to_numbers(self, wanted: Config) -> None:
         supervisor = self._fleet.supervisor
         if self._around.image is None and wanted.worker:
-            self._around = replace(self._around, image=await self._build())
+            self._around = replace(self._around, image=await self._build(wanted))
         members = self._members(wanted)
         present = {public_name(name) for name in supervisor.replicas}
         fresh = [member for name, member in members.items() if name not in present]

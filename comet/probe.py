@@ -1,4 +1,4 @@
-"""Is it ready? Asked over HTTP, by `requests`, until it answers 200.
+"""Is it ready? Asked over HTTP, by `requests`, until it answers with a status from 200 to 399.
 
 Each attempt runs on a thread of a small pool; between two attempts a replica costs nothing. Not every connection refused is news: a
 starting worker refuses, resets (Docker's proxy accepts before the worker does) or is slow, and is simply asked again.
@@ -34,7 +34,7 @@ class Prober:
         self._closed = False
 
     def watch(self, name: str, instance: int, url: str) -> None:
-        """Ask `url` until it answers 200, another instance is watched under this name, or `forget` is called."""
+        """Ask `url` until it answers, another instance is watched under this name, or `forget` is called."""
         self._wanted[name] = instance
         self._ask(name, instance, url, 0)
 
@@ -64,9 +64,11 @@ class Prober:
 
 
 def answers(url: str, timeout: float) -> bool:
-    """Whether a GET of `url` is answered with 200 within `timeout` seconds."""
+    """Whether a GET of `url` is answered with a status from 200 to 399 within `timeout` seconds: as the load balancers' checks see it."""
     # A session of its own: no proxy settings of the environment, no connection kept to a replica that may be replaced.
     with contextlib.suppress(requests.RequestException), requests.Session() as session:
         session.trust_env = False
-        return session.get(url, timeout=timeout, headers={"Connection": "close", "User-Agent": "comet-probe"}).status_code == 200
+        headers = {"Connection": "close", "User-Agent": "comet-probe"}
+        with session.get(url, timeout=timeout, headers=headers, allow_redirects=False, stream=True) as answer:
+            return 200 <= answer.status_code < 400
     return False

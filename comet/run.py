@@ -23,7 +23,7 @@ from comet.display import Display, Message
 from comet.errors import UserError
 from comet.events import Event, exit_text
 from comet.fleet import Fleet
-from comet.image import ensure_image
+from comet.image import ensure_image, foreign_image
 from comet.interruptible import Interruptible, Stopped
 from comet.journal import Journal
 from comet.listeners import require_free
@@ -95,9 +95,10 @@ class Run:
         found = await self._wait.blocking(lambda: orphans.find(cluster, client))
         self._require_ports(found)
         fleet.launcher.prepare()
-        for line in await self._wait.blocking(lambda: database.prepare(where, worker_owner())):
-            self._step(line)
-        image = await self._build(client) if client is not None and config.worker else None
+        if not config.own_service:
+            for line in await self._wait.blocking(lambda: database.prepare(where, worker_owner())):
+                self._step(line)
+        image = await self._build(client, config) if client is not None and config.worker else None
         around = expand.Surroundings(cluster, where, worker_owner(), image)
         members = self._members(around)
         if client is not None:
@@ -127,7 +128,10 @@ class Run:
         wanted = [(key, hosts[key], port) for key, first, count in port_ranges(values) for port in range(first, first + count)]
         require_free(config.path.name, [each for each in wanted if each[2] not in held], dict(config.lines))
 
-    async def _build(self, client: docker.DockerClient) -> str:
+    async def _build(self, client: docker.DockerClient, config: Config) -> str:
+        wanted = config.worker_image
+        if wanted is not None:
+            return await self._wait.blocking(lambda: foreign_image(client, wanted, self._step_from_thread, self._wait.cancelled))
         self._step("looking for the worker image")
         return await self._wait.blocking(lambda: ensure_image(client, self._cluster.folder, self._step_from_thread, self._wait.cancelled))
 
@@ -277,8 +281,8 @@ class Run:
             raise Busy("the cluster is starting or stopping; try again when it is ready")
         return self._operations
 
-    async def _build_again(self, client: docker.DockerClient | None) -> str | None:
-        return await self._build(client) if client is not None else None
+    async def _build_again(self, client: docker.DockerClient | None, config: Config) -> str | None:
+        return await self._build(client, config) if client is not None else None
 
     async def _reload_on_signal(self) -> None:
         """What SIGHUP asks for; it waits its turn. A refusal is told as an event."""

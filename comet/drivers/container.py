@@ -42,8 +42,8 @@ ENGINE_ERRORS = (docker.errors.DockerException, requests.exceptions.RequestExcep
 
 @dataclass(frozen=True)
 class ContainerLaunch:
-    """What a worker's container is made of. `mounts` are (source, target, read-only); memory in bytes; `fingerprint` changes
-    whenever a container made earlier would no longer do."""
+    """What a worker's container is made of. `mounts` are (source, target, read-only); memory in bytes; no arguments: what the image
+    says; `confined`: without any capability; `fingerprint` changes whenever a container made earlier would no longer do."""
 
     image: str
     arguments: tuple[str, ...]
@@ -55,6 +55,9 @@ class ContainerLaunch:
     memory: int
     pids: int
     fingerprint: str
+    confined: bool = True
+    read_only: bool = True
+    cpus: float | None = None
 
 
 @dataclass
@@ -181,9 +184,10 @@ class ContainerDriver:
             mem_limit=launch.memory,
             memswap_limit=launch.memory,
             pids_limit=launch.pids,
-            read_only=True,
-            tmpfs={"/tmp": "size=16m,mode=1777"},
-            cap_drop=["ALL"],
+            nano_cpus=None if launch.cpus is None else round(launch.cpus * 1e9),
+            read_only=launch.read_only,
+            tmpfs={"/tmp": "size=16m,mode=1777"} if launch.read_only else None,
+            cap_drop=["ALL"] if launch.confined else None,
             security_opt=["no-new-privileges:true"],
             restart_policy={"Name": "no"},
             log_config=LogConfig(type=LogConfig.types.JSON, config={"max-size": "1m", "max-file": "2"}),
@@ -191,7 +195,7 @@ class ContainerDriver:
         return {
             "image": launch.image,
             "name": container_name(self._cluster_id, spec.name),
-            "command": list(launch.arguments),
+            "command": list(launch.arguments) or None,
             "environment": dict(launch.environment),
             "user": launch.user,
             "ports": [port],

@@ -4,17 +4,21 @@ Root's workers run as uid 10001. That user cannot enter `.comet/` (mode 0700), n
 setpriv(1) leaves one capability, CAP_DAC_READ_SEARCH: it may pass and read, and write only what is its own.
 """
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 from comet.cluster import Cluster, Owner
 from comet.drivers.process import Launched
 from comet.errors import UserError
+from comet.listeners import Listeners
 from comet.replica import ReplicaSpec
 
 KEEP_LOG_BYTES = 1 << 20
@@ -22,14 +26,16 @@ KEEP_LOG_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class ExecLaunch:
-    """A command line and its environment (complete, apart from what marks it as ours). `fingerprint` changes whenever a process made
-    earlier would no longer do."""
+    """A command line and its environment (complete but for what marks it as ours, or added to the one that Comet was started in:
+    `inherit`). `listen`: the address whose listening socket it is given. `fingerprint` changes whenever a process made earlier would no longer do."""
 
     argv: tuple[str, ...]
     environment: Mapping[str, str]
     owner: Owner
     cwd: str
     fingerprint: str
+    listen: tuple[str, int] | None = None
+    inherit: bool = False
 
 
 def as_owner(argv: tuple[str, ...], owner: Owner) -> tuple[str, ...]:
@@ -44,26 +50,43 @@ def as_owner(argv: tuple[str, ...], owner: Owner) -> tuple[str, ...]:
     return (setpriv, *ids, *rights, "--", *argv)
 
 
+TAKES_SOCKET = ("sh", "-c", 'exec 3<&"$1"; shift; LISTEN_PID=$$ exec "$@"', "sh")
+"""Moves the descriptor named by the first word to number 3, the first that sd_listen_fds(3) knows, and says whose it is."""
+
+
 class ExecLauncher:
     """Makes processes from command lines. Their output goes to `.comet/logs/NAME.log`."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, listeners: Listeners) -> None:
         self._cluster = cluster
+        self._listeners = listeners
+        # As it is now, before the forkserver is prepared, which changes it.
+        self._inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
     def launch(self, spec: ReplicaSpec, instance: int) -> Launched:
         launch: ExecLaunch = spec.launch
-        environment = dict(launch.environment) | {"COMET_CLUSTER": self._cluster.id or "", "COMET_REPLICA": spec.name}
+        environment = (
+            (self._inherited if launch.inherit else {})
+            | dict(launch.environment)
+            | {"COMET_CLUSTER": self._cluster.id or "", "COMET_REPLICA": spec.name}
+        )
+        argv, handed = launch.argv, []
+        if launch.listen is not None:
+            handed = [self._listeners[spec.name].fileno()]
+            argv = (*TAKES_SOCKET, str(handed[0]), *argv)
+            environment["LISTEN_FDS"] = "1"
         with open_log(self._cluster.path("logs", f"{spec.name}.log")) as log:
             process = subprocess.Popen(
-                as_owner(launch.argv, launch.owner),
+                as_owner(argv, launch.owner),
                 stdin=subprocess.DEVNULL,
+                pass_fds=handed,
                 stdout=log,
                 stderr=log,
                 cwd=launch.cwd,
                 env=environment,
                 start_new_session=True,
             )
-        return Launched(process.pid, _status_of(process))
+        return Launched(process.pid, partial(_status, process))
 
     def drain(self, name: str, grace: float) -> bool:
         return False
@@ -72,7 +95,7 @@ class ExecLauncher:
         return
 
     def release(self, name: str) -> None:
-        return
+        self._listeners.release(name)
 
     def rename(self, former: str, name: str) -> None:
         return
@@ -91,5 +114,12 @@ def open_log(path: Path) -> IO[bytes]:
     return path.open("ab")
 
 
-def _status_of(process: "subprocess.Popen[bytes]") -> Callable[[], int | None]:
-    return process.poll
+def _status(process: "subprocess.Popen[bytes]") -> int | None:
+    """The exit status of what has ended, with all that it leaves in its session ended as well.
+
+    Until it is reaped its PID, and so the number of its process group, can be nobody else's.
+    """
+    if process.returncode is None and os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+    return process.poll()

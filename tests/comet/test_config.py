@@ -141,3 +141,48 @@ def test_faults_of_single_workers() -> None:
 def test_a_mistake_in_the_faults_has_its_own_line(text: str, said: str) -> None:
     (problem,) = problems(text)
     assert problem.startswith(said)
+
+
+def test_a_service_of_ones_own_in_a_container() -> None:
+    config = parse(
+        "worker-image: registry.example:5000/team/app:1.2@sha256:abc\nworker-target-port: 80\nworker-command: serve --name 'two words'\n"
+        "worker-environment:\n  MODE: test\n  PORT_COUNT: 3\n  DEBUG: true\nworker-volumes: [./site:/srv:ro, /data:/data]\n"
+        "worker-user: 1000:1000\nworker-read-only: true\nworker-cpus: 0.5\nworker-pids: 64\n",
+        WHERE,
+    )
+    assert config.own_service
+    assert config.worker_command == ("serve", "--name", "two words")
+    assert config.worker_environment == (("MODE", "test"), ("PORT_COUNT", "3"), ("DEBUG", "true"))
+    assert config.worker_volumes == (("./site", "/srv", True), ("/data", "/data", False))
+    assert (config.worker_user, config.worker_read_only, config.worker_cpus, config.worker_pids) == ("1000:1000", True, 0.5, 64)
+
+
+def test_a_service_of_ones_own_as_a_process() -> None:
+    config = parse("runtime: process\nworker-command: [gunicorn, 'app:app', --bind, '{host}:{port}']\n", WHERE)
+    assert config.own_service
+    assert config.worker_command == ("gunicorn", "app:app", "--bind", "{host}:{port}")
+    assert not parse("worker: 3", WHERE).own_service
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("worker-command: app", "config.yaml:1: worker-command: has nothing to run it in (name a worker-image, or set runtime: process)"),
+        ("runtime: process\nworker-image: nginx", "config.yaml:2: worker-image: is for containers (leave it out with runtime: process)"),
+        ("worker-cpus: 2", "config.yaml:1: worker-cpus: is for a service of your own (name its worker-image, or "),
+        ("worker-image: nginx\nfailure: 5", "config.yaml:2: failure: acts in the built-in worker only"),
+        ("worker-image: Nginx!", "config.yaml:1: worker-image: 'Nginx!' is not usable (allowed: the name of an image, or built)"),
+        ("worker-image: nginx\nworker-volumes: ./site", "config.yaml:2: worker-volumes: './site' is not a list (allowed: a list of "),
+        ("worker-image: nginx\nworker-volumes: [site]", "config.yaml:2: worker-volumes: 'site' is no volume (allowed: a list of "),
+        ("worker-image: a\nworker-environment: {1A: x}", "config.yaml:2: worker-environment: '1A' is no name of a variable"),
+        ("worker-image: a\nworker-environment: {A: [x]}", "config.yaml:2: worker-environment: A: ['x'] is not text"),
+        ('runtime: process\nworker-command: "\'"', 'config.yaml:2: worker-command: "\'" is not a command line: no closing quotation'),
+        (
+            "runtime: process\nworker-command: 'a {prot}'",
+            "config.yaml:2: worker-command: {prot} is not known (allowed: {host}, {port}, {name})",
+        ),
+    ],
+)
+def test_what_does_not_go_together_about_ones_own_service(text: str, said: str) -> None:
+    (problem,) = problems(text)
+    assert problem.startswith(said)

@@ -1,0 +1,78 @@
+"""Workers that are somebody's own service: an image, or a command line, run as it stands.
+
+Comet asks nothing of such a service but that it speaks HTTP/1.1 where it is told to listen, and that a GET of `health-path` is answered
+with a status from 200 to 399. It is told where by the words {host}, {port} and {name} of its command line and by the variables HOST, PORT
+and COMET_REPLICA. A command line without {port} is given the listening socket itself, as descriptor 3, in the manner of
+sd_listen_fds(3) (LISTEN_FDS, LISTEN_PID): the supervisor holds that socket, so connections wait while the service is started again.
+"""
+
+import os
+from pathlib import Path
+
+from comet.cluster import Owner
+from comet.config import Config
+from comet.drivers.container import ContainerLaunch
+from comet.drivers.execute import ExecLaunch
+from comet.errors import UserError
+
+ANY = "0.0.0.0"
+"""A container's service listens on all addresses of its own network."""
+
+
+def contained(config: Config, image: str, name: str, cluster_folder: Path) -> ContainerLaunch:
+    """The container of a service whose `image` is an id; UserError: a volume's source is not there."""
+    port = config.worker_target_port
+    return ContainerLaunch(
+        image=image,
+        arguments=filled(config.worker_command, ANY, port, name),
+        environment=_variables(config, ANY, port, name),
+        user=config.worker_user or "",
+        host=config.worker_host,
+        container_port=port,
+        mounts=tuple(_mount(config, cluster_folder, *volume) for volume in config.worker_volumes),
+        memory=config.worker_memory,
+        pids=config.worker_pids,
+        fingerprint="",
+        confined=False,
+        read_only=config.worker_read_only,
+        cpus=config.worker_cpus,
+    )
+
+
+def executed(config: Config, name: str, port: int, owner: Owner) -> ExecLaunch:
+    """The process of a service. It sees the environment that Comet was started in, and runs in the config's folder."""
+    host = config.worker_host
+    held = not any("{port}" in word for word in config.worker_command)
+    return ExecLaunch(
+        argv=filled(config.worker_command, host, port, name),
+        environment=_variables(config, host, port, name),
+        owner=owner,
+        cwd=str(config.folder),
+        fingerprint="",
+        listen=(host, port) if held else None,
+        inherit=True,
+    )
+
+
+def filled(words: tuple[str, ...], host: str, port: int, name: str) -> tuple[str, ...]:
+    """The command line with its places filled in. An IPv6 host gets its brackets."""
+    address = f"[{host}]" if ":" in host else host
+    values = {"{host}": address, "{port}": str(port), "{name}": name}
+    found = []
+    for word in words:
+        for place, value in values.items():
+            word = word.replace(place, value)
+        found.append(word)
+    return tuple(found)
+
+
+def _variables(config: Config, host: str, port: int, name: str) -> dict[str, str]:
+    return {"HOST": host, "PORT": str(port), "COMET_REPLICA": name, **dict(config.worker_environment)}
+
+
+def _mount(config: Config, folder: Path, source: str, target: str, read_only: bool) -> tuple[str, str, bool]:
+    path = Path(os.path.abspath(folder / Path(source).expanduser()))
+    if not path.exists():
+        line = config.lines.get("worker-volumes", 1)
+        raise UserError(f"{config.path.name}:{line}: worker-volumes: {path} does not exist (allowed: files and folders of this machine)", 2)
+    return (str(path), target, read_only)
