@@ -14,7 +14,7 @@ from comet.adopt import Adoption
 from comet.cluster import Cluster
 from comet.config import Config
 from comet.drivers.container import ContainerDriver
-from comet.drivers.execute import ExecLauncher, ExecLaunch
+from comet.drivers.execute import ExecLaunch, ExecLauncher
 from comet.drivers.forkserver import ForkserverLauncher, LbLaunch
 from comet.drivers.process import Launched, ProcessDriver
 from comet.errors import UserError
@@ -82,7 +82,8 @@ class Fleet:
             else:
                 continue
             try:
-                self.listeners.bind(member.spec.name, host, port)
+                # What asyncio needs of a load balancer's socket would surprise a server that waits in accept(2).
+                self.listeners.bind(member.spec.name, host, port, blocking=not isinstance(launch, LbLaunch))
             except OSError as error:
                 raise UserError(f"{member.spec.name}: cannot listen on {host} port {port}: {error.strerror}", 2) from None
 

@@ -26,9 +26,11 @@ class Listeners:
     def __init__(self) -> None:
         self._sockets: dict[str, socket.socket] = {}
 
-    def bind(self, name: str, host: str, port: int) -> None:
+    def bind(self, name: str, host: str, port: int, blocking: bool = False) -> None:
         """Listen for `name`; OSError where the port is taken or the address is not ours."""
-        self._sockets[name] = bound(host, port, listen=True)
+        listener = bound(host, port, listen=True)
+        listener.setblocking(blocking)
+        self._sockets[name] = listener
 
     def hold(self, name: str, listener: socket.socket) -> None:
         """Take over a listening socket that somebody else bound."""

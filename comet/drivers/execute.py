@@ -26,8 +26,9 @@ KEEP_LOG_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class ExecLaunch:
-    """A command line and its environment (complete but for what marks it as ours, or added to the one that Comet was started in:
-    `inherit`). `listen`: the address whose listening socket it is given. `fingerprint` changes whenever a process made earlier would no longer do."""
+    """A command line and its environment: complete but for what marks it as ours or, with `inherit`, added to the one that Comet was
+    started in. `listen` is the address whose listening socket it is given; `fingerprint` changes whenever a process made earlier would
+    no longer do."""
 
     argv: tuple[str, ...]
     environment: Mapping[str, str]
@@ -50,8 +51,8 @@ def as_owner(argv: tuple[str, ...], owner: Owner) -> tuple[str, ...]:
     return (setpriv, *ids, *rights, "--", *argv)
 
 
-TAKES_SOCKET = ("sh", "-c", 'exec 3<&"$1"; shift; LISTEN_PID=$$ exec "$@"', "sh")
-"""Moves the descriptor named by the first word to number 3, the first that sd_listen_fds(3) knows, and says whose it is."""
+TAKES_SOCKET = ("sh", "-c", 'exec 3<&0 </dev/null; LISTEN_PID=$$ exec "$@"', "sh")
+"""Moves the socket that it finds as its input to descriptor 3, the first that sd_listen_fds(3) knows, and says whose it is."""
 
 
 class ExecLauncher:
@@ -70,16 +71,14 @@ class ExecLauncher:
             | dict(launch.environment)
             | {"COMET_CLUSTER": self._cluster.id or "", "COMET_REPLICA": spec.name}
         )
-        argv, handed = launch.argv, []
+        argv, given = launch.argv, subprocess.DEVNULL
         if launch.listen is not None:
-            handed = [self._listeners[spec.name].fileno()]
-            argv = (*TAKES_SOCKET, str(handed[0]), *argv)
+            argv, given = (*TAKES_SOCKET, *argv), self._listeners[spec.name].fileno()
             environment["LISTEN_FDS"] = "1"
         with open_log(self._cluster.path("logs", f"{spec.name}.log")) as log:
             process = subprocess.Popen(
                 as_owner(argv, launch.owner),
-                stdin=subprocess.DEVNULL,
-                pass_fds=handed,
+                stdin=given,
                 stdout=log,
                 stderr=log,
                 cwd=launch.cwd,

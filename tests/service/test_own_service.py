@@ -1,0 +1,178 @@
+"""Somebody's own service behind Comet: any image, any command line."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import docker
+import psutil
+import pytest
+import requests
+
+from comet import base_image
+from tests.integration.clusters import House, eventually, house
+
+pytestmark = [pytest.mark.slow]
+
+HELD = """
+import os, socket
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        body = f"{os.getpid()} {os.environ['COMET_REPLICA']} {os.environ.get('MODE')}".encode()
+        self.send_response(200 if self.path != "/broken" else 500)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *arguments):
+        pass
+
+assert os.environ["LISTEN_FDS"] == "1" and int(os.environ["LISTEN_PID"]) == os.getpid()
+server = ThreadingHTTPServer(("127.0.0.1", 0), Handler, bind_and_activate=False)
+server.socket.close()
+server.socket = socket.socket(fileno=3)
+if os.fork() == 0:
+    import time
+    time.sleep(1000)
+server.serve_forever()
+"""
+
+
+@pytest.fixture(scope="module")
+def image() -> str:
+    """An image that is not ours to run: a bare Python."""
+    client = docker.from_env()
+    with contextlib.closing(client):
+        base = base_image.present(client) or base_image.own()
+        base_image.ensure(client, base, lambda told: None, threading.Event())
+    return base.reference
+
+
+@pytest.fixture
+def contained(tmp_path: Path, image: str) -> Iterator[House]:
+    """Two containers that serve a folder."""
+    site = tmp_path / "site"
+    site.mkdir(mode=0o755)
+    (site / "index.html").write_text("mine")
+    tmp_path.chmod(0o755)
+    own = {"worker_image": image, "worker_target_port": 8000, "health_path": "/", "avg_delay": None, "failure": None}
+    with house(
+        tmp_path, worker_command="python3 -m http.server {port} --directory /srv", worker_volumes="['./site:/srv:ro']", **own
+    ) as made:
+        yield made
+
+
+@pytest.mark.docker
+def test_an_image_runs_n_times_behind_the_balancers(contained: House) -> None:
+    contained.write(worker_user="10002:10002", worker_read_only="true", worker_cpus=0.5, worker_pids=50, worker_environment="{MODE: test}")
+    contained.start()
+    answers = [requests.get(contained.lb(), timeout=10) for _ in range(6)]
+    assert [answer.text for answer in answers] == ["mine"] * 6
+    assert Counter(answer.headers["X-Comet-Worker"] for answer in answers) == {"worker-0": 3, "worker-1": 3}
+    with contained.engine() as engine:
+        made = engine.api.inspect_container(contained.replicas()["worker-0"]["id"])
+    assert (made["Config"]["User"], made["HostConfig"]["NanoCpus"], made["HostConfig"]["PidsLimit"]) == ("10002:10002", 500_000_000, 50)
+    assert made["HostConfig"]["ReadonlyRootfs"]
+    assert {"MODE=test", "COMET_REPLICA=worker-0", "PORT=8000"} <= set(made["Config"]["Env"])
+    assert contained.comet("kill", "worker-1").returncode == 0
+    eventually(lambda: contained.replicas()["worker-1"]["restarts"] == 1 and contained.replicas()["worker-1"]["state"] == "ready")
+    contained.stop()
+    contained.assert_nothing_left()
+
+
+@pytest.mark.docker
+def test_what_the_balancers_counted_is_the_statistics(contained: House) -> None:
+    contained.start()
+    for path in ("/", "/", "/missing"):
+        requests.get(contained.lb() + path, timeout=10)
+    told = json.loads(contained.comet("stats", "--json").stdout)
+    assert told["TotalRequests"] == [{"total": 3}, {"worker-0": 2}, {"worker-1": 1}]
+    assert contained.comet("stats", "--reset").returncode == 0
+    assert json.loads(contained.comet("stats", "--json").stdout)["TotalRequests"][0] == {"total": 0}
+    refused = contained.comet("faults", "--failure", "10")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert not (contained.folder / "worker-stats.db").exists()
+
+
+@pytest.mark.docker
+def test_a_changed_service_is_rolled_by_reload(contained: House) -> None:
+    contained.start()
+    before = {name: row["id"] for name, row in contained.replicas().items() if row["role"] == "worker"}
+    contained.write(worker_environment="{MODE: other}")
+    done = contained.comet("reload")
+    assert done.returncode == 0, done.stderr
+    after = {name: row["id"] for name, row in contained.replicas().items() if row["role"] == "worker"}
+    assert set(after) == set(before)
+    assert not set(after.values()) & set(before.values())
+
+
+@pytest.mark.docker
+def test_an_image_that_cannot_be_had_is_one_line(tmp_path: Path) -> None:
+    with house(tmp_path, worker_image="comet-test/nowhere:1", avg_delay=None, failure=None) as made:
+        done = made.comet("run", "--detach")
+        assert (done.returncode, len(done.stderr.strip().splitlines())) == (1, 1)
+        assert "comet-test/nowhere:1 is not on this machine and cannot be pulled" in done.stderr
+        made.assert_nothing_left()
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Iterator[House]:
+    """One process that is given its listening socket, and forks a child."""
+    tmp_path.chmod(0o755)
+    (tmp_path / "service.py").write_text(HELD)
+    command = f"['{sys.executable}', service.py]"
+    own = {"runtime": "process", "worker_command": command, "worker_environment": "{MODE: held}", "avg_delay": None, "failure": None}
+    with house(tmp_path, worker=1, pool=1, health_path="/", shutdown_grace=1, **own) as made:
+        made.start()
+        yield made
+
+
+def test_a_process_with_a_held_socket_refuses_nobody_while_it_restarts(held: House) -> None:
+    pid, name, mode = requests.get(held.worker(), timeout=10).text.split()
+    assert (int(pid), name, mode) == (held.replicas()["worker-0"]["pid"], "worker-0", "held")
+    children = psutil.Process(int(pid)).children()
+    assert len(children) == 1
+    os.kill(int(pid), signal.SIGKILL)
+    later = requests.get(held.worker(), timeout=10).text.split()[0]
+    assert later != pid
+    eventually(lambda: not children[0].is_running() or children[0].status() == psutil.STATUS_ZOMBIE, 10, "what it left ends with it")
+    held.stop()
+    held.assert_nothing_left()
+
+
+def test_a_held_socket_outlives_the_supervisor(held: House) -> None:
+    pid = held.replicas()["worker-0"]["pid"]
+    os.kill(held.supervisor_pid(), signal.SIGKILL)
+    held.start()
+    assert held.replicas()["worker-0"]["pid"] == pid
+    os.kill(pid, signal.SIGKILL)
+    assert int(requests.get(held.worker(), timeout=10).text.split()[0]) != pid
+
+
+def test_a_command_with_a_port_listens_for_itself(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m http.server {{port}} --bind {{host}}"
+    own = {"runtime": "process", "worker_command": command, "avg_delay": None, "failure": None}
+    with house(tmp_path, worker=2, pool=1, health_path="/", **own) as made:
+        made.start()
+        assert {requests.get(made.lb(), timeout=10).headers["X-Comet-Worker"] for _ in range(4)} == {"worker-0", "worker-1"}
+        with socket.create_connection(("127.0.0.1", made.config["worker-port"] + 1), timeout=5):
+            pass
+
+
+def test_a_command_that_does_not_exist_is_told_with_its_words(tmp_path: Path) -> None:
+    own = {"runtime": "process", "worker_command": "no-such-service --port {port}", "avg_delay": None, "failure": None}
+    with house(tmp_path, worker=1, pool=1, **own) as made:
+        done = made.comet("run", "--detach")
+        assert done.returncode == 1
+        assert "worker-0 does not become ready" in done.stderr
+        assert "no-such-service" in done.stderr
+        assert "Traceback" not in done.stderr
