@@ -168,7 +168,12 @@ def stats(options: argparse.Namespace) -> int:
     elif options.json:
         print(json.dumps(database.read_stats(where, owner), separators=(",", ":")))
     else:
-        tables.show(tables.statistics(database.report(where, owner)))
+        told = database.report(where, owner)
+        if config.fault_point == "lb":
+            from comet import tallies
+
+            told["total"]["injections"] = tallies.report(cluster)["total"]["injections"]
+        tables.show(tables.statistics(told))
     return 0
 
 

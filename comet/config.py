@@ -64,6 +64,7 @@ KEYS: dict[str, Key] = {
     "restart-stable": Key(10, *SECONDS, "time ready after which former crashes are forgotten"),
     "admin-port": Key(5040, whole(0, 65535), "a whole number from 0 to 65535", "dashboard, API and metrics; 0 turns it off"),
     "delay-distribution": faults.SETTINGS["delay-distribution"],
+    "fault-point": Key("worker", one_of("worker", "lb"), "worker or lb", "who brings the faults about"),
     "faults": Key({}, refused, "fault settings by worker name", "what is wrong with single workers"),
 }
 
@@ -112,6 +113,7 @@ class Config:
     restart_stable: float
     admin_port: int
     delay_distribution: str
+    fault_point: str
     faults: Mapping[str, Mapping[str, Any]]
     lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)
 
@@ -197,10 +199,15 @@ def _service_problems(values: Mapping[str, Any], lines: Mapping[str, int], name:
     if not containers:
         yield from told(CONTAINER_ONLY, "is for containers (leave it out with runtime: process)")
     if values["worker-image"] is not None or command:
-        yield from told(APP_ONLY, "acts in the built-in worker only (leave it out with a service of your own)")
+        if values["fault-point"] == "worker":
+            yield from told(APP_ONLY, "acts in the built-in worker only (with a service of your own, set fault-point: lb)")
     else:
         own = "is for a service of your own (name its worker-image, or with runtime: process its worker-command)"
         yield from told((key for key in OWN_ONLY if containers or key not in CONTAINER_ONLY), own)
+    if values["fault-point"] == "lb":
+        for worker, settings in values["faults"].items():
+            for key in sorted(set(settings) & set(faults.WORKER_ONLY)):
+                yield f"{name}:{lines['faults']}: faults.{worker}.{key}: acts within the worker (leave it out with fault-point: lb)"
 
 
 def _faults(nested: Entries, workers: int, file: str, problems: list[str]) -> dict[str, dict[str, Any]]:

@@ -13,6 +13,7 @@ from comet.database import Place, worker_environment
 from comet.drivers.container import ContainerLaunch
 from comet.drivers.execute import ExecLaunch
 from comet.drivers.forkserver import LbLaunch
+from comet.faultfiles import POINTS
 from comet.replica import ReplicaSpec
 from comet.router import Endpoint
 from comet.supervise import Enlisted
@@ -43,8 +44,8 @@ def workers(config: Config, around: Surroundings) -> list[Enlisted]:
     return [worker(config, around, index) for index in range(config.worker)]
 
 
-def load_balancers(config: Config) -> list[Enlisted]:
-    return [load_balancer(config, index) for index in range(config.pool)]
+def load_balancers(config: Config, cluster: Cluster) -> list[Enlisted]:
+    return [load_balancer(config, cluster, index) for index in range(config.pool)]
 
 
 def worker(config: Config, around: Surroundings, index: int) -> Enlisted:
@@ -70,7 +71,7 @@ def worker(config: Config, around: Surroundings, index: int) -> Enlisted:
     return Enlisted(spec, probe=f"http://{host}:{port}{config.health_path}", endpoint=Endpoint(address, port))
 
 
-def load_balancer(config: Config, index: int) -> Enlisted:
+def load_balancer(config: Config, cluster: Cluster, index: int) -> Enlisted:
     name = f"lb-{index}"
     settings = Settings(
         name=name,
@@ -85,6 +86,7 @@ def load_balancer(config: Config, index: int) -> Enlisted:
         retries=config.retries,
         max_body=config.max_body,
         shutdown_grace=config.shutdown_grace,
+        faults=str(cluster.path(POINTS["lb"])) if config.fault_point == "lb" else None,
     )
     spec = ReplicaSpec(
         name=name,

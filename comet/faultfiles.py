@@ -21,12 +21,19 @@ from comet.events import Event
 from comet.faults import Change, Moment, Ordered
 
 ORDERS = "faults.json"
+POINTS = {"worker": "faults", "lb": "lb-faults"}
+"""Who brings faults about, and the folder in `.comet/` in which they read of them; the other one reads of none."""
+
+_HARMLESS = {key: setting.check(setting.default) for key, setting in faults.SETTINGS.items()} | {"avg-delay": 0.0, "failure": 0.0}
 
 
 def base(config: Config, name: str) -> dict[str, Any]:
     """What config.yaml says of a worker's faults: for all, then for this one."""
     neutral = {key: setting.check(setting.default) for key, setting in faults.SETTINGS.items()}
     common = {"avg-delay": config.avg_delay, "failure": config.failure, "delay-distribution": config.delay_distribution}
+    if config.own_service:
+        # The original's delay and failure belong to its worker; a service of one's own has those that its config names.
+        common |= {key: 0.0 for key in ("avg-delay", "failure") if key not in config.lines}
     return {**neutral, **common, **config.faults.get(name, {})}
 
 
@@ -47,6 +54,7 @@ def asked(cluster: Cluster, config: Config, names: list[str], request: Mapping[s
     wanted = {key: value for key, value in request.items() if key not in ("command", "target")}
     if wanted:
         change = faults.change(wanted)
+        _require_possible(config, change)
         try:
             _order(cluster, config, meant, change, everything=target == "all")
         except OSError as error:
@@ -54,6 +62,15 @@ def asked(cluster: Cluster, config: Config, names: list[str], request: Mapping[s
         tell(Event("faults_changed", None if target == "all" else target, _told(change, meant)))
     ordered, moment = orders(cluster), present()
     return {"workers": [faults.listing(name, base(config, name), ordered.get(name, Ordered()), moment) for name in meant]}
+
+
+def _require_possible(config: Config, change: Change) -> None:
+    if config.fault_point == "lb":
+        beyond = sorted(set(change.settings) & set(faults.WORKER_ONLY))
+        if beyond:
+            raise UserError(f"faults: {', '.join(beyond)}: acts within the worker, and fault-point is lb; nothing was changed", 2)
+    elif config.own_service:
+        raise UserError("faults: the workers are a service of your own: set fault-point: lb in config.yaml; nothing was changed", 2)
 
 
 def orders(cluster: Cluster) -> dict[str, Ordered]:
@@ -67,6 +84,7 @@ def orders(cluster: Cluster) -> dict[str, Ordered]:
 def forget(cluster: Cluster) -> None:
     """The cluster's life is over: the next one begins with what its config says."""
     cluster.path(ORDERS).unlink(missing_ok=True)
+    _forget_tickets(cluster, {})
 
 
 def present() -> Moment:
@@ -90,14 +108,25 @@ def _order(cluster: Cluster, config: Config, names: list[str], change: Change, e
 
 
 def _write(cluster: Cluster, config: Config, names: Iterable[str], ordered: Mapping[str, Ordered]) -> None:
-    directory = cluster.path("faults")
-    directory.mkdir(exist_ok=True)
-    # Whatever the umask: a container's user must be able to read here. `.comet/` itself keeps others of this host out.
-    directory.chmod(0o755)
+    for point in POINTS:
+        # Whatever the umask: a container's user must be able to read here. `.comet/` itself keeps others of this host out.
+        cluster.path(POINTS[point]).mkdir(exist_ok=True)
+        cluster.path(POINTS[point]).chmod(0o755)
     moment = present()
     for name in names:
         content = faults.document(base(config, name), ordered.get(name, Ordered()), moment)
-        write_atomically(directory / f"{name}.json", json.dumps(content) + "\n", mode=0o644)
+        for point, folder in POINTS.items():
+            told = content if point == config.fault_point else _HARMLESS
+            write_atomically(cluster.path(folder, f"{name}.json"), json.dumps(told) + "\n", mode=0o644)
+    _forget_tickets(cluster, ordered)
+
+
+def _forget_tickets(cluster: Cluster, ordered: Mapping[str, Ordered]) -> None:
+    """Remove the load balancers' counts of leases that are no more."""
+    known = {lease.id for each in ordered.values() for lease in each.leases}
+    for path in cluster.path(POINTS["lb"]).glob("*.taken"):
+        if path.name.split(".")[1] not in known:
+            path.unlink(missing_ok=True)
 
 
 def _told(change: Change, names: list[str]) -> dict[str, Any]:

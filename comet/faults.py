@@ -33,6 +33,9 @@ SETTINGS: dict[str, Key] = {
     "cpu": Key(0, *_DELAY, "processor time burnt by each request"),
     "memory": Key(0, number(0, 1e6), "MiB per second, from 0 to 1000000", "growth of the worker, until its memory limit kills it"),
 }
+WORKER_ONLY = ("cpu", "memory")
+"""What no load balancer can bring about."""
+
 UNITS = {"avg-delay": "ms", "failure": "%", "hang": "%", "reset": "%", "truncate": "%", "slow-body": "B/s", "cpu": "ms", "memory": "MiB/s"}
 
 LIMITS: dict[str, Key] = {

@@ -25,7 +25,7 @@ from comet.supervise import Enlisted
 Build = Callable[[Config], Awaitable[str | None]]
 """Makes sure of the image that a config asks for; its name, None where it asks for none."""
 
-FIXED = ("runtime", "stats-dir", "load-balancer-port", "worker-port", "load-balancer-host", "worker-host", "admin-port")
+FIXED = ("runtime", "fault-point", "stats-dir", "load-balancer-port", "worker-port", "load-balancer-host", "worker-host", "admin-port")
 """Keys that a running cluster cannot change: its sockets and its database are where they are."""
 
 
@@ -60,8 +60,6 @@ class Operations:
 
     def faults(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Change the faults of living workers, or list them; see `faultfiles.asked`."""
-        if self.config.own_service:
-            raise UserError("faults: they act within the built-in worker, and these workers are a service of your own", 2)
         return faultfiles.asked(self._cluster, self.config, self._names("worker"), request, self._fleet.tell)
 
     async def scale(self, worker: int | None, pool: int | None) -> dict[str, Any]:
@@ -246,7 +244,7 @@ class Operations:
         self._fleet.supervisor.respec(member)
 
     def _members(self, config: Config) -> dict[str, Enlisted]:
-        members = [*expand.workers(config, self._around), *expand.load_balancers(config)]
+        members = [*expand.workers(config, self._around), *expand.load_balancers(config, self._cluster)]
         return {member.spec.name: member for member in members}
 
     def _targets(self, target: str) -> list[str]:

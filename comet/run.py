@@ -117,7 +117,7 @@ class Run:
         self._show({"kind": "ready", "replicas": self._urls()})
 
     def _members(self, around: expand.Surroundings) -> list[Enlisted]:
-        return [*expand.workers(self._config, around), *expand.load_balancers(self._config)]
+        return [*expand.workers(self._config, around), *expand.load_balancers(self._config, self._cluster)]
 
     def _require_ports(self, found: list[orphans.Orphan]) -> None:
         """Every port that we shall take is free, or held by what an earlier supervisor of this cluster left."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from comet.cluster import Cluster, write_atomically
-from lb.counters import EDGE_ERRORS, EDGE_LATENCY, EDGE_SLOTS, EDGE_US, LATENCY_BUCKETS, latency_bound, look
+from lb.counters import EDGE_ERRORS, EDGE_INJECTED, EDGE_LATENCY, EDGE_SLOTS, EDGE_US, INJECTED, LATENCY_BUCKETS, latency_bound, look
 
 BASELINE = "stats-reset.json"
 
@@ -88,7 +88,7 @@ def _figures(edge: list[int]) -> dict[str, Any]:
         "mean_ms": round(edge[EDGE_US] / requests / 1000, 3) if requests else 0,
         "p50_ms": _percentile(buckets, 50),
         "p99_ms": _percentile(buckets, 99),
-        "injections": {},
+        "injections": {kind: count for kind, count in zip(INJECTED, edge[EDGE_INJECTED:], strict=True) if count},
     }
 
 

@@ -40,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
         if field.name == "balance":
             parser.add_argument(flag, choices=BALANCES, help=f"default {default}")
         else:
-            kind = int if field.name in _OPTIONAL_NUMBERS else type(default)
+            kind = int if field.name in _OPTIONAL_NUMBERS else str if default is None else type(default)
             parser.add_argument(flag, type=kind, metavar=kind.__name__.upper(), help=f"default {default}")
     return parser
 

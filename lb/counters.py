@@ -22,7 +22,7 @@ from math import ceil, log2
 from pathlib import Path
 from typing import Final
 
-MAGIC: Final = b"comet\x00\x00\x02"
+MAGIC: Final = b"comet\x00\x00\x03"
 _HEADER: Final = 16
 
 LATENCY_BUCKETS: Final = 104
@@ -65,7 +65,9 @@ EDGE_ERRORS: Final = 0
 EDGE_US: Final = 6
 EDGE_IN_FLIGHT: Final = 7
 EDGE_LATENCY: Final = 8
-EDGE_SLOTS: Final = EDGE_LATENCY + LATENCY_BUCKETS
+INJECTED: Final = ("hang", "reset", "truncate", "failure", "slow-body")
+EDGE_INJECTED: Final = EDGE_LATENCY + LATENCY_BUCKETS
+EDGE_SLOTS: Final = EDGE_INJECTED + len(INJECTED)
 NAME_BYTES: Final = 32
 
 _TABLE_END: Final = _HEADER + 8 * len(FIELDS)

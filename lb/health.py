@@ -51,7 +51,7 @@ async def probe(upstream: Upstream, path: str, timeout: float) -> str:
     transport: asyncio.BaseTransport | None = None
     try:
         async with asyncio.timeout(timeout):
-            transport, _ = await loop.create_connection(lambda: Probe(request.encode(), result), upstream.host, upstream.port)
+            transport, _ = await loop.create_connection(lambda: Probe(request.encode(), result), *upstream.address)
             status = await result
     except ConnectionRefusedError:
         return "connection refused"

@@ -155,7 +155,7 @@ class Proxy:
         upstream = connection.upstream
         try:
             async with asyncio.timeout(self.settings.connect_timeout + 1.0):
-                await self._loop.create_connection(lambda: connection, upstream.host, upstream.port)
+                await self._loop.create_connection(lambda: connection, *upstream.address)
         except (OSError, TimeoutError, ValueError) as error:  # ValueError: a host that cannot be one
             self.recovery.not_connected(connection, error)
 
@@ -362,6 +362,11 @@ class Proxy:
                 client.tried = (*client.tried, upstream)
                 client.failure = (502, "the worker went away")
                 self.recovery.repeat(client)
+
+    def lead(self, upstream: Upstream, gate: tuple[str, int] | None) -> None:
+        """From now on connect to this upstream through its gate, or (None) straight."""
+        upstream.gate = gate
+        self._close_idle(upstream)
 
     def sweep(self) -> None:
         """Close upstream connections that were idle so long that the worker may be about to."""

@@ -19,6 +19,7 @@ from lb import log, messages
 from lb.control import ControlHub, Peer
 from lb.counters import Counters
 from lb.downstream import Downstream
+from lb.gate import Gatekeeper
 from lb.health import HealthChecker
 from lb.messages import Message
 from lb.proxy import Proxy
@@ -95,6 +96,7 @@ class Server:
         self._loop = loop
         loop.set_exception_handler(_log_error)
         self._listener = listener
+        self._gates: Gatekeeper | None = None
         self._server: asyncio.Server | None = None
         self.port = listener.getsockname()[1]
         self.ended: asyncio.Future[None] = loop.create_future()
@@ -114,6 +116,7 @@ class Server:
         # The loop gets a duplicate: the original can still be handed to a successor's supervisor.
         self._server = await self._loop.create_server(lambda: Downstream(self.proxy), sock=self._listener.dup(), backlog=BACKLOG)
         self._health.follow()
+        self._gates = Gatekeeper(self._loop, self.proxy, settings.faults) if settings.faults is not None else None
         self._sweep()
         if control is not None:
             self._hub.add(control)
@@ -194,6 +197,8 @@ class Server:
             self._server.close()
         self._hub.tell(messages.drained())
         self._health.stop()
+        if self._gates is not None:
+            self._gates.close()
         self.proxy.close()
         self._hub.close()
         self._listener.close()

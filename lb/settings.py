@@ -59,6 +59,8 @@ class Settings:
 
     shutdown_grace: float = 10.0
 
+    faults: str | None = None  # the folder that says what is to go wrong with which upstream; none: nothing
+
 
 @dataclass(frozen=True, slots=True)
 class UpstreamSpec:
@@ -70,7 +72,7 @@ class UpstreamSpec:
     state: str = UP
 
 
-_FIXED: Final = frozenset({"name"})
+_FIXED: Final = frozenset({"name", "faults"})
 _DEFAULTS: Final[dict[str, Any]] = {field.name: field.default for field in fields(Settings)}
 _OPTIONAL: Final = frozenset({"max_body", "max_in_flight"})  # whole numbers or None
 _MAY_BE_ZERO: Final = frozenset({"retries", "max_body", "half_close_grace", "shutdown_grace", "queue_timeout"})

@@ -52,13 +52,15 @@ class Upstream:
     """One worker as this LB sees it. `ready` is what the pick looks at: in rotation by word and by view."""
 
     __slots__ = (
-        "connections", "host", "idle", "in_flight", "judge", "name", "port", "reader", "ready", "reason", "slots", "state", "suspect",
+        "connections", "gate", "host", "idle", "in_flight", "judge", "name", "port", "reader", "ready", "reason", "slots", "state",
+        "suspect",
     )  # fmt: skip
 
     def __init__(self, spec: UpstreamSpec, settings: Settings, slots: Any = None) -> None:
         self.name = spec.name
         self.host = spec.host
         self.port = spec.port
+        self.gate: tuple[str, int] | None = None
         self.state: str = spec.state
         self.judge = Judge(settings.health_fall, settings.health_rise, healthy=spec.state != DOWN)
         self.reason = "as told" if spec.state == DOWN else "new"
@@ -75,6 +77,11 @@ class Upstream:
     def __repr__(self) -> str:
         signs = f"{self.state}{'' if self.judge.healthy else ' unhealthy'}{' suspect' if self.suspect else ''}"
         return f"<Upstream {self.name} {self.host}:{self.port} {signs} {self.in_flight} in flight>"
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Return where to connect to: its gate while there is one."""
+        return self.gate or (self.host, self.port)
 
     @property
     def spec(self) -> UpstreamSpec:
