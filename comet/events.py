@@ -61,6 +61,7 @@ def _faults(record: Mapping[str, Any]) -> str:
 _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "replica_starting": lambda _: "starting",
     "replica_ready": lambda record: f"ready after {record.get('start_ms', 0):g} ms{_timeline(record)}",
+    "first_answer": lambda record: f"answers again{_timeline(record)}",
     "replica_unhealthy": lambda record: f"unhealthy: {record.get('reason', '')}",
     "replica_healthy": lambda record: "healthy again",
     "replica_exited": _exited,

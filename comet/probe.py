@@ -21,6 +21,8 @@ SLOW_PAUSE = 0.25
 
 PATIENT_ATTEMPTS = 200
 
+LISTENING = "X-Comet-Listening"
+
 
 class Prober:
     """Asks the replicas it is told to watch, and tells the sink `Ready` once for each."""
@@ -52,23 +54,35 @@ class Prober:
         future = self._loop.run_in_executor(self._pool, answers, url, self.timeout)
         future.add_done_callback(lambda done: self._answered(done, name, instance, url, attempt))
 
-    def _answered(self, done: "asyncio.Future[bool]", name: str, instance: int, url: str, attempt: int) -> None:
+    def _answered(self, done: "asyncio.Future[Ready | None]", name: str, instance: int, url: str, attempt: int) -> None:
         if self._closed or done.cancelled() or self._wanted.get(name) != instance:
             return
-        if done.exception() is None and done.result():
+        answer = None if done.exception() is not None else done.result()
+        if answer is not None:
             del self._wanted[name]
-            self._sink(name, instance, Ready())
+            self._sink(name, instance, answer)
             return
         pause = PAUSE if attempt < PATIENT_ATTEMPTS else SLOW_PAUSE
         self._loop.call_later(pause, self._ask, name, instance, url, attempt + 1)
 
 
-def answers(url: str, timeout: float) -> bool:
-    """Whether a GET of `url` is answered with a status from 200 to 399 within `timeout` seconds: as the load balancers' checks see it."""
+def answers(url: str, timeout: float) -> Ready | None:
+    """Whether a GET of `url` is answered with a status from 200 to 399 within `timeout` seconds: as the load balancers' checks see it.
+
+    The built-in worker tells in a field when it began to listen, on the monotonic clock that containers and host share.
+    """
+    headers = {"Connection": "close", "User-Agent": "comet-probe"}
     # A session of its own: no proxy settings of the environment, no connection kept to a replica that may be replaced.
     with contextlib.suppress(requests.RequestException), requests.Session() as session:
         session.trust_env = False
-        headers = {"Connection": "close", "User-Agent": "comet-probe"}
         with session.get(url, timeout=timeout, headers=headers, allow_redirects=False, stream=True) as answer:
-            return 200 <= answer.status_code < 400
-    return False
+            if 200 <= answer.status_code < 400:
+                return Ready(_moment(answer.headers.get(LISTENING, "")))
+    return None
+
+
+def _moment(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

@@ -93,7 +93,16 @@ class StartFailed:
 
 @dataclass(frozen=True)
 class Ready:
-    """It answers."""
+    """It answers. `listening` is when it began to listen, in monotonic seconds, where it says so itself."""
+
+    listening: float | None = None
+
+
+@dataclass(frozen=True)
+class Answered:
+    """It has given its first answer to a client, at `at` (monotonic seconds)."""
+
+    at: float
 
 
 @dataclass(frozen=True)
@@ -134,13 +143,18 @@ class Revived:
     """What kept replicas from starting is gone (the engine is back): waiting out a backoff makes no sense any more."""
 
 
-Observation = Started | StartFailed | Ready | Health | Hung | Drained | Lost | Exited | Removed | Revived
+Observation = Started | StartFailed | Ready | Answered | Health | Hung | Drained | Lost | Exited | Removed | Revived
+
+
+Steps = tuple[tuple[str, float], ...]
+"""What happened in a recovery, in order, each with its moment in monotonic seconds."""
 
 
 @dataclass(frozen=True)
 class Replica:
     """A replica's present. `since` is when it entered its state, `deadline` when the plan must look at it again. `recovery` collects
-    the steps from its last death on, each with its moment: died (where that is known), noticed, decided, started, ready."""
+    the steps from its last death on, each with its moment: died (where that is known), noticed, decided, started, listening, ready;
+    `recovered` holds them from then on until the first answer."""
 
     spec: ReplicaSpec
     wanted: Wanted = Wanted.UP
@@ -155,7 +169,8 @@ class Replica:
     deadline: float | None = None
     was_ready: bool = False
     lost: bool = False
-    recovery: tuple[tuple[str, float], ...] = ()
+    recovery: Steps = ()
+    recovered: Steps = ()
     failures: int = 0
     restarts: int = 0
     reason: str = ""
@@ -199,10 +214,20 @@ def _started(replica: Replica, observation: Started, moment: Moment) -> Change:
 
 def _ready(replica: Replica, observation: Ready, moment: Moment) -> Change:
     start_ms = round((moment.now - replica.started) * 1000, 1)
+    if observation.listening is not None and replica.started <= observation.listening <= moment.now:
+        replica = step(replica, "listening", observation.listening)
     steps = step(replica, "ready", moment.now).recovery
-    after = replica.enter(State.READY, moment.now, ready_since=moment.now, was_ready=True, reason="", recovery=())
+    after = replica.enter(State.READY, moment.now, ready_since=moment.now, was_ready=True, reason="", recovery=(), recovered=steps)
     told = event("replica_ready", after, start_ms=start_ms)
     return after, (replace(told, fields={**told.fields, "timeline_ms": timeline(steps)}) if steps else told,)
+
+
+def _answered(replica: Replica, observation: Answered, moment: Moment) -> Change:
+    steps = replica.recovered
+    if not steps:
+        return replica, ()
+    after = replace(replica, recovered=())
+    return after, (event("first_answer", after, timeline_ms=timeline((*steps, ("first answer", observation.at)))),)
 
 
 def _health(replica: Replica, observation: Health, moment: Moment) -> Change:
@@ -233,7 +258,7 @@ def _exited(replica: Replica, observation: Exited, moment: Moment) -> Change:
     steps = replica.recovery or (("noticed", moment.now),)
     if observation.exit.detect_ms is not None and steps[0][0] == "noticed":
         steps = (("died", steps[0][1] - observation.exit.detect_ms / 1000), *steps)
-    after, more = _back_off(replace(replica, last_exit=observation.exit, recovery=steps), moment)
+    after, more = _back_off(replace(replica, last_exit=observation.exit, recovery=steps, recovered=()), moment)
     return after, (told, *more)
 
 
@@ -276,7 +301,7 @@ def _drained(replica: Replica, observation: Drained, moment: Moment) -> Change:
 
 
 def _lost(replica: Replica, observation: Lost, moment: Moment) -> Change:
-    return replace(replica, lost=True, recovery=(("noticed", moment.now),)), ()
+    return replace(replica, lost=True, recovery=(("noticed", moment.now),), recovered=()), ()
 
 
 def _removed(replica: Replica, observation: Removed, moment: Moment) -> Change:
@@ -297,7 +322,7 @@ def step(replica: Replica, name: str, now: float) -> Replica:
     return replace(replica, recovery=(*replica.recovery, (name, now))) if replica.recovery else replica
 
 
-def timeline(steps: tuple[tuple[str, float], ...]) -> dict[str, float]:
+def timeline(steps: Steps) -> dict[str, float]:
     """The steps as milliseconds since the first of them. A step that was repeated (a start that failed) counts as its last time."""
     begin = steps[0][1]
     return {name: round((at - begin) * 1000, 1) for name, at in steps}
@@ -323,8 +348,8 @@ _ALIVE = _IGNORED | {Started: _started, StartFailed: _start_failed, Lost: _lost,
 
 REACTIONS: dict[State, dict[type, Reaction]] = {
     State.STARTING: _ALIVE | {Ready: _ready},
-    State.READY: _ALIVE | {Health: _health, Hung: _hung},
-    State.UNHEALTHY: _ALIVE | {Health: _health},
+    State.READY: _ALIVE | {Answered: _answered, Health: _health, Hung: _hung},
+    State.UNHEALTHY: _ALIVE | {Answered: _answered, Health: _health},
     State.BACKOFF: _IGNORED | {Revived: _revived},
     State.STOPPING: _IGNORED
     | {

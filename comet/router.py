@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from comet.drivers.base import Sink
-from comet.replica import SERVING, Drained, Health, Hung, Ready, Replica, State
+from comet.replica import SERVING, Answered, Drained, Health, Hung, Ready, Replica, State
 from lb import messages
 from lb.settings import DOWN, DRAINING, UP, UpstreamSpec
 
@@ -232,11 +232,14 @@ class Router:
         name, kind = link.name, message["type"]
         if kind == "ready":
             self._unanswered[name] = 0
-            self._sink(name, instance, Ready())
+            self._sink(name, instance, Ready(message.get("at")))
         elif kind == "pong":
             self._unanswered[name] = 0
             self._applied[name] = int(message["id"])
             self._settle()
+        elif kind == "first":
+            upstream = message.get("upstream")
+            self._sink(upstream or name, None if upstream else instance, Answered(float(message["at"])))
         elif kind == "health":
             self._see(name, str(message["upstream"]), bool(message["healthy"]), str(message.get("reason") or ""))
         elif kind == "status":

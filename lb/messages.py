@@ -3,7 +3,7 @@
 Pure: bytes in, dictionaries out and back. Either side ignores a message type it does not know, so that both can be newer than
 the other; a line that is no JSON object is a broken peer (ValueError).
 
-To the LB: upstreams, settings, drain, ping, listener, status. From the LB, unasked: ready, health, drained; as answers: pong,
+To the LB: upstreams, settings, drain, ping, listener, status. From the LB, unasked: ready, first, health, drained; as answers: pong,
 listener (the line's first byte carries the descriptor by SCM_RIGHTS), status.
 """
 
@@ -100,9 +100,14 @@ def status() -> Message:
 # From the load balancer.
 
 
-def ready(name: str, pid: int, port: int) -> Message:
-    """Return what is sent first on each control connection: it accepts."""
-    return {"type": "ready", "name": name, "pid": pid, "port": port}
+def ready(name: str, pid: int, port: int, at: float) -> Message:
+    """Return what is sent first on each control connection: it accepts, since `at` (monotonic seconds)."""
+    return {"type": "ready", "name": name, "pid": pid, "port": port, "at": at}
+
+
+def first(upstream: str | None, at: float) -> Message:
+    """Return the news of a first answer at `at`: from an upstream that came up, or (None) through this load balancer."""
+    return {"type": "first", "upstream": upstream, "at": at}
 
 
 def health(upstream: str, healthy: bool, reason: str) -> Message:

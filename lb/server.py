@@ -13,17 +13,19 @@ import resource
 import signal
 import socket
 import sys
+import time
 from typing import Any, Final
 
 from lb import log, messages
 from lb.control import ControlHub, Peer
 from lb.counters import Counters
 from lb.downstream import Downstream
+from lb.first import FirstAnswers
 from lb.gate import Gatekeeper
 from lb.health import HealthChecker
 from lb.messages import Message
 from lb.proxy import Proxy
-from lb.settings import Settings, UpstreamSpec, changed
+from lb.settings import UP, Settings, UpstreamSpec, changed
 from lb.upstream import Upstream
 
 try:
@@ -97,11 +99,13 @@ class Server:
         loop.set_exception_handler(_log_error)
         self._listener = listener
         self._gates: Gatekeeper | None = None
+        self._listening = 0.0
         self._server: asyncio.Server | None = None
         self.port = listener.getsockname()[1]
         self.ended: asyncio.Future[None] = loop.create_future()
         self.proxy = proxy = Proxy(loop, settings, counters, _authority(listener))
         self._health = HealthChecker(proxy)
+        self._first = FirstAnswers(proxy, lambda upstream, at: self._hub.tell(messages.first(upstream, at)))
         self._hub = ControlHub(loop, self._greet, self._handle)
         proxy.on_health = self._tell_health
         proxy.on_doubt = self._health.check_now
@@ -115,6 +119,8 @@ class Server:
         self.proxy.set_upstreams(upstreams, settings.max_in_flight)
         # The loop gets a duplicate: the original can still be handed to a successor's supervisor.
         self._server = await self._loop.create_server(lambda: Downstream(self.proxy), sock=self._listener.dup(), backlog=BACKLOG)
+        self._listening = time.monotonic()
+        self._first.expect(None)
         self._health.follow()
         self._gates = Gatekeeper(self._loop, self.proxy, settings.faults) if settings.faults is not None else None
         self._sweep()
@@ -138,7 +144,7 @@ class Server:
     # Control.
 
     def _greet(self, peer: Peer) -> None:
-        peer.send(messages.ready(self.proxy.settings.name, os.getpid(), self.port))
+        peer.send(messages.ready(self.proxy.settings.name, os.getpid(), self.port, self._listening))
         for upstream in self.proxy.pool.order:
             peer.send(messages.health(upstream.name, upstream.judge.healthy, upstream.reason))
 
@@ -151,7 +157,11 @@ class Server:
         match message["type"]:
             case "upstreams":
                 specs, limit = messages.read_upstreams(message)
+                before = {upstream for upstream in self.proxy.pool.order if upstream.state == UP}
                 self.proxy.set_upstreams(specs, limit)
+                for upstream in self.proxy.pool.order:
+                    if upstream.state == UP and upstream not in before:
+                        self._first.expect(upstream)
                 self._health.follow()
             case "settings":
                 self._configure(message["settings"])

@@ -44,6 +44,8 @@ class Services:
 
 def create_app(services: Services) -> Flask:
     app = Flask("worker_app", static_folder=None)
+    # The socket listens already when the application is made. The clock is the host's, and so the supervisor's.
+    listening = f"{time.monotonic():.6f}"
     hello_body = json.dumps({"message": services.greeting}, separators=(",", ":")).encode()
 
     @app.get("/api/v1/hello")
@@ -63,7 +65,9 @@ def create_app(services: Services) -> Flask:
 
     @app.get("/healthz")
     def healthz() -> Response:
-        return _json(HEALTHY)
+        response = _json(HEALTHY)
+        response.headers["X-Comet-Listening"] = listening
+        return response
 
     @app.errorhandler(HTTPException)
     def known(error: HTTPException) -> Response:

@@ -9,6 +9,7 @@ from comet.drivers.fake import slow
 from comet.events import line
 from comet.replica import (
     REACTIONS,
+    Answered,
     Drained,
     Exit,
     Exited,
@@ -33,6 +34,7 @@ EXAMPLES: dict[type, Observation] = {
     Started: Started(7, "7"),
     StartFailed: StartFailed("no such image"),
     Ready: Ready(),
+    Answered: Answered(100.0),
     Health: Health(False, "refused"),
     Hung: Hung("hung"),
     Drained: Drained(),
@@ -109,7 +111,7 @@ def test_a_dead_replica_that_was_to_stop_needs_only_its_removal() -> None:
     assert (after.state, after.pid, after.deadline) == (State.STOPPING, None, 101)
 
 
-def test_a_recovery_is_one_timeline_from_death_to_ready() -> None:
+def test_a_recovery_is_one_timeline_from_death_to_the_first_answer() -> None:
     house = House(spec("worker-0"), script=slow)
     house.supervisor.observe("worker-0", 1, Ready())
     house.time.advance(60)
@@ -117,10 +119,37 @@ def test_a_recovery_is_one_timeline_from_death_to_ready() -> None:
     house.time.advance(0.15)
     house.supervisor.observe("worker-0", 1, Exited(Exit(code=137, signal="SIGKILL", detect_ms=30.0)))
     house.time.advance(0.4)
-    house.supervisor.observe("worker-0", 2, Ready())
+    listening = house.time.now - 0.1
+    house.supervisor.observe("worker-0", 2, Ready(listening))
     told = house.events[-1]
-    assert told.fields["timeline_ms"] == {"died": 0.0, "noticed": 30.0, "decided": 180.0, "started": 180.0, "ready": 580.0}
+    steps = {"died": 0.0, "noticed": 30.0, "decided": 180.0, "started": 180.0, "listening": 480.0, "ready": 580.0}
+    assert told.fields["timeline_ms"] == steps
     assert "timeline_ms" not in house.events[1].fields  # A first start is no recovery.
     assert line({"event": told.name, "replica": told.replica, **told.fields}) == (
-        "worker-0 ready after 400 ms (noticed 30, decided 180, started 180, ready 580 ms after it died)"
+        "worker-0 ready after 400 ms (noticed 30, decided 180, started 180, listening 480, ready 580 ms after it died)"
     )
+    house.supervisor.observe("worker-0", 2, Answered(listening + 0.15))
+    house.supervisor.observe("worker-0", 2, Answered(listening + 0.25))
+    first = house.events[-1]
+    assert [event.name for event in house.events].count("first_answer") == 1
+    assert first.fields["timeline_ms"] == steps | {"first answer": 630.0}
+    assert line({"event": first.name, "replica": first.replica, **first.fields}).startswith("worker-0 answers again (noticed 30, ")
+
+
+def test_an_answer_before_any_death_is_no_recovery() -> None:
+    house = House(spec("worker-0"), script=slow)
+    house.supervisor.observe("worker-0", 1, Ready())
+    house.supervisor.observe("worker-0", 1, Answered(house.time.now))
+    assert [event.name for event in house.events] == ["replica_starting", "replica_ready"]
+
+
+def test_a_death_before_the_first_answer_begins_a_new_timeline() -> None:
+    house = House(spec("worker-0"), script=slow)
+    house.supervisor.observe("worker-0", 1, Ready())
+    for instance in (1, 2):
+        house.time.advance(60)
+        house.supervisor.observe("worker-0", instance, Exited(Exit(code=1)))
+        house.time.advance(1)
+        house.supervisor.observe("worker-0", instance + 1, Ready())
+    house.supervisor.observe("worker-0", 3, Answered(house.time.now + 0.5))
+    assert house.events[-1].fields["timeline_ms"]["first answer"] == 1500.0

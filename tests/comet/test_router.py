@@ -77,8 +77,8 @@ def test_a_new_load_balancer_is_told_the_table_at_once() -> None:
             balancer = stage.lb("lb-0")
             told = await balancer.next("upstreams")
             assert [(each["name"], each["state"]) for each in told["upstreams"]] == [("worker-0", "up"), ("worker-1", "down")]
-            balancer.say(messages.ready("lb-0", 1, 5050))
-            assert await stage.saw() == ("lb-0", Ready())
+            balancer.say(messages.ready("lb-0", 1, 5050, 12.5))
+            assert await stage.saw() == ("lb-0", Ready(12.5))
             close([balancer])
 
     asyncio.run(story())
@@ -135,8 +135,8 @@ def test_what_a_load_balancer_only_repeats_is_no_news() -> None:
             stage.router.publish(upstreams("down"))
             balancer = stage.lb("lb-0")
             balancer.say(messages.health("worker-0", False, "as told"))
-            balancer.say(messages.ready("lb-0", 1, 5050))
-            assert await stage.saw() == ("lb-0", Ready())
+            balancer.say(messages.ready("lb-0", 1, 5050, 12.5))
+            assert await stage.saw() == ("lb-0", Ready(12.5))
             close([balancer])
 
     asyncio.run(story())
