@@ -1,6 +1,7 @@
 """The line between the command line and a running supervisor: a UNIX socket in `.comet/run/`, reachable by the cluster's user only.
 
-One JSON object a line each way: {"command": "ps", …} is answered by {"ok": …} or {"error": "…", "exit_code": N}. The server only hands
+One JSON object a line each way: {"command": "ps", …} is answered by {"ok": …} or {"error": "…", "exit_code": N, "kind": the name of its
+class}. The server only hands
 commands to the loop and waits for their outcome; a client that hangs or talks nonsense costs nobody else anything.
 """
 
@@ -12,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from comet.cluster import Cluster
-from comet.errors import UserError
+from comet.errors import Busy, Unknown, UserError
 from comet.interruptible import Stopped
 
 SOCKET = "supervisor.sock"
@@ -67,9 +68,9 @@ class ControlServer:
         try:
             return {"ok": await handler(request)}
         except Stopped:
-            return {"error": "the cluster is being stopped", "exit_code": 1}
+            return {"error": "the cluster is being stopped", "exit_code": 1, "kind": Busy.__name__}
         except UserError as error:
-            return {"error": error.message, "exit_code": error.exit_code}
+            return {"error": error.message, "exit_code": error.exit_code, "kind": type(error).__name__}
         except Exception as error:
             traceback.print_exc()
             return {"error": f"internal error: {error!r} (the supervisor's log has more)", "exit_code": 1}
@@ -100,5 +101,6 @@ def call(cluster: Cluster, command: str, timeout: float = 30.0, **fields: Any) -
             raise Silent(f"the supervisor hung up: {error.strerror}") from None
     answer = json.loads(line)
     if "error" in answer:
-        raise UserError(answer["error"], answer.get("exit_code", 1))
+        kind = {"Busy": Busy, "Unknown": Unknown}.get(answer.get("kind"), UserError)
+        raise kind(answer["error"], answer.get("exit_code", 1))
     return answer["ok"]

@@ -17,9 +17,10 @@ from rich.text import Text
 from comet import events
 
 Message = dict[str, Any]
-"""{"kind": "step", "text"} · {"kind": "event", "record"} · {"kind": "ready", "replicas"} · {"kind": "failed", "text", "exit_code"}"""
+"""{"kind": "step", "text"} · {"kind": "event", "record"} · {"kind": "ready", "replicas", "admin"} ·
+{"kind": "failed", "text", "exit_code"}"""
 
-QUIET = frozenset({"supervisor_started", "replica_starting"})
+QUIET = frozenset({"supervisor_started", "replica_starting", "admin_ready"})
 """Events that only repeat what a step has said."""
 
 STATE_STYLES = {"ready": "green", "starting": "yellow", "unhealthy": "red", "backoff": "red", "stopping": "yellow", "stopped": "dim"}
@@ -136,16 +137,16 @@ def lines(message: Message) -> list[str]:
         record = message["record"]
         return [] if record["event"] in QUIET else [events.line(record)]
     if kind == "ready":
-        return ready_lines(message["replicas"])
+        return ready_lines(message["replicas"], message.get("admin"))
     text: str = message["text"]
     return text.splitlines() or [""]
 
 
-def ready_lines(replicas: list[Message]) -> list[str]:
-    """One line per replica with its URL, and the word that everyone waits for."""
+def ready_lines(replicas: list[Message], admin: str | None) -> list[str]:
+    """One line per replica with its URL, that of the dashboard, and the word that everyone waits for."""
     width = max((len(replica["name"]) for replica in replicas), default=0)
     shown = [f"{replica['name']:<{width}}  {replica['kind']:<9}  {replica['id'] or '-':<12}  {replica['url']}" for replica in replicas]
-    return [*shown, "ready"]
+    return [*shown, *([f"dashboard  {admin}"] if admin else []), "ready"]
 
 
 def styled(line: str) -> Text:

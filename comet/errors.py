@@ -12,3 +12,11 @@ class UserError(Exception):
         super().__init__(message)
         self.message = message
         self.exit_code = exit_code
+
+
+class Busy(UserError):
+    """Another operation is under way, or the cluster is starting or stopping: the same may be asked again later."""
+
+
+class Unknown(UserError):
+    """What is spoken of does not exist."""

@@ -24,7 +24,7 @@ def line(record: Mapping[str, Any]) -> str:
     told = _SENTENCES.get(name)
     if told is not None:
         return f"{subject}{told(record)}"
-    rest = " ".join(f"{key}={value}" for key, value in record.items() if key not in ("at", "event", "replica", "kind", "id"))
+    rest = " ".join(f"{key}={value}" for key, value in record.items() if key not in ("at", "event", "number", "replica", "kind", "id"))
     return f"{subject}{name.replace('_', ' ')} {rest}".rstrip()
 
 
@@ -71,6 +71,8 @@ _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "replica_stopped": lambda record: "stopped",
     "adopted": lambda record: f"adopted as it runs ({record.get('kind')} {record.get('id')})",
     "faults_changed": _faults,
+    "admin_ready": lambda record: f"admin server ready at {record.get('url')} (PID {record.get('pid')})",
+    "admin_exited": lambda record: f"admin server exited: {exit_text(record.get('code'), record.get('signal'))}; it is started again",
     "engine_lost": lambda record: f"Docker engine lost: {record.get('reason', '')}",
     "engine_back": lambda record: "Docker engine back",
     "supervisor_started": lambda record: f"supervisor started (PID {record.get('pid')})",

@@ -16,7 +16,7 @@ from typing import Any
 from comet import faults
 from comet.cluster import Cluster, write_atomically
 from comet.config import Config
-from comet.errors import UserError
+from comet.errors import Unknown, UserError
 from comet.events import Event
 from comet.faults import Change, Moment, Ordered
 
@@ -49,7 +49,7 @@ def asked(cluster: Cluster, config: Config, names: list[str], request: Mapping[s
     """
     target = request.get("target") or "all"
     if target != "all" and target not in names:
-        raise UserError(f"faults: {target}: no such worker (there are {', '.join(names) or 'none'}); nothing was changed", 2)
+        raise Unknown(f"faults: {target}: no such worker (there are {', '.join(names) or 'none'}); nothing was changed", 2)
     meant = names if target == "all" else [target]
     wanted = {key: value for key, value in request.items() if key not in ("command", "target")}
     if wanted:
@@ -71,6 +71,14 @@ def _require_possible(config: Config, change: Change) -> None:
             raise UserError(f"faults: {', '.join(beyond)}: acts within the worker, and fault-point is lb; nothing was changed", 2)
     elif config.own_service:
         raise UserError("faults: the workers are a service of your own: set fault-point: lb in config.yaml; nothing was changed", 2)
+
+
+def in_force(cluster: Cluster, config: Config, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """The settings of each of these workers that now do something: what is as harmless as can be is left out."""
+    ordered, moment = orders(cluster), present()
+    listed = {name: faults.listing(name, base(config, name), ordered.get(name, Ordered()), moment)["settings"] for name in names}
+    neutral = {key: setting.check(setting.default) for key, setting in faults.SETTINGS.items() if key not in ("avg-delay", "failure")}
+    return {name: {key: value for key, value in each.items() if value != neutral.get(key)} for name, each in listed.items()}
 
 
 def orders(cluster: Cluster) -> dict[str, Ordered]:

@@ -4,12 +4,13 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
+from typing import Any
 
 import docker
 
-from comet import __version__
+from comet import __version__, traffic
 from comet.adopt import Adoption
 from comet.cluster import Cluster
 from comet.config import Config
@@ -21,16 +22,17 @@ from comet.errors import UserError
 from comet.events import Event
 from comet.listeners import Listeners
 from comet.probe import Prober
-from comet.replica import Replica
+from comet.rates import Counted, Look, Meter, Sample
+from comet.replica import Replica, public_name
 from comet.router import Router
-from comet.snapshot import FleetSnapshot, SupervisorRow, Traffic, rows
+from comet.snapshot import FleetSnapshot, SupervisorRow, Traffic, Usage, edges, rows, total
 from comet.statefile import Record, StateFile
 from comet.supervise import Enlisted, Supervisor
 from comet.usage import Sampler
-from lb import counters
+from lb.settings import UP
 
-SLOTS = ("a", "b")
-"""A load balancer and its successor live side by side for a while: each writes counters of its own."""
+LOOK_PAUSE = 1.0
+"""Seconds between two looks at the traffic."""
 
 FIRST_LOOK = 0.1
 """Seconds over which the CPU's share is measured where there is no former look to compare with."""
@@ -46,6 +48,13 @@ class Fleet:
         self._started = time.monotonic()
         self._sampler = Sampler()
         self._sampling = asyncio.Lock()
+        self._watching: asyncio.TimerHandle | None = None
+        self._balancers: dict[str, None] = {}
+        self.meter = Meter()
+        self._faults: Mapping[str, dict[str, Any]] = {}
+        self.faults_of: Callable[[list[str]], Mapping[str, dict[str, Any]]] = lambda names: {}
+        self.on_change: Callable[[], None] = lambda: None
+        self.on_sample: Callable[[Sample], None] = lambda sample: None
         self.supervisor = Supervisor(loop, tell)
         sink = self.supervisor.observe
         self.listeners = Listeners()
@@ -58,7 +67,7 @@ class Fleet:
         self.state = StateFile(cluster.path("state.json"))
         self.supervisor.router = self.router
         self.supervisor.prober = self.prober
-        self.supervisor.changed = self._keep_state
+        self.supervisor.changed = self._changed
         self.supervisor.drivers = {"lb": self.balancers, "worker-process": self.processes}
 
     def use_engine(self, client: docker.DockerClient) -> None:
@@ -122,34 +131,55 @@ class Fleet:
                 await asyncio.to_thread(self._sampler.sample, pids)
                 await asyncio.sleep(FIRST_LOOK)
             usage = await asyncio.to_thread(self._sampler.sample, pids)
-        traffic = {name: self._traffic(replica) for name, replica in replicas.items()}
+        return self.picture(usage)
+
+    def picture(self, usage: Mapping[str, Usage] | None = None) -> FleetSnapshot:
+        """The cluster as it is, without a wait."""
         now = time.monotonic()
+        replicas = self.supervisor.replicas
+        seen, views = self._look(now), self.router.views()
+        carried = {name: self._traffic(replica, seen, views) for name, replica in replicas.items()}
         me = SupervisorRow(os.getpid(), True, round(now - self._started, 1), __version__)
-        return FleetSnapshot(me, rows(replicas.values(), now, usage, traffic))
+        shown = rows(replicas.values(), now, usage or {}, carried)
+        words = {spec.name: None if spec.state == UP else spec.state for spec in self.router.table}
+        balancers = [row.name for row in shown if row.role == "lb"]
+        return FleetSnapshot(me, shown, edges(self.meter, balancers, words, views), total(self.meter))
+
+    def watch(self) -> None:
+        """Look at the traffic every second from now on."""
+        self._watching = self._loop.call_later(LOOK_PAUSE, self.watch)
+        workers = [name for name, replica in self.supervisor.replicas.items() if replica.spec.role == "worker"]
+        self._faults = self.faults_of(workers)
+        sample = self.meter.add(self._look(time.monotonic()), time.time())
+        if sample is not None:
+            self.on_sample(sample)
 
     def close(self) -> None:
         """Let go of everything; replicas that live are left alive."""
+        if self._watching is not None:
+            self._watching.cancel()
         self.prober.close()
         for driver in self.supervisor.drivers.values():
             driver.close()
         self.router.close()
         self.listeners.close()
 
-    def _traffic(self, replica: Replica) -> Traffic:
-        """Of a load balancer: requests of all that bore its name, in flight of those that live."""
-        launch = replica.spec.launch
-        if not isinstance(launch, LbLaunch):
-            return Traffic()
-        requests, in_flight = 0, 0
-        writing = {each.spec.launch.counters for each in self.supervisor.replicas.values() if isinstance(each.spec.launch, LbLaunch)}
-        for slot in SLOTS:
-            name = f"{replica.name}.{slot}.counters"
-            with contextlib.suppress(OSError, ValueError):
-                counted = counters.read(self._cluster.path("run", name))
-                requests += counted["requests"]
-                # The gauges of one that was killed stay as they were.
-                in_flight += counted["in_flight"] if name in writing else 0
-        return Traffic(in_flight, requests)
+    def _look(self, now: float) -> Look:
+        """What the load balancers counted, also under names that are no more."""
+        launches = {name: each.spec.launch for name, each in self.supervisor.replicas.items() if isinstance(each.spec.launch, LbLaunch)}
+        self._balancers |= dict.fromkeys(map(public_name, launches))
+        return traffic.read(self._cluster, self._balancers, {launch.counters for launch in launches.values()}, now)
+
+    def _traffic(self, replica: Replica, seen: Look, views: Mapping[str, Mapping[str, str | None]]) -> Traffic:
+        name = replica.name
+        counted, flow = seen.replicas.get(name, Counted()), self.meter.of(name)
+        if isinstance(replica.spec.launch, LbLaunch):
+            return Traffic(counted, flow)
+        return Traffic(counted, flow, {lb: view[name] for lb, view in views.items() if name in view}, self._faults.get(name))
+
+    def _changed(self) -> None:
+        self._keep_state()
+        self.on_change()
 
     def _keep_state(self) -> None:
         records = {name: self._record(replica) for name, replica in self.supervisor.replicas.items()}

@@ -1,7 +1,7 @@
 """What has happened, one JSON object a line in `.comet/events.jsonl`, flushed as it happens.
 
 A journal that cannot be written (a full disk) never stops the supervisor: events go on to whoever listens, and the next that fits
-says how many were not kept.
+says how many were not kept. Records are numbered from 1 on, through all lives of the cluster.
 """
 
 import json
@@ -18,6 +18,12 @@ from comet.wallclock import iso
 KEEP_BYTES = 8 << 20
 """At this size the file is put aside as events.jsonl.1, replacing the former one."""
 
+RECENT = 500
+"""Records kept in memory, those of an earlier supervisor included."""
+
+TAIL_BYTES = 256 << 10
+"""How much of the file's end is looked through for them."""
+
 POLL_PAUSE = 0.1
 """Seconds between two looks at a journal that is followed."""
 
@@ -32,11 +38,13 @@ class Journal:
         self._clock = clock
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._lost = 0
-        self.recent: deque[Record] = deque(maxlen=500)
+        self.recent: deque[Record] = deque(last(path, RECENT), maxlen=RECENT)
+        self._number = max((number(record) for record in self.recent), default=0)
         self.listeners: list[Callable[[Record], None]] = []
 
     def write(self, event: Event) -> None:
-        record: Record = {"at": iso(self._clock()), "event": event.name}
+        self._number += 1
+        record: Record = {"at": iso(self._clock()), "event": event.name, "number": self._number}
         if event.replica is not None:
             record["replica"] = event.replica
         record.update(event.fields)
@@ -82,6 +90,23 @@ def read(path: Path) -> Iterator[Record]:
             yield from (record for line in stream if (record := parse(line)) is not None)
     except FileNotFoundError:
         return
+
+
+def last(path: Path, count: int) -> list[Record]:
+    """The last records of a journal file, as many as its last TAIL_BYTES hold."""
+    try:
+        with path.open("rb") as stream:
+            stream.seek(max(0, os.fstat(stream.fileno()).st_size - TAIL_BYTES))
+            lines = stream.read().decode(errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+    return [record for line in lines if (record := parse(line)) is not None][-count:]
+
+
+def number(record: Record) -> int:
+    """A record's number; 0 where it bears none."""
+    given = record.get("number")
+    return given if isinstance(given, int) else 0
 
 
 def parse(line: str) -> Record | None:

@@ -15,22 +15,19 @@ from comet import expand, faultfiles, scalefile
 from comet.cluster import Cluster
 from comet.config import KEYS, Config, load, parse_numbers
 from comet.drivers.forkserver import LbLaunch
-from comet.errors import UserError
+from comet.errors import Busy, Unknown, UserError
 from comet.events import Event
-from comet.fleet import SLOTS, Fleet
+from comet.fleet import Fleet
 from comet.listeners import bound, holder
 from comet.replica import FORMER, NEXT, SERVING, Replica, State, Wanted, public_name
 from comet.supervise import Enlisted
+from comet.traffic import SLOTS
 
 Build = Callable[[Config], Awaitable[str | None]]
 """Makes sure of the image that a config asks for; its name, None where it asks for none."""
 
 FIXED = ("runtime", "fault-point", "stats-dir", "load-balancer-port", "worker-port", "load-balancer-host", "worker-host", "admin-port")
 """Keys that a running cluster cannot change: its sockets and its database are where they are."""
-
-
-class Busy(UserError):
-    """Another operation is under way."""
 
 
 HOPELESS_AFTER = 3
@@ -259,7 +256,7 @@ class Operations:
         replica = self._fleet.supervisor.replicas.get(name)
         if replica is None:
             names = ", ".join(self._fleet.supervisor.replicas)
-            raise UserError(f"{name}: no such replica (there are {names})", 2)
+            raise Unknown(f"{name}: no such replica (there are {names})", 2)
         return replica
 
     @contextmanager

@@ -24,13 +24,14 @@ from comet.statefile import Record, StateFile
 from comet.usage import Sampler
 from comet.wallclock import parse
 
+ADMIN = re.compile(r"comet: admin :(\d+)")
 TITLE = re.compile(r"comet: (lb-\d+) :(\d+)")
 WORKER_COMMAND = re.compile(r"--name (worker-\d+)")
 
 
 @dataclass(frozen=True)
 class Orphan:
-    """Something of the cluster that is alive. `name` is None for helpers (forkserver, resource tracker)."""
+    """Something of the cluster that is alive. `name` is None for helpers (forkserver, resource tracker, admin server)."""
 
     name: str | None
     kind: str
@@ -70,7 +71,8 @@ def _process(process: psutil.Process, record: Record | None) -> Orphan:
     if worker:
         listen = re.search(r"--listen \S+:(\d+)", line)
         return Orphan(worker[1], "process", process.pid, str(process.pid), int(listen[1]) if listen else None, created)
-    return Orphan(None, "process", process.pid, str(process.pid), None, created)
+    admin = ADMIN.search(line)
+    return Orphan(None, "process", process.pid, str(process.pid), int(admin[1]) if admin else None, created)
 
 
 def containers(client: docker.DockerClient, cluster_id: str) -> list[Orphan]:

@@ -196,6 +196,10 @@ class Router:
             self._tell(link)
         self._settle()
 
+    def views(self) -> dict[str, dict[str, str | None]]:
+        """What each load balancer finds wrong with each worker that it has judged; None: nothing."""
+        return {name: dict(view) for name, view in self._views.items()}
+
     def drain(self, name: str, grace: float) -> bool:
         """Ask a load balancer to drain; False when there is no connection to it."""
         link = self._links.get(name)

@@ -16,11 +16,12 @@ from typing import Any
 import docker
 
 from comet import __version__, adopt, database, engine, expand, faultfiles, orphans, scalefile
+from comet.admin.desk import Desk
 from comet.cluster import Cluster, worker_owner
 from comet.config import Config, port_ranges
 from comet.control import ControlServer, Handler
 from comet.display import Display, Message
-from comet.errors import UserError
+from comet.errors import Busy, UserError
 from comet.events import Event, exit_text
 from comet.fleet import Fleet
 from comet.image import ensure_image, foreign_image
@@ -28,7 +29,7 @@ from comet.interruptible import Interruptible, Stopped
 from comet.journal import Journal
 from comet.listeners import require_free
 from comet.logs import tail
-from comet.operations import Busy, Operations
+from comet.operations import Operations
 from comet.replica import Replica, State, Wanted
 from comet.supervise import Enlisted
 
@@ -66,6 +67,7 @@ class Run:
         self._engine_lost = False
         self._hurried_at: float | None = None
         self._reloading: asyncio.Task[None] | None = None
+        self._desk = Desk(cluster, self._fleet, self._journal, self._in_force, lambda: self._operations is not None)
 
     async def serve(self) -> int:
         """Bring the cluster up, keep it, take it down; the exit code."""
@@ -95,6 +97,7 @@ class Run:
         found = await self._wait.blocking(lambda: orphans.find(cluster, client))
         self._require_ports(found)
         fleet.launcher.prepare()
+        admin = await self._open_admin(found)
         if not config.own_service:
             for line in await self._wait.blocking(lambda: database.prepare(where, worker_owner())):
                 self._step(line)
@@ -114,7 +117,21 @@ class Run:
         await self._until_ready()
         build = partial(self._build_again, client)
         self._operations = Operations(fleet, cluster, config, self._file, around, build)
-        self._show({"kind": "ready", "replicas": self._urls()})
+        self._show({"kind": "ready", "replicas": self._urls(), "admin": admin})
+
+    async def _open_admin(self, found: list[orphans.Orphan]) -> str | None:
+        """Start the admin server, and look at the traffic; its URL, None where it is turned off."""
+        self._fleet.faults_of = lambda names: faultfiles.in_force(self._cluster, self._in_force(), names)
+        self._fleet.watch()
+        port = self._config.admin_port
+        if not port:
+            return None
+        former = [orphan for orphan in found if orphan.name is None and orphan.port == port]
+        await self._wait.blocking(lambda: list(orphans.end(self._cluster, former, None, 0)))
+        return await self._desk.open(port, self._tell)
+
+    def _in_force(self) -> Config:
+        return self._config if self._operations is None else self._operations.config
 
     def _members(self, around: expand.Surroundings) -> list[Enlisted]:
         return [*expand.workers(self._config, around), *expand.load_balancers(self._config, self._cluster)]
@@ -207,6 +224,7 @@ class Run:
         supervisor.want(names, Wanted.DOWN)
         stuck = await self._await_stopped()
         self._control.close()
+        self._desk.close()
         self._fleet.close()
         if not stuck:
             self._fleet.state.remove()

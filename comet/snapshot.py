@@ -2,9 +2,12 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
+from comet.rates import Counted, Meter, Rates, histogram
 from comet.replica import Replica, State, public_name
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -17,10 +20,13 @@ class Usage:
 
 @dataclass(frozen=True)
 class Traffic:
-    """What a replica carries: requests in flight and requests since its first start; None where nobody counts."""
+    """What a replica carries: what was counted of it (None where nobody counts) and what happens now. Of a worker also what each load
+    balancer finds wrong with it (None: nothing), and the fault settings in force."""
 
-    in_flight: int | None = None
-    requests: int | None = None
+    counted: Counted | None = None
+    rates: Rates = field(default_factory=Rates)
+    health: dict[str, str | None] | None = None
+    faults: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,19 @@ class Row:
     reason: str | None = None
     next_start_s: float | None = None
     orphan: bool = False
+    requests_per_s: float | None = None
+    errors_per_s: float | None = None
+    p50_ms: float | None = None
+    p99_ms: float | None = None
+    errors: int | None = None
+    responses: dict[str, int] | None = None
+    retries: int | None = None
+    queued: int | None = None
+    connections: int | None = None
+    latency_counts: list[int] | None = None
+    latency_sum_s: float | None = None
+    health: dict[str, str | None] | None = None
+    faults: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -55,26 +74,73 @@ class SupervisorRow:
 
 
 @dataclass(frozen=True)
+class Edge:
+    """What one load balancer sends to one worker. `errors` are answers of 5xx and attempts that broke; `reason` says why it is not
+    healthy in the load balancer's eyes."""
+
+    lb: str
+    worker: str
+    requests_per_s: float
+    errors_per_s: float
+    p50_ms: float | None
+    p99_ms: float | None
+    requests: int
+    errors: int
+    in_flight: int
+    healthy: bool
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Total:
+    """What all load balancers together give their clients."""
+
+    requests_per_s: float = 0.0
+    errors_per_s: float = 0.0
+    p50_ms: float | None = None
+    p99_ms: float | None = None
+    requests: int = 0
+    errors: int = 0
+    in_flight: int = 0
+    queued: int = 0
+
+
+@dataclass(frozen=True)
 class FleetSnapshot:
     supervisor: SupervisorRow
     replicas: tuple[Row, ...] = field(default_factory=tuple)
+    edges: tuple[Edge, ...] = field(default_factory=tuple)
+    total: Total = field(default_factory=Total)
 
     def as_dict(self) -> dict[str, Any]:
         """The object of `ps --json`."""
-        return {"supervisor": asdict(self.supervisor), "replicas": [asdict(row) for row in self.replicas]}
+        return {
+            "supervisor": asdict(self.supervisor),
+            "replicas": [vars(row) for row in self.replicas],
+            "edges": [vars(edge) for edge in self.edges],
+            "total": vars(self.total),
+        }
 
 
 def from_dict(data: Mapping[str, Any]) -> FleetSnapshot:
     """The snapshot that `as_dict` was made of; fields of a newer version are passed over."""
-    names = Row.__dataclass_fields__
-    rows = tuple(Row(**{key: value for key, value in row.items() if key in names}) for row in data["replicas"])
-    return FleetSnapshot(SupervisorRow(**data["supervisor"]), rows)
+    return FleetSnapshot(
+        _made(SupervisorRow, data["supervisor"]),
+        tuple(_made(Row, row) for row in data["replicas"]),
+        tuple(_made(Edge, edge) for edge in data.get("edges", ())),
+        _made(Total, data.get("total", {})),
+    )
+
+
+def _made(cls: type[T], data: Mapping[str, Any]) -> T:
+    return cls(**{key: value for key, value in data.items() if key in cls.__dataclass_fields__})  # type: ignore[attr-defined]
 
 
 def row(replica: Replica, now: float, usage: Usage, traffic: Traffic) -> Row:
     """The replica as it is at `now` (monotonic seconds)."""
     alive = replica.pid is not None or replica.state in (State.READY, State.UNHEALTHY)
     waits = replica.state is State.BACKOFF and replica.deadline is not None
+    counted = traffic.counted
     return Row(
         name=replica.name,
         role=replica.spec.role,
@@ -88,11 +154,33 @@ def row(replica: Replica, now: float, usage: Usage, traffic: Traffic) -> Row:
         cpu_percent=usage.cpu_percent,
         memory_bytes=usage.memory_bytes,
         last_exit=_last_exit(replica),
-        in_flight=traffic.in_flight,
-        requests=traffic.requests,
+        in_flight=counted.in_flight if counted else None,
+        requests=counted.requests if counted else None,
         reason=replica.reason or None,
         next_start_s=round(max(0.0, (replica.deadline or now) - now), 1) if waits else None,
+        health=traffic.health,
+        faults=traffic.faults,
+        **(_figures(counted, traffic.rates) if counted else {}),
+        **(_doorway(counted) if counted and traffic.health is None else {}),
     )
+
+
+def _doorway(counted: Counted) -> dict[str, Any]:
+    """What only a load balancer has."""
+    return {"retries": counted.retries, "queued": counted.queued, "connections": counted.connections}
+
+
+def _figures(counted: Counted, rates: Rates) -> dict[str, Any]:
+    return {
+        "requests_per_s": rates.requests_per_s,
+        "errors_per_s": rates.errors_per_s,
+        "p50_ms": rates.p50_ms,
+        "p99_ms": rates.p99_ms,
+        "errors": counted.errors,
+        "responses": {f"{digit}xx": count for digit, count in enumerate(counted.responses, 1)},
+        "latency_counts": histogram(counted),
+        "latency_sum_s": round(counted.latency_us / 1e6, 6),
+    }
 
 
 def rows(replicas: Iterable[Replica], now: float, usage: Mapping[str, Usage], traffic: Mapping[str, Traffic]) -> tuple[Row, ...]:
@@ -102,6 +190,31 @@ def rows(replicas: Iterable[Replica], now: float, usage: Mapping[str, Usage], tr
         key=lambda replica: (-replica.spec.rank, replica.spec.port),
     )
     return tuple(row(replica, now, usage.get(replica.name, Usage()), traffic.get(replica.name, Traffic())) for replica in ordered)
+
+
+def edges(
+    meter: Meter, balancers: Iterable[str], workers: Mapping[str, str | None], views: Mapping[str, Mapping[str, str | None]]
+) -> tuple[Edge, ...]:
+    """Every way from a load balancer to a worker. `workers` are those in rotation, each with why it is not to be used (None: it is),
+    `views` what single load balancers find wrong with them."""
+    counted = meter.looks[-1].edges if meter.looks else {}
+    return tuple(
+        _edge(lb, worker, counted.get((lb, worker), Counted()), meter.along((lb, worker)), word or views.get(lb, {}).get(worker))
+        for lb in balancers
+        for worker, word in workers.items()
+    )
+
+
+def _edge(lb: str, worker: str, counted: Counted, rates: Rates, reason: str | None) -> Edge:
+    figures = (rates.requests_per_s, rates.errors_per_s, rates.p50_ms, rates.p99_ms)
+    return Edge(lb, worker, *figures, counted.requests, counted.errors, counted.in_flight, reason is None, reason)
+
+
+def total(meter: Meter) -> Total:
+    """What the load balancers together do, by the last look at them."""
+    rates, counted = meter.total(), meter.looks[-1].total if meter.looks else Counted()
+    figures = (rates.requests_per_s, rates.errors_per_s, rates.p50_ms, rates.p99_ms)
+    return Total(*figures, counted.requests, counted.errors, counted.in_flight, counted.queued)
 
 
 def _last_exit(replica: Replica) -> dict[str, Any] | None:

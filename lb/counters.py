@@ -143,9 +143,9 @@ class Counters:
 class Reading:
     """One look at a file, from any process."""
 
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self.own = memoryview(data)[_HEADER:_TABLE_END].cast("Q")
+    def __init__(self, data: bytes | mmap.mmap) -> None:
+        self._data = memoryview(data)
+        self.own = self._data[_HEADER:_TABLE_END].cast("Q")
         """The slots in the order of FIELDS, less what stands in the upstreams' blocks."""
 
     def edges(self) -> dict[str, list[int]]:
@@ -166,15 +166,16 @@ class Reading:
 
     def _block(self, index: int) -> list[int]:
         at = _TABLE_END + index * _BLOCK + NAME_BYTES
-        return memoryview(self._data)[at : at + 8 * EDGE_SLOTS].cast("Q").tolist()
+        return self._data[at : at + 8 * EDGE_SLOTS].cast("Q").tolist()
 
 
 def look(path: str | Path) -> Reading:
     """Look at a file. OSError: no such file; ValueError: not a counters file of this version."""
-    data = Path(path).read_bytes()
-    if not _valid(data, len(data)):
-        raise ValueError(f"{path}: not a counters file of this version")
-    return Reading(data)
+    with open(path, "rb") as file:
+        if not _valid(file.read(_HEADER), os.fstat(file.fileno()).st_size):
+            raise ValueError(f"{path}: not a counters file of this version")
+        # Mapped, not read: most blocks of most files were never taken.
+        return Reading(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def read(path: str | Path) -> dict[str, int]:
@@ -186,7 +187,7 @@ def _padded(upstream: str) -> bytes:
     return upstream.encode()[:NAME_BYTES].ljust(NAME_BYTES, b"\0")
 
 
-def _names(data: bytes | memoryview) -> Iterator[tuple[int, bytes]]:
+def _names(data: memoryview) -> Iterator[tuple[int, bytes]]:
     """Each block that is taken: its index and its padded name. They are taken in order, the nameless one always."""
     yield 0, bytes(NAME_BYTES)
     for index in range(1, EDGES):

@@ -24,7 +24,22 @@ PACKAGES = ("comet", "lb", "worker_app")
 EFFECTS = {"asyncio", "socket", "os", "time", "threading", "multiprocessing", "subprocess", "logging", "select", "signal"}
 
 PURE_PARTS = {
-    "comet": {"backoff", "checks", "config", "errors", "events", "faults", "located", "plan", "replica", "snapshot"},
+    "comet": {
+        "backoff",
+        "checks",
+        "config",
+        "errors",
+        "events",
+        "faults",
+        "located",
+        "plan",
+        "rates",
+        "recoveries",
+        "replica",
+        "snapshot",
+        "admin.forms",
+        "admin.guard",
+    },
     "lb": {"chunked", "fields", "messages", "replies", "request", "response", "settings", "upstream"},
     "worker_app": {"distributions", "draws", "errors", "latency", "stats", "tally"},
 }
@@ -34,7 +49,7 @@ PURE_EXCEPTIONS = {"comet.located": {"yaml"}}
 FORBIDDEN = {
     "lb": {"comet", "worker_app", "docker", "psutil", "sqlite3", "sqlalchemy", "yaml", "flask", "waitress", "requests", "rich"},
     "worker_app": {"comet", "lb", "docker", "psutil", "yaml", "requests", "rich"},
-    "comet": {"worker_app", "flask", "waitress", "sqlalchemy", "sqlite3", "uvloop"},
+    "comet": {"worker_app", "sqlalchemy", "sqlite3", "uvloop"},
 }
 
 # What may be used where, and nowhere else in the control plane.
@@ -55,13 +70,15 @@ ONLY_IN = {
         "comet.orphans": "finds what a dead supervisor left",
         "comet.commands": "waits for a supervisor to end",
     },
+    "flask": {"comet.admin.app": "serves the page and the API"},
+    "waitress": {"comet.admin.__main__": "serves the page and the API"},
     "argparse": {"comet.cli": "the command line"},
     "yaml": {"comet.located": "reads YAML files"},
     "multiprocessing": {"comet.drivers.forkserver": "names the start method, once"},
     "rich": {"comet.tables": "shows", "comet.display": "shows", "comet.compare.terminal": "shows"},
 }
 
-RENDERERS = ("comet.tables", "comet.display", "comet.web", "comet.metrics", "comet.page")
+RENDERERS = ("comet.tables", "comet.display", "comet.admin.app", "comet.admin.picture", "comet.admin.metrics", "comet.admin.__main__")
 
 
 def modules(package: str) -> dict[str, Path]:

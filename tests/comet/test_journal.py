@@ -13,7 +13,7 @@ def test_an_event_is_one_json_line_stamped_and_flushed(tmp_path: Path) -> None:
     kept = Journal(tmp_path / "events.jsonl", clock=lambda: 1795687200.1234)
     kept.write(Event("replica_exited", "lb-0", {"kind": "process", "id": "7", "code": -9, "signal": "SIGKILL"}))
     assert json.loads((tmp_path / "events.jsonl").read_text()) == {
-        "at": "2026-11-26T10:00:00.123Z", "event": "replica_exited", "replica": "lb-0", "kind": "process", "id": "7",
+        "at": "2026-11-26T10:00:00.123Z", "event": "replica_exited", "number": 1, "replica": "lb-0", "kind": "process", "id": "7",
         "code": -9, "signal": "SIGKILL",
     }  # fmt: skip
 
@@ -48,7 +48,7 @@ def test_a_torn_line_is_passed_over(tmp_path: Path) -> None:
 
 
 def test_events_read_as_sentences() -> None:
-    assert line({"event": "replica_exited", "replica": "lb-0", "signal": "SIGKILL", "code": -9, "detect_ms": 0.4}) == (
+    assert line({"event": "replica_exited", "number": 1, "replica": "lb-0", "signal": "SIGKILL", "code": -9, "detect_ms": 0.4}) == (
         "lb-0 exited: SIGKILL, noticed after 0.4 ms"
     )
     assert line({"event": "replica_exited", "replica": "worker-0", "code": 137, "signal": "SIGKILL", "oom": True}) == (

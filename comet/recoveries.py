@@ -1,0 +1,92 @@
+"""What the events tell about deaths and returns: restarts by reason, and how long each recovery took, step by step. Pure.
+
+Folded over the records of the journal as they are written, so that it costs nothing to ask.
+"""
+
+from collections import Counter, deque
+from collections.abc import Mapping
+from typing import Any
+
+from comet.wallclock import parse
+
+Record = Mapping[str, Any]
+
+BOUNDS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+"""Upper edges of the histogram of recovery times; its last count is of what took longer."""
+
+KEPT = 50
+"""Recoveries that are told one by one."""
+
+REASONS = ("killed", "crashed", "out of memory", "unhealthy", "start failed", "unknown")
+
+
+class Recoveries:
+    """The deaths and returns of one supervisor's time."""
+
+    def __init__(self) -> None:
+        self.restarts: dict[str, Counter[str]] = {}
+        self.times: dict[str, list[int]] = {}
+        self.seconds: dict[str, float] = {}
+        self.recent: deque[dict[str, Any]] = deque(maxlen=KEPT)
+        self._sick: set[str] = set()
+        self._reason: dict[str, str] = {}
+        self._exit: dict[str, Record] = {}
+
+    def add(self, record: Record) -> None:
+        """Take in a record of the journal."""
+        name = str(record.get("replica") or "")
+        match record.get("event"):
+            case "replica_unhealthy":
+                self._sick.add(name)
+            case "replica_healthy":
+                self._sick.discard(name)
+            case "replica_exited":
+                self._reason[name] = "unhealthy" if name in self._sick else reason(record)
+                self._exit[name] = record
+                self._sick.discard(name)
+            case "replica_start_failed":
+                self._reason[name] = "start failed"
+            case "replica_restarting":
+                self.restarts.setdefault(name, Counter())[self._reason.get(name, "unknown")] += 1
+            case "replica_ready" if record.get("timeline_ms"):
+                self._recovered(name, record)
+
+    def _recovered(self, name: str, record: Record) -> None:
+        steps = dict(record["timeline_ms"])
+        took = float(steps.get("ready", 0.0))
+        kind = str(record.get("kind") or "process")
+        counts = self.times.setdefault(kind, [0] * (len(BOUNDS_S) + 1))
+        counts[next((index for index, bound in enumerate(BOUNDS_S) if took / 1000 <= bound), len(BOUNDS_S))] += 1
+        self.seconds[kind] = self.seconds.get(kind, 0.0) + took / 1000
+        died = self._exit.get(name, {})
+        self.recent.append(
+            {
+                "replica": name,
+                "kind": kind,
+                "ready_at": record.get("at"),
+                "died_at_s": round((parse(str(record.get("at"))) or 0.0) - took / 1000, 3),
+                "took_ms": took,
+                "steps_ms": steps,
+                "reason": self._reason.get(name, "unknown"),
+                "signal": died.get("signal"),
+                "code": died.get("code"),
+            }
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as JSON: of the histogram, counts by kind (one for each of `bounds_s`, then the rest) and the sum in seconds."""
+        return {
+            "restarts": {name: dict(reasons) for name, reasons in self.restarts.items()},
+            "bounds_s": list(BOUNDS_S),
+            "times": {kind: {"counts": counts, "sum_s": round(self.seconds[kind], 6)} for kind, counts in self.times.items()},
+            "recent": list(self.recent),
+        }
+
+
+def reason(record: Record) -> str:
+    """Why a replica ended, in one of REASONS, by the record of its exit."""
+    if record.get("oom"):
+        return "out of memory"
+    if record.get("signal") == "SIGKILL":
+        return "killed"
+    return "unknown" if record.get("code") is None and record.get("signal") is None else "crashed"
