@@ -10,11 +10,12 @@ from collections.abc import Collection, Iterable, Mapping
 from comet.cluster import Cluster
 from comet.rates import Counted, Look, look
 from lb import counters
-from lb.counters import EDGE_ERRORS, EDGE_IN_FLIGHT, EDGE_LATENCY, EDGE_US, FIELDS, LATENCY, RESPONSES
+from lb.counters import EDGE_ERRORS, EDGE_IN_FLIGHT, EDGE_LATENCY, EDGE_US, FIELDS, LATENCY, LATENCY_BUCKETS, RESPONSES
 
 SLOTS = ("a", "b")
 """A load balancer and its successor live side by side for a while: each writes counters of its own."""
 
+_LATENCIES = slice(EDGE_LATENCY, EDGE_LATENCY + LATENCY_BUCKETS)
 _INDEX = {name: FIELDS.index(name) for name in ("requests", "retries", "latency_us", "in_flight", "queued", "connections")}
 
 
@@ -46,7 +47,7 @@ def _of_lb(own: memoryview, blocks: Mapping[str, list[int]], live: bool) -> Coun
         responses=responses,
         errors=responses[4],
         retries=own[_INDEX["retries"]],
-        latency=tuple(own[LATENCY + bucket] + count for bucket, count in enumerate(summed[EDGE_LATENCY:])),
+        latency=tuple(own[LATENCY + bucket] + count for bucket, count in enumerate(summed[_LATENCIES])),
         latency_us=own[_INDEX["latency_us"]] + summed[EDGE_US],
         **gauges,
     )
@@ -58,7 +59,7 @@ def _of_edge(block: list[int], live: bool) -> Counted:
         requests=sum(responses[1:]) + block[EDGE_ERRORS],
         responses=responses,
         errors=responses[4] + block[EDGE_ERRORS],
-        latency=tuple(block[EDGE_LATENCY:]),
+        latency=tuple(block[_LATENCIES]),
         latency_us=block[EDGE_US],
         in_flight=block[EDGE_IN_FLIGHT] if live else 0,
     )

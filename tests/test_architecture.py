@@ -37,6 +37,7 @@ PURE_PARTS = {
         "recoveries",
         "replica",
         "snapshot",
+        "wallclock",
         "admin.forms",
         "admin.guard",
     },
