@@ -15,6 +15,8 @@ here=$(dirname -- "${BASH_SOURCE[0]}")
 . "$here/lib/venv.sh"
 # shellcheck source=scripts/lib/engine.sh
 . "$here/lib/engine.sh"
+# shellcheck source=scripts/lib/browser.sh
+. "$here/lib/browser.sh"
 
 unit=
 case ${1:-} in
@@ -38,6 +40,7 @@ if [ -n "$unit" ]; then
   set -- -m 'not docker and not slow' "$@"
 else
   ensure_engine "$@"
+  ensure_browser
   scripts/check.sh || checks=$?
 fi
 

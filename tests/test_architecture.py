@@ -40,6 +40,7 @@ PURE_PARTS = {
         "wallclock",
         "admin.forms",
         "admin.guard",
+        "admin.rows",
     },
     "lb": {"chunked", "fields", "messages", "replies", "request", "response", "settings", "upstream"},
     "worker_app": {"distributions", "draws", "errors", "latency", "stats", "tally"},

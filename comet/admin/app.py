@@ -16,7 +16,7 @@ from flask import Flask, Response, abort, request, send_from_directory
 from itsdangerous import BadSignature, TimestampSigner
 from werkzeug.exceptions import HTTPException
 
-from comet.admin import forms, guard
+from comet.admin import forms, guard, rows
 from comet.admin.picture import Picture
 from comet.control import Silent
 from comet.errors import Busy, Unknown, UserError
@@ -56,7 +56,7 @@ def create_app(services: Services) -> Flask:
     pool = concurrent.futures.ThreadPoolExecutor(UNDER_WAY, "command")
     _guard(app)
     _reads(app, services.picture, services.metrics)
-    _page(app, TimestampSigner(services.token, salt="comet.session"))
+    _page(app, services, TimestampSigner(services.token, salt="comet.session"))
     _writes(app, services, pool)
     _errors(app)
     return app
@@ -103,10 +103,11 @@ def _reads(app: Flask, picture: Picture, metrics: Callable[[], bytes]) -> None:
         return Response(metrics(), content_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-def _page(app: Flask, signer: TimestampSigner) -> None:
+def _page(app: Flask, services: Services, signer: TimestampSigner) -> None:
     @app.get("/")
     def index() -> Response:
-        response = send_from_directory(PAGE, "index.html")
+        page = rows.fill((PAGE / "index.html").read_text(), services.picture.replicas())
+        response = Response(page, content_type="text/html; charset=utf-8")
         if not _has_session(signer):
             response.set_cookie(_cookie(), signer.sign(b"dashboard").decode(), max_age=SESSION_LIFE, httponly=True, samesite="Strict")
         return response

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from comet.events import line
 from comet.journal import RECENT, number
 from comet.rates import KEPT, Sample, columns, sample_from
 from comet.snapshot import FleetSnapshot, Usage, from_dict
@@ -55,13 +56,13 @@ class Picture:
             self._rendered = None
             match message["type"]:
                 case "past":
-                    self._events.extend(message["events"])
+                    self._events.extend(map(_worded, message["events"]))
                     self._samples.extend(sample_from(sample) for sample in message["samples"])
                 case "cluster":
                     self._cluster = dict(message["cluster"])
                     self._pids = {row["name"]: row["pid"] for row in self._cluster["replicas"]}
                 case "event":
-                    self._events.append(message["record"])
+                    self._events.append(_worded(message["record"]))
                 case "sample":
                     self._samples.append(sample_from(message["sample"]))
 
@@ -72,6 +73,12 @@ class Picture:
             if self._rendered is None and self._cluster is not None:
                 self._rendered = json.dumps(self._told(self._cluster), separators=(",", ":")).encode()
             return self._rendered
+
+    def replicas(self) -> list[dict[str, Any]]:
+        """The rows of the list of replicas; none before the first picture."""
+        self._refresh_usage()
+        with self._lock:
+            return [] if self._cluster is None else self._with_usage(self._cluster)["replicas"]
 
     def snapshot(self) -> tuple[FleetSnapshot, dict[str, Any]] | None:
         """The same for the metrics: the snapshot, and what else the supervisor told."""
@@ -104,7 +111,8 @@ class Picture:
             return self._cluster is not None and bool(self._cluster.get("ready"))
 
     def _told(self, cluster: dict[str, Any]) -> dict[str, Any]:
-        return {**self._with_usage(cluster), "events": list(self._events)[-SHOWN:], "history": columns(self._samples)}
+        silent = round(self._clock() - self._heard_at, 1)
+        return {**self._with_usage(cluster), "silent_s": silent, "events": list(self._events)[-SHOWN:], "history": columns(self._samples)}
 
     def _with_usage(self, cluster: dict[str, Any]) -> dict[str, Any]:
         return {**cluster, "replicas": [{**row, **asdict(self._usage.get(row["name"], Usage()))} for row in cluster["replicas"]]}
@@ -124,3 +132,8 @@ class Picture:
             self._looked_at = self._clock()
         finally:
             self._looking.release()
+
+
+def _worded(record: dict[str, Any]) -> dict[str, Any]:
+    """The record with the sentence that the command line shows for it."""
+    return {**record, "text": line(record)}

@@ -1,0 +1,110 @@
+"""A browser and the page in it: Debian's Chromium driven by Playwright, and what the page asks for answered from a scene or a cluster.
+
+The page is watched all the while: what it writes to the console, what its security policy refuses, and every address it asks for.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, Playwright, Route
+
+from comet.admin.guard import HEADERS
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = ROOT / "comet/admin/page"
+SHOTS = ROOT / "build/page"
+"""Where screenshots are kept; git does not see it."""
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = (
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".html": "text/html; charset=utf-8"}
+HOME = "http://127.0.0.1:5040/"
+
+WIDE, NARROW = (1920, 1080), (360, 780)
+
+
+def launch(playwright: Playwright) -> Browser:
+    """A headless Chromium with an empty profile of its own."""
+    path = next((found for name in NAMES if (found := shutil.which(name))), None)
+    assert path, "no Chromium is installed: scripts/test.sh installs one"
+    return playwright.chromium.launch(executable_path=path, args=list(FLAGS))
+
+
+class Watched:
+    """A page, and what went wrong on it."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.complaints: list[str] = []
+        self.asked: list[str] = []
+        page.on("console", lambda message: self.complaints.append(message.text) if message.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("request", lambda request: self.asked.append(request.url))
+
+    def foreign(self, home: str = HOME) -> list[str]:
+        """Addresses outside the page's own server that were asked for."""
+        return [url for url in self.asked if not url.startswith(home)]
+
+    def flaws(self, *rules: str) -> list[str]:
+        """What axe finds wrong (by these rules, or by all of them), with the elements that it means."""
+        chosen: dict[str, Any] = {"resultTypes": ["violations"]}
+        if rules:
+            chosen["runOnly"] = {"type": "rule", "values": list(rules)}
+        found = Axe().run(self.page, options=chosen).response["violations"]
+        return [f"{flaw['id']}: {[node['html'][:120] for node in flaw['nodes'][:3]]}" for flaw in found]
+
+    def shoot(self, name: str, whole: bool = False) -> None:
+        SHOTS.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=SHOTS / f"{name}.png", full_page=whole)
+
+
+class Backstage:
+    """Answers in the supervisor's place. `answer` is what `/api/v1/cluster` tells (None: nothing listens); `posts` what was asked for."""
+
+    def __init__(self, answer: dict[str, Any] | None) -> None:
+        self.answer = answer
+        self.posts: list[tuple[str, dict[str, Any]]] = []
+        self.respond: Callable[[str, dict[str, Any]], tuple[int, dict[str, Any]]] = lambda name, body: (200, {"done": name, "result": {}})
+
+    def handle(self, route: Route) -> None:
+        request = route.request
+        path = "/" + request.url.split("//")[1].partition("/")[2]
+        if self.answer is None and path.startswith("/api"):
+            route.abort("connectionrefused")
+        elif path == "/api/v1/cluster":
+            route.fulfill(body=json.dumps(self.answer), content_type="application/json")
+        elif path.startswith("/api/v1/events"):
+            events = (self.answer or {})["events"]
+            route.fulfill(body=json.dumps({"events": events, "last": len(events)}), content_type="application/json")
+        elif request.method == "POST":
+            name, body = path.removeprefix("/api/v1/"), request.post_data_json
+            self.posts.append((name, body))
+            status, told = self.respond(name, body)
+            route.fulfill(status=status, body=json.dumps(told), content_type="application/json")
+        else:
+            file = FILES / ("index.html" if path == "/" else path.removeprefix("/"))
+            route.fulfill(body=file.read_bytes(), content_type=TYPES[file.suffix], headers=HEADERS)
+
+
+@contextmanager
+def opened(
+    browser: Browser, size: tuple[int, int] = WIDE, theme: str = "light", behind: Backstage | None = None, home: str = HOME, **more: Any
+) -> Iterator[Watched]:
+    """The page at this size and in these colours; with a `Backstage`, no server is needed."""
+    context = browser.new_context(viewport={"width": size[0], "height": size[1]}, color_scheme=theme, **more)
+    try:
+        watched = Watched(context.new_page())
+        if behind is not None:
+            watched.page.route("**/*", behind.handle)
+        watched.page.goto(home)
+        yield watched
+    finally:
+        context.close()

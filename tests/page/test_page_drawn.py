@@ -1,0 +1,185 @@
+"""The page over recorded clusters, in a real browser: what it shows, to whom, at which size, and that it asks nobody else."""
+
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.page import scenes
+from tests.page.stage import NARROW, WIDE, Backstage, Watched, opened
+
+pytestmark = pytest.mark.slow
+
+SCENES = {"calm": scenes.calm, "trouble": scenes.trouble, "crowd": scenes.crowd}
+SIZES = {"wide": WIDE, "narrow": NARROW}
+
+
+def drawn(watched: Watched) -> Page:
+    expect(watched.page.locator("#rows tr").first).to_be_visible()
+    return watched.page
+
+
+def cells(page: Page) -> dict[str, list[str]]:
+    """The list of replicas as shown, by name."""
+    rows = page.eval_on_selector_all("#rows tr", "rows => rows.map(row => [...row.children].map(cell => cell.innerText.trim()))")
+    return {row[0]: row for row in rows}
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("scene", SCENES)
+def test_every_scene_is_sound_at_every_size_and_in_both_themes(browser: Browser, scene: str, size: str) -> None:
+    with opened(browser, SIZES[size], "light", Backstage(SCENES[scene]().as_dict())) as watched:
+        page = drawn(watched)
+        watched.shoot(f"{scene}-{size}-light", whole=size == "narrow")
+        assert watched.flaws() == []
+        page.emulate_media(color_scheme="dark")
+        watched.shoot(f"{scene}-{size}-dark", whole=size == "narrow")
+        if scene != "crowd":  # It has no colours that the others lack, and many elements.
+            assert watched.flaws("color-contrast") == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= SIZES[size][0]
+        assert watched.complaints == []
+        assert watched.foreign() == []
+
+
+def test_the_list_shows_what_the_snapshot_says(browser: Browser) -> None:
+    scene = scenes.trouble()
+    with opened(browser, behind=Backstage(scene.as_dict())) as watched:
+        shown = cells(drawn(watched))
+        assert list(shown) == list(scene.rows)
+        for name, row in scene.rows.items():
+            assert shown[name][1:5] == [row["kind"], row["id"], row["state"], str(row["port"])]
+            assert shown[name][13] == str(row["restarts"])
+        assert shown["lb-0"][14] == "SIGKILL"
+
+
+def test_the_summary_names_what_is_sick_and_why(browser: Browser) -> None:
+    with opened(browser, behind=Backstage(scenes.trouble().as_dict())) as watched:
+        summary = drawn(watched).inner_text("#verdict")
+        assert "2 of 6 are not ready: worker-2, worker-3" in summary
+        assert "no answer within 2 s" in summary
+
+
+def test_every_replica_of_a_crowd_has_its_tile_and_none_hides_another(browser: Browser) -> None:
+    with opened(browser, behind=Backstage(scenes.crowd().as_dict())) as watched:
+        page = drawn(watched)
+        boxes = [tile.bounding_box() for tile in page.locator(".flow .node").all()]
+        assert len(boxes) == 54
+        for index, one in enumerate(boxes):
+            assert one is not None
+            assert one["height"] >= 24  # Large enough to be hit (WCAG 2.5.8).
+            for other in boxes[:index]:
+                assert not overlap(one, other)
+        names = page.eval_on_selector_all(".flow .node .name", "all => all.map(one => [one.scrollWidth, one.clientWidth])")
+        assert all(needed <= given + 1 for needed, given in names if given)
+
+
+def overlap(one: Any, other: Any) -> bool:
+    apart_x = one["x"] + one["width"] <= other["x"] or other["x"] + other["width"] <= one["x"]
+    apart_y = one["y"] + one["height"] <= other["y"] or other["y"] + other["height"] <= one["y"]
+    return not (apart_x or apart_y)
+
+
+def test_the_time_line_of_a_crowd_shows_the_eventful_ones_and_all_when_asked(browser: Browser) -> None:
+    with opened(browser, behind=Backstage(scenes.crowd().as_dict())) as watched:
+        page = drawn(watched)
+        names = page.locator(".timeline .lines text")
+        assert {"worker-17", "worker-29", "lb-2"} <= set(names.all_text_contents())
+        assert "worker-40" not in names.all_text_contents()
+        page.get_by_role("button", name="Show all replicas").click()
+        assert "worker-40" in names.all_text_contents()
+
+
+def test_a_recovery_tells_its_steps_to_pointer_and_keyboard(browser: Browser) -> None:
+    with opened(browser, behind=Backstage(scenes.trouble().as_dict())) as watched:
+        page = drawn(watched)
+        page.locator(".mark.back").first.hover()
+        expect(page.locator("#tip")).to_contain_text("died (SIGKILL)")
+        expect(page.locator("#tip")).to_contain_text("noticed+1.9 ms")
+        expect(page.locator("#tip")).to_contain_text("first answer+19 ms")
+        page.mouse.move(5, 5)
+        expect(page.locator("#tip")).to_be_hidden()
+        page.locator('.marks [tabindex="0"]').focus()
+        page.keyboard.press("Home")
+        told = [page.evaluate("document.activeElement.getAttribute('aria-label')")]
+        for _ in range(5):
+            page.keyboard.press("ArrowRight")
+            told.append(page.evaluate("document.activeElement.getAttribute('aria-label')"))
+        assert len(set(told)) == 6
+        assert any("lb-0 ready" in each for each in told)
+        expect(page.locator("#tip")).to_be_visible()
+        page.keyboard.press("Escape")
+        expect(page.locator("#tip")).to_be_hidden()
+
+
+def test_processes_and_containers_are_compared_on_one_scale(browser: Browser) -> None:
+    with opened(browser, behind=Backstage(scenes.trouble().as_dict())) as watched:
+        page = drawn(watched)
+        width = {
+            kind: page.eval_on_selector(f".side.{kind} .bar", "bar => [...bar.children].reduce((sum, one) => sum + one.offsetWidth, 0)")
+            for kind in ("process", "container")
+        }
+        assert 0 < width["process"] * 10 < width["container"]
+        assert "14 ms from death to ready, median of 3" in page.inner_text(".side.process")
+        assert "447 ms from death to ready, median of 3" in page.inner_text(".side.container")
+
+
+def test_a_state_is_told_by_shape_and_word_and_not_by_colour_alone(browser: Browser) -> None:
+    with opened(browser, behind=Backstage(scenes.trouble().as_dict())) as watched:
+        page = drawn(watched)
+        shapes = {
+            name: page.eval_on_selector(f'.node[data-key="{name}"] .health use', "use => use.getAttribute('href')")
+            for name in ("worker-0", "worker-2", "worker-3")
+        }
+        assert len(set(shapes.values())) == 3
+        assert "sick" in page.inner_text('.node[data-key="worker-2"] .health')
+        assert "restarts in 2.9 s" in page.inner_text('.node[data-key="worker-3"] .health')
+
+
+def test_the_keyboard_reaches_every_replica_and_every_control(browser: Browser) -> None:
+    with opened(browser, behind=Backstage(scenes.calm().as_dict())) as watched:
+        page = drawn(watched)
+        met = set()
+        for _ in range(60):
+            page.keyboard.press("Tab")
+            met.add(page.evaluate("document.activeElement.innerText?.split('\\n')[0].trim() ?? ''"))
+        assert {"Scale…", "Restart…", "Faults…", "Kill…", "Reload", "Stop…", "lb-0", "lb-1", "worker-0", "worker-1", "worker-2"} <= met
+
+
+def test_colours_follow_the_system_until_the_reader_chooses_and_the_choice_is_kept(browser: Browser) -> None:
+    with opened(browser, theme="dark", behind=Backstage(scenes.calm().as_dict())) as watched:
+        page = drawn(watched)
+        paper = "getComputedStyle(document.body).backgroundColor"
+        dark = page.evaluate(paper)
+        page.click("#theme")
+        light = page.evaluate(paper)
+        assert light != dark
+        page.reload()
+        drawn(watched)
+        assert page.evaluate(paper) == light
+        page.click("#theme")
+        assert page.evaluate(paper) == dark
+
+
+def test_nothing_that_a_replica_says_becomes_part_of_the_page(browser: Browser) -> None:
+    scene = scenes.calm()
+    scene.sick("worker-1", "unhealthy", '<img src="http://elsewhere.example/x" onerror="document.title=1"><b>bold</b>', 3)
+    with opened(browser, behind=Backstage(scene.as_dict())) as watched:
+        page = drawn(watched)
+        assert "<b>bold</b>" in page.inner_text("#verdict")
+        assert page.locator("main b:has-text('bold'), main img").count() == 0
+        assert watched.foreign() == []
+
+
+def test_silence_is_told_and_ends_by_itself(browser: Browser) -> None:
+    behind = Backstage(scenes.calm().as_dict())
+    with opened(browser, behind=behind) as watched:
+        page = drawn(watched)
+        told, behind.answer = behind.answer, None
+        expect(page.get_by_role("alert").first).to_contain_text("The supervisor does not answer")
+        expect(page.locator("#pulse")).to_have_text("no answer")
+        watched.shoot("lost-wide-light")
+        assert watched.flaws() == []
+        behind.answer = told
+        expect(page.locator("#lost")).to_be_hidden()
+        expect(page.locator("#pulse")).to_have_text("live")
+        assert "The supervisor answers again" in page.inner_text("#notices")
