@@ -1,5 +1,6 @@
 """Config -> the flat list of replicas it asks for."""
 
+import functools
 import hashlib
 import json
 import sys
@@ -9,7 +10,7 @@ from comet import service
 from comet.backoff import RestartPolicy
 from comet.cluster import Cluster, Owner
 from comet.config import Config
-from comet.database import Place, worker_environment
+from comet.database import SOURCES, Place, worker_environment
 from comet.drivers.container import ContainerLaunch
 from comet.drivers.execute import ExecLaunch
 from comet.drivers.forkserver import LbLaunch
@@ -99,7 +100,7 @@ def load_balancer(config: Config, cluster: Cluster, index: int) -> Enlisted:
         drain_grace=config.shutdown_grace + 1,
         terminate_grace=1.0,
         restart=_policy(config),
-        launch=LbLaunch(settings, counters=f"{name}.a.counters"),
+        launch=LbLaunch(settings, counters=f"{name}.a.counters", fingerprint=_code("lb")),
     )
     return Enlisted(spec)
 
@@ -137,8 +138,18 @@ def _launch(config: Config, around: Surroundings, name: str, port: int) -> Conta
         launch = service.executed(config, name, port, around.owner)
     else:
         launch = _executed(config, around, name, port)
-    content = json.dumps([port, asdict(launch)], sort_keys=True)
+    made_of = "" if config.runtime == "docker" or config.own_service else _code("worker_app")
+    content = json.dumps([port, asdict(launch), made_of], sort_keys=True)
     return replace(launch, fingerprint=hashlib.sha256(content.encode()).hexdigest()[:16])
+
+
+@functools.cache
+def _code(package: str) -> str:
+    """A hash of a package's sources and of the Python that runs them: a process made of others is replaced at the next `run`."""
+    digest = hashlib.sha256(sys.version.encode())
+    for path in sorted((SOURCES / package).glob("*.py")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _contained(config: Config, around: Surroundings, image: str, name: str) -> ContainerLaunch:

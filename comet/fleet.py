@@ -90,6 +90,8 @@ class Fleet:
                 host = launch.listen[0]
             else:
                 continue
+            if member.spec.name in self.listeners:
+                continue
             try:
                 # What asyncio needs of a load balancer's socket would surprise a server that waits in accept(2).
                 self.listeners.bind(member.spec.name, host, port, blocking=not isinstance(launch, LbLaunch))
@@ -99,6 +101,9 @@ class Fleet:
     def adopt(self, adoption: Adoption) -> None:
         """Supervise a living replica as it is."""
         spec = adoption.member.spec
+        if adoption.stale:
+            # It is what it was made as, until it is replaced: a supervisor after us has to see it too.
+            spec = replace(spec, launch=replace(spec.launch, fingerprint=adoption.made_as or ""))
         if adoption.record is not None and adoption.record.counters is not None:
             spec = replace(spec, launch=replace(spec.launch, counters=adoption.record.counters))
         replica = replace(adoption.replica(time.monotonic(), time.time()), spec=spec)

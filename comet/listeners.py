@@ -37,6 +37,9 @@ class Listeners:
         self.release(name)
         self._sockets[name] = listener
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._sockets
+
     def __getitem__(self, name: str) -> socket.socket:
         return self._sockets[name]
 

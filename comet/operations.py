@@ -75,6 +75,12 @@ class Operations:
             await self._roll([members[name] for name in names])
             return {"restarted": names}
 
+    async def renew(self, names: list[str]) -> None:
+        """Replace adopted replicas that were made otherwise than is wanted now."""
+        with self._alone("renewal"):
+            members = self._members(self.config)
+            await self._roll([members[name] for name in names])
+
     async def reload(self) -> dict[str, Any]:
         """Read the config anew and make the cluster as it says; UserError leaves everything as it was."""
         with self._alone("reload"):

@@ -15,7 +15,7 @@ from typing import Any
 
 import docker
 
-from comet import __version__, adopt, database, engine, expand, faultfiles, orphans, scalefile
+from comet import __version__, database, engine, expand, faultfiles, orphans, scalefile
 from comet.admin.desk import Desk
 from comet.cluster import Cluster, worker_owner
 from comet.config import Config, port_ranges
@@ -31,6 +31,7 @@ from comet.listeners import require_free
 from comet.logs import tail
 from comet.operations import Operations
 from comet.replica import Replica, State, Wanted
+from comet.succession import Succession
 from comet.supervise import Enlisted
 
 HOPELESS_AFTER = 3
@@ -106,9 +107,9 @@ class Run:
         members = self._members(around)
         if client is not None:
             fleet.use_engine(client)
-        adopted = await self._deal_with(found, members, client)
         self._write_faults(members)
-        fresh = [member for member in members if member.spec.name not in adopted]
+        succession = Succession(fleet, cluster, config, self._wait, self._step)
+        fresh = await succession.begin(found, members, client)
         fleet.listen(config, fresh)
         if fresh:
             self._step(f"starting {', '.join(member.spec.name for member in fresh)}")
@@ -117,6 +118,7 @@ class Run:
         await self._until_ready()
         build = partial(self._build_again, client)
         self._operations = Operations(fleet, cluster, config, self._file, around, build)
+        await succession.complete(self._operations, client)
         self._show({"kind": "ready", "replicas": self._urls(), "admin": admin})
 
     async def _open_admin(self, found: list[orphans.Orphan]) -> str | None:
@@ -151,29 +153,6 @@ class Run:
             return await self._wait.blocking(lambda: foreign_image(client, wanted, self._step_from_thread, self._wait.cancelled))
         self._step("looking for the worker image")
         return await self._wait.blocking(lambda: ensure_image(client, self._cluster.folder, self._step_from_thread, self._wait.cancelled))
-
-    async def _deal_with(self, found: list[orphans.Orphan], members: list[Enlisted], client: docker.DockerClient | None) -> set[str]:
-        """Adopt what an earlier supervisor left and still fits, end the rest; the names of the adopted."""
-        records = self._fleet.state.read()
-        host = self._config.load_balancer_host
-        of_lb = [member for member in members if member.spec.driver == "lb"]
-        of_worker = [member for member in members if member.spec.driver != "lb"]
-        balancers = await self._wait.blocking(lambda: adopt.balancers(self._cluster, host, of_lb, found, records))
-        adoptions = [*adopt.workers(of_worker, found, records), *balancers]
-        kept = {adoption.orphan.id for adoption in adoptions}
-        # Workers first, and each is in the table at once: a load balancer is told its upstreams as soon as it is adopted.
-        self._fleet.router.limit(expand.in_flight_share(self._config))
-        for adoption in adoptions:
-            self._fleet.adopt(adoption)
-            self._fleet.supervisor.publish()
-        rest = [orphan for orphan in found if orphan.id not in kept]
-        if rest:
-            self._step(f"ending {len(rest)} leftovers of an earlier supervisor")
-            grace = self._config.shutdown_grace
-            if client is None and any(orphan.kind == "container" for orphan in rest):
-                client = await self._wait.blocking(engine.connect)
-            await self._wait.blocking(lambda: list(orphans.end(self._cluster, rest, client, grace)))
-        return {adoption.member.spec.name for adoption in adoptions}
 
     def _write_faults(self, members: list[Enlisted]) -> None:
         names = [member.spec.name for member in members if member.spec.role == "worker"]

@@ -14,7 +14,8 @@ from typing import Any, Final
 
 from lb.settings import UPSTREAM_STATES, Settings, UpstreamSpec
 
-VERSION: Final = 1
+VERSION: Final = 2
+"""Of all that is said here. A supervisor replaces load balancers that speak another one."""
 MAX_LINE: Final = 1 << 20  # 200 upstreams need some 20 KiB; a peer that sends more without a newline is broken
 
 Message = dict[str, Any]
@@ -102,7 +103,7 @@ def status() -> Message:
 
 def ready(name: str, pid: int, port: int, at: float) -> Message:
     """Return what is sent first on each control connection: it accepts, since `at` (monotonic seconds)."""
-    return {"type": "ready", "name": name, "pid": pid, "port": port, "at": at}
+    return {"type": "ready", "name": name, "pid": pid, "port": port, "at": at, "version": VERSION}
 
 
 def first(upstream: str | None, at: float) -> Message:

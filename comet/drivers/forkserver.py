@@ -28,10 +28,11 @@ from lb.settings import Settings
 @dataclass(frozen=True)
 class LbLaunch:
     """What a load balancer needs to be started. Its listening socket is held under `settings.name`; `counters` is the file, in
-    `.comet/run/`, that it alone writes."""
+    `.comet/run/`, that it alone writes; `fingerprint` tells the code it is made of."""
 
     settings: Settings
     counters: str
+    fingerprint: str = ""
 
 
 class ForkserverLauncher:

@@ -1,8 +1,10 @@
 """Awkward moments: readers that go away, deaths in the midst of a hand-over, configs that changed while nobody supervised."""
 
 import contextlib
+import json
 import os
 import random
+import signal
 import subprocess
 import threading
 from collections.abc import Callable
@@ -11,6 +13,7 @@ import psutil
 import pytest
 
 from tests.integration.clusters import House, eventually, free_ports
+from tests.integration.test_supervision import clients
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
@@ -130,3 +133,53 @@ def test_a_hung_supervisor_is_told_apart_from_none(make_house: Callable[..., Hou
     finally:
         os.kill(pid, 18)
     house.stop()
+
+
+def test_a_load_balancer_that_does_not_answer_is_replaced_on_its_socket_before_it_ends(make_house: Callable[..., House]) -> None:
+    house = make_house(worker=1, pool=2, runtime="process", shutdown_grace=1)
+    house.start()
+    before = house.replicas()
+    orphaned(house)
+    os.kill(before["lb-0"]["pid"], signal.SIGSTOP)
+    waiting = threading.Thread(target=house.hello, args=(0,))
+    with clients(house, number=2) as strict:
+        waiting.start()
+        house.start()
+        # Neither who asks either of them, nor who was waiting in the stopped one's backlog, is refused.
+        waiting.join(20)
+        assert not waiting.is_alive()
+    assert [client.bad for client in strict] == [[]] * len(strict)
+    after = house.replicas()
+    assert after["lb-0"]["pid"] != before["lb-0"]["pid"]
+    assert after["lb-1"]["pid"] == before["lb-1"]["pid"]
+    eventually(lambda: not psutil.pid_exists(before["lb-0"]["pid"]), 10, "the stopped one is ended in the end")
+    assert house.hello(0).status_code == 200
+    house.stop()
+    house.assert_nothing_left()
+
+
+def test_what_another_version_made_is_rolled_without_losing_a_request(make_house: Callable[..., House]) -> None:
+    house = make_house(worker=2, pool=2, runtime="process")
+    house.start()
+    before = {name: row["pid"] for name, row in house.replicas().items()}
+    orphaned(house)
+    # The state file as another version's code would have left it.
+    path = house.folder / ".comet/state.json"
+    state = json.loads(path.read_text())
+    for record in state["replicas"]:
+        record["fingerprint"] = "0123456789abcdef"
+    path.write_text(json.dumps(state))
+    with clients(house) as strict:
+        house.start()
+        seen = [client.good for client in strict]
+        eventually(lambda: all(client.good > count + 10 for client, count in zip(strict, seen, strict=True)))
+    assert [client.bad for client in strict] == [[]] * len(strict)
+    after = {name: row["pid"] for name, row in house.replicas().items()}
+    assert set(after) == set(before)
+    assert not set(after.values()) & set(before.values())
+    assert {row["restarts"] for row in house.replicas().values()} == {0}
+    orphaned(house)
+    house.start()
+    assert {name: row["pid"] for name, row in house.replicas().items()} == after
+    house.stop()
+    house.assert_nothing_left()
