@@ -15,11 +15,12 @@ from comet.adopt import Adoption, Heritage
 from comet.cluster import Cluster
 from comet.config import Config
 from comet.errors import UserError
-from comet.fleet import SLOTS, Fleet
+from comet.fleet import Fleet
 from comet.interruptible import Interruptible
 from comet.operations import Operations
 from comet.orphans import Orphan
 from comet.supervise import Enlisted
+from comet.traffic import SLOTS
 
 
 class Succession:
