@@ -12,7 +12,7 @@ def ensure_dependencies(script: str) -> None:
     import os
     import sys
 
-    needed = ("yaml", "docker", "requests", "waitress", "flask", "psutil", "rich", "setproctitle", "sqlalchemy")
+    needed = ("yaml", "docker", "requests", "waitress", "flask", "psutil", "rich", "setproctitle", "sqlalchemy", "prometheus_client")
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if not missing:
         return

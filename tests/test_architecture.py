@@ -74,6 +74,7 @@ ONLY_IN = {
     },
     "flask": {"comet.admin.app": "serves the page and the API"},
     "waitress": {"comet.admin.__main__": "serves the page and the API"},
+    "prometheus_client": {"comet.admin.metrics": "renders the metrics"},
     "argparse": {"comet.cli": "the command line"},
     "yaml": {"comet.located": "reads YAML files"},
     "multiprocessing": {"comet.drivers.forkserver": "names the start method, once"},

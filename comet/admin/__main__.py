@@ -19,6 +19,7 @@ from setproctitle import setproctitle
 
 from comet.admin.app import MAX_BODY, Services, create_app
 from comet.admin.keeper import TOKEN
+from comet.admin.metrics import renderer
 from comet.admin.picture import Picture
 from comet.cluster import Cluster
 from comet.control import call
@@ -47,7 +48,7 @@ def main() -> None:
     def command(name: str, fields: dict[str, Any]) -> Any:
         return call(cluster, name, COMMAND_TIMEOUT, **fields)
 
-    app = create_app(Services(picture, cluster.path(TOKEN).read_text().strip(), command, lambda: b""))
+    app = create_app(Services(picture, cluster.path(TOKEN).read_text().strip(), command, renderer(picture.snapshot)))
     server = waitress.create_server(
         app,
         sockets=[listener],

@@ -6,17 +6,19 @@ Reads render the picture; writes become commands of the control socket, with the
 import concurrent.futures
 import json
 import logging
+import mimetypes
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from flask import Flask, Response, abort, request, send_from_directory
+from flask import Flask, Response, abort, request
 from itsdangerous import BadSignature, TimestampSigner
 from werkzeug.exceptions import HTTPException
+from werkzeug.security import safe_join
 
-from comet.admin import forms, guard, rows
+from comet.admin import forms, guard, openapi, rows
 from comet.admin.picture import Picture
 from comet.control import Silent
 from comet.errors import Busy, Unknown, UserError
@@ -36,6 +38,7 @@ PATIENCE = 2.0
 UNDER_WAY = 8
 """Commands that may be under way at a time; the supervisor itself refuses a second operation."""
 
+Number = TypeVar("Number", int, float)
 Command = Callable[[str, dict[str, Any]], Any]
 
 
@@ -92,11 +95,17 @@ def _reads(app: Flask, picture: Picture, metrics: Callable[[], bytes]) -> None:
 
     @app.get("/api/v1/events")
     def events() -> Response:
-        return _json(picture.events_after(int(_number("after"))))
+        return _json(picture.events_after(_number("after", int)))
 
     @app.get("/api/v1/history")
     def history() -> Response:
-        return _json(picture.history_after(_number("after")))
+        return _json(picture.history_after(_number("after", float)))
+
+    description = json.dumps(openapi.document()).encode()
+
+    @app.get("/api/v1/openapi.json")
+    def describe() -> Response:
+        return _body(description)
 
     @app.get("/metrics")
     def show_metrics() -> Response:
@@ -114,7 +123,7 @@ def _page(app: Flask, services: Services, signer: TimestampSigner) -> None:
 
     @app.get("/<name>")
     def asset(name: str) -> Response:
-        return send_from_directory(PAGE, name)
+        return _file(name)
 
     app.extensions["comet-signer"] = signer
 
@@ -128,6 +137,8 @@ def _writes(app: Flask, services: Services, pool: concurrent.futures.Executor) -
             fields = forms.read(command, request.get_json(silent=False))
         except UserError as error:
             return _error(400, error.message)
+        except RecursionError:
+            return _error(400, "the body is nested too deeply")
         return _outcome(command, pool.submit(services.command, command, fields))
 
     for command in forms.FORMS:
@@ -166,13 +177,22 @@ def _errors(app: Flask) -> None:
         return _error(500, "internal error (.comet/logs/admin.log has more)")
 
 
-def _number(name: str) -> float:
-    """A number of the query, 0 where it is not given."""
-    text = request.args.get(name, "0")
+def _file(name: str) -> Response:
+    """A file of the page; 404 for anything else."""
+    path = safe_join(str(PAGE), name)
     try:
-        value = float(text)
+        content = Path(path or "").read_bytes()
+    except (OSError, ValueError):
+        abort(404)
+    return Response(content, mimetype=mimetypes.guess_type(name)[0] or "application/octet-stream")
+
+
+def _number(name: str, kind: Callable[[str], Number]) -> Number:
+    """A number of the query, 0 where it is not given."""
+    try:
+        value = kind(request.args.get(name, "0"))
     except ValueError:
-        value = -1.0
+        abort(400, f"{name}: a number from 0 on is wanted")
     if not 0 <= value < 2**53:
         abort(400, f"{name}: a number from 0 on is wanted")
     return value

@@ -7,6 +7,7 @@ time is now, is the supervisor's to say.
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from comet.config import KEYS
 from comet.errors import UserError
 from comet.faults import SETTINGS, change
 
@@ -17,8 +18,10 @@ def _scale(body: dict[str, Any]) -> dict[str, Any]:
     if not body:
         raise UserError("scale: name worker, pool or both, whole numbers")
     for name, value in body.items():
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 10**6:
-            raise UserError(f"{name}: {value!r} is not a number of replicas")
+        try:
+            KEYS[name].check(value)
+        except ValueError as error:
+            raise UserError(f"{name}: {error} (allowed: {KEYS[name].allowed}); nothing was changed") from None
     return body
 
 
