@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from comet import __version__, commands, faults
+from comet.completion import SIGNALS, Command, script
 from comet.errors import UserError
 
 EXAMPLES = """examples:
@@ -20,6 +21,27 @@ EXAMPLES = """examples:
   python supervisor.py events --follow what happens, as it happens
   python supervisor.py stop            drain, stop and remove everything
 """
+
+
+EXAMPLES_OF = {
+    "run": ("", "run --detach", "run --log-format json > cluster.log", "run --quiet --detach --config other/config.yaml"),
+    "ps": ("ps", "ps --watch", "ps --json | jq '.replicas[] | select(.state != \"ready\")'"),
+    "stop": ("stop", "stop --quiet"),
+    "stats": ("stats", "stats --json", "stats --reset"),
+    "events": ("events --follow", "events --tail 5", "events --follow --json | jq -c 'select(.event == \"replica_exited\")'"),
+    "logs": ("logs worker-0", "logs lb-1 --follow", "logs worker-0 --tail 0 --follow"),
+    "kill": ("kill lb-0", "kill worker-1 --signal STOP", "kill worker-1 --signal CONT"),
+    "scale": ("scale worker=5", "scale worker=2 pool=3"),
+    "restart": ("restart worker-0", "restart lb", "restart all"),
+    "faults": ("faults", "faults worker-1 --failure 50 --for 30s", "faults all --avg-delay 20 --count 100", "faults --clear"),
+    "scenario": ("scenario scenarios/slow-worker.yaml", "scenario my.yaml --json"),
+    "compare": ("compare", "compare --rounds 3 --html report.html"),
+    "reload": ("reload",),
+    "check": ("check", "check --config other/config.yaml"),
+    "clean": ("stop && python supervisor.py clean",),
+    "completion": ("completion bash > ~/.comet-completion && source ~/.comet-completion",),
+}
+"""What follows `python supervisor.py` in the help of each command."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -44,8 +66,10 @@ def parser() -> argparse.ArgumentParser:
     _add_run_options(run, suppress=True)
     ps = _add(below, "ps", "list supervisor, load balancers and workers")
     ps.add_argument("--json", action="store_true", help="print JSON")
-    ps.add_argument("--watch", "-w", action="store_true", help="show it anew every second until interrupted")
-    _add(below, "stop", "drain, stop and remove everything, with or without a running supervisor")
+    ps.add_argument("--watch", "-w", action="store_true", help="a live board on a terminal (q leaves it), a listing a second elsewhere")
+    ps.add_argument("--feed-fd", type=int, help=argparse.SUPPRESS)
+    stop = _add(below, "stop", "drain, stop and remove everything, with or without a running supervisor")
+    stop.add_argument("--quiet", "-q", action="store_true", help="print nothing but what goes wrong")
     stats = _add(below, "stats", "show the request statistics of the workers")
     stats.add_argument("--json", action="store_true", help="print the JSON of /worker/stats")
     stats.add_argument("--reset", action="store_true", help="begin the statistics anew")
@@ -55,6 +79,7 @@ def parser() -> argparse.ArgumentParser:
     events.add_argument("--tail", type=int, default=50, metavar="N", help="how many past events to show first (50)")
     logs = _add(below, "logs", "show what a replica printed")
     logs.add_argument("name", metavar="NAME", help="worker-0, lb-1, …")
+    logs.add_argument("--json", action="store_true", help="print each line as a JSON object")
     logs.add_argument("--follow", "-f", action="store_true", help="go on with what it prints")
     logs.add_argument("--tail", type=int, default=100, metavar="N", help="how many past lines to show first (100)")
     kill = _add(below, "kill", "kill a replica as a crash would, for experiments")
@@ -74,16 +99,24 @@ def parser() -> argparse.ArgumentParser:
     )
     compare.add_argument("--json", type=Path, metavar="FILE", help="write all figures, raw and made of them")
     compare.add_argument("--html", type=Path, metavar="FILE", help="write a report with plots, one self-contained page")
-    _add(below, "reload", "read the config anew and make the cluster as it says")
-    _add(below, "check", "check the config and start nothing")
+    reload = _add(below, "reload", "read the config anew and make the cluster as it says")
+    check = _add(below, "check", "check the config and start nothing")
     _add(below, "clean", "remove images and state of this cluster while it is down")
+    complete = _add(below, "completion", "print what completes commands, options and names in a shell")
+    complete.add_argument("shell", choices=("bash", "zsh", "names"), help="for which shell; names: of the replicas, a line each")
+    for command in (kill, scale, restart, reload, check):
+        command.add_argument("--json", action="store_true", help="print JSON")
     return top
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    options = parser().parse_args(command_first(list(sys.argv[1:] if arguments is None else arguments)))
+    made = parser()
+    options = made.parse_args(command_first(list(sys.argv[1:] if arguments is None else arguments)))
     try:
+        if options.command == "completion" and options.shell != "names":
+            print(script(options.shell, described(made)))
+            return 0
         return commands.COMMANDS[options.command or "run"](options)
     except UserError as error:
         print(error.message, file=sys.stderr)
@@ -101,7 +134,7 @@ def command_first(arguments: list[str]) -> list[str]:
     skip = False
     for index, word in enumerate(arguments):
         if skip or word.startswith("-"):
-            skip = not skip and word in ("--config", "--notify-fd")
+            skip = not skip and word in ("--config", "--notify-fd", "--feed-fd", "--log-format")
         elif word in commands.COMMANDS:
             return [word, *arguments[:index], *arguments[index + 1 :]]
         else:
@@ -109,8 +142,35 @@ def command_first(arguments: list[str]) -> list[str]:
     return arguments
 
 
+def described(top: argparse.ArgumentParser) -> dict[str, Command]:
+    """The command line as completion needs it; under "" what stands before any command."""
+    below = next(action for action in top._actions if isinstance(action, argparse._SubParsersAction))
+    about = {action.dest: action.help or "" for action in below._choices_actions}
+    return {"": _described(top, ""), **{name: _described(command, about[name]) for name, command in below.choices.items()}}
+
+
+def _described(command: argparse.ArgumentParser, about: str) -> Command:
+    options = [action for action in command._actions if action.option_strings and action.help != argparse.SUPPRESS]
+    flags = [flag for action in options for flag in action.option_strings if flag.startswith("--")]
+    valued = {flag: _values(action) for action in options if action.nargs != 0 for flag in action.option_strings}
+    return Command(about, flags, valued)
+
+
+def _values(action: argparse.Action) -> str | None:
+    if action.type is Path:
+        return None
+    return SIGNALS if "--signal" in action.option_strings else " ".join(action.choices or ())
+
+
 def _add(below: "argparse._SubParsersAction[Parser]", name: str, help: str) -> argparse.ArgumentParser:
-    command = below.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
+    examples = "".join(f"  python supervisor.py {example}".rstrip() + "\n" for example in EXAMPLES_OF[name])
+    command = below.add_parser(
+        name,
+        help=help,
+        description=help[0].upper() + help[1:] + ".",
+        epilog=f"examples:\n{examples}".replace("%", "%%"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     _add_config(command, default=argparse.SUPPRESS)
     return command
 
@@ -135,4 +195,7 @@ def _add_config(to: argparse.ArgumentParser, default: str | None) -> None:
 def _add_run_options(to: argparse.ArgumentParser, suppress: bool = False) -> None:
     default = argparse.SUPPRESS if suppress else False
     to.add_argument("--detach", "-d", action="store_true", default=default, help="return once all replicas are ready")
+    to.add_argument("--quiet", "-q", action="store_true", default=default, help="print nothing but what goes wrong")
+    to.add_argument("--log-format", choices=("text", "json"), default=argparse.SUPPRESS if suppress else None,
+                    help="print lines, or JSON lines, also on a terminal")  # fmt: skip
     to.add_argument("--notify-fd", type=int, default=argparse.SUPPRESS if suppress else None, help=argparse.SUPPRESS)

@@ -7,35 +7,26 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from comet import __version__, clean, database, journal, logs, orphans, tables
-from comet.cluster import Cluster, Lock, worker_owner
+from comet import clean, database, journal, orphans
+from comet.cluster import Cluster, Lock
 from comet.config import Config, load, port_ranges, span
 from comet.control import Silent, call
-from comet.display import Display, LineDisplay, PipeDisplay, for_stdout
+from comet.display import Aside, Display, LineDisplay, PipeDisplay, QuietDisplay, plain
 from comet.engine import connect
 from comet.errors import UserError
-from comet.events import line
 from comet.faults import SETTINGS, change
 from comet.launch import detached, supervise
-from comet.snapshot import FleetSnapshot, SupervisorRow, from_dict
-from comet.wallclock import parse
+from comet.looks import completion, events, ps, show, show_logs, stats
+from comet.options import NOTHING_RUNS, cluster_of, config_path, existing_cluster
+from comet.snapshot import from_dict
 
 if TYPE_CHECKING:
     from comet.scenario import Scenario
-
-NOTHING_RUNS = 3
-
-PS_TIMEOUT = 3.0
-"""Seconds that `ps` waits for a supervisor before it looks for itself."""
-
-WATCH_PAUSE = 1.0
-"""Seconds between two looks of `ps --watch`."""
 
 IN_FORCE = 0.3
 """Seconds until every worker has looked at its changed file: when the command returns, its faults are in force."""
@@ -47,26 +38,6 @@ OPERATION_TIMEOUT = 3600.0
 """Seconds; a rolling restart of 200 workers takes minutes."""
 
 
-def config_path(options: argparse.Namespace) -> Path:
-    """The config named, else ./config.yaml, else the one beside supervisor.py."""
-    if options.config is not None:
-        return Path(options.config)
-    here, beside = Path("config.yaml"), database.SOURCES / "config.yaml"
-    return beside if beside.exists() and not here.exists() else here
-
-
-def cluster_of(options: argparse.Namespace) -> Cluster:
-    """The cluster that the options speak of; its config need not be valid for that, nor exist."""
-    return Cluster(config_path(options).absolute().parent)
-
-
-def existing_cluster(options: argparse.Namespace) -> Cluster:
-    cluster = cluster_of(options)
-    if cluster.id is None:
-        raise UserError(f"{cluster.folder}: no cluster has run here (start one with: python supervisor.py)", NOTHING_RUNS)
-    return cluster
-
-
 def run(options: argparse.Namespace) -> int:
     config = load(config_path(options))
     cluster = Cluster(config.folder)
@@ -75,43 +46,33 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(f"{config.folder}: a supervisor is running already (PID {holder}); stop it with: python supervisor.py stop")
     cluster.create()
     if options.detach:
-        return detached(config, cluster)
-    display: Display = for_stdout() if options.notify_fd is None else PipeDisplay(options.notify_fd)
-    return supervise(config, cluster, display)
+        return detached(config, cluster, plain(options.quiet, options.log_format) or _progress())
+    return supervise(config, cluster, partial(_display, options, config, cluster))
 
 
-def ps(options: argparse.Namespace) -> int:
-    cluster = cluster_of(options)
-    if options.watch and not options.json:
-        tables.watch(lambda: tables.replicas(_snapshot(cluster)), WATCH_PAUSE)
-    while True:
-        snapshot = _snapshot(cluster)
-        if options.json:
-            print(json.dumps(snapshot.as_dict(), indent=None if options.watch else 1), flush=True)
-        else:
-            tables.show(tables.replicas(snapshot))
-        if not options.watch:
-            return 0
-        time.sleep(WATCH_PAUSE)
+def _display(options: argparse.Namespace, config: Config, cluster: Cluster) -> Display:
+    """Of a supervisor: nothing that it shows to makes it wait."""
+    if options.notify_fd is not None:
+        return Aside(PipeDisplay(options.notify_fd))
+    lines = plain(options.quiet, options.log_format)
+    if lines is not None:
+        return Aside(lines)
+    from comet.board.window import Window
+
+    return Window(config, cluster)
 
 
-def _snapshot(cluster: Cluster) -> FleetSnapshot:
-    try:
-        return from_dict(call(cluster, "ps", timeout=PS_TIMEOUT))
-    except (ConnectionError, Silent):
-        seen = orphans.snapshot(cluster, __version__)
-    holder = Lock(cluster).holder()
-    if holder is None:
-        return seen
-    # It lives and does not answer (hung, or just starting): what is seen has an owner.
-    rows = tuple(replace(row, orphan=False) for row in seen.replicas)
-    return FleetSnapshot(SupervisorRow(holder, True, None, __version__), rows)
+def _progress() -> Display:
+    # Here and below, not above: a supervisor draws nothing itself.
+    from comet.progress import LiveDisplay
+
+    return LiveDisplay()
 
 
 def stop(options: argparse.Namespace) -> int:
     cluster = cluster_of(options)
     holder = Lock(cluster).holder()
-    display = LineDisplay()
+    display = QuietDisplay() if options.quiet else LineDisplay()
     if holder is not None:
         return _stop_supervisor(cluster, holder, display)
     found = orphans.find(cluster, complete=True)
@@ -156,77 +117,15 @@ def _stop_supervisor(cluster: Cluster, pid: int, display: Display) -> int:
     return 0
 
 
-def stats(options: argparse.Namespace) -> int:
-    config = load(config_path(options))
-    cluster = existing_cluster(options)
-    if config.own_service:
-        return _tallies(options, cluster)
-    where, owner = database.place(config, cluster), worker_owner()
-    if options.reset:
-        rows = _snapshot(cluster).replicas
-        database.reset(where, owner, [row.id for row in rows if row.role == "worker" and row.id is not None])
-    elif options.json:
-        print(json.dumps(database.read_stats(where, owner), separators=(",", ":")))
-    else:
-        told = database.report(where, owner)
-        if config.fault_point == "lb":
-            from comet import tallies
-
-            told["total"]["injections"] = tallies.report(cluster)["total"]["injections"]
-        tables.show(tables.statistics(told))
-    return 0
-
-
-def _tallies(options: argparse.Namespace, cluster: Cluster) -> int:
-    """Statistics of a service of one's own."""
-    from comet import tallies
-
-    if options.reset:
-        tallies.reset(cluster)
-    elif options.json:
-        print(json.dumps(tallies.contract(cluster), separators=(",", ":")))
-    else:
-        tables.show(tables.statistics(tallies.report(cluster)))
-    return 0
-
-
-def events(options: argparse.Namespace) -> int:
-    cluster = existing_cluster(options)
-    path = cluster.path("events.jsonl")
-    past = list(journal.read(path))
-    for record in past[-options.tail :] if options.tail > 0 else []:
-        _print_event(record, options.json)
-    if options.follow:
-        for record in journal.follow(path, len(past)):
-            _print_event(record, options.json)
-    return 0
-
-
-def _print_event(record: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(record, separators=(",", ":")), flush=True)
-        return
-    at = parse(str(record.get("at", ""))) or 0.0
-    print(f"{time.strftime('%H:%M:%S', time.localtime(at))}.{int(at * 1000) % 1000:03d}  {line(record)}", flush=True)
-
-
-def show_logs(options: argparse.Namespace) -> int:
-    cluster = existing_cluster(options)
-    row = next((row for row in _snapshot(cluster).replicas if row.name == options.name), None)
-    kind = row.kind if row else "process"
-    if row is None and not cluster.path("logs", f"{options.name}.log").exists():
-        raise UserError(f"{options.name}: no such replica (python supervisor.py ps lists them)", 2)
-    for text in logs.lines(cluster, options.name, kind, max(0, options.tail), options.follow):
-        print(text, flush=True)
-    return 0
-
-
 def check(options: argparse.Namespace) -> int:
     config = load(config_path(options))
     if not config.own_service:
         database.place(config, Cluster(config.folder))
     values = {key: getattr(config, key.replace("-", "_")) for key in ("load-balancer-port", "worker-port", "admin-port", "pool", "worker")}
     spans = ", ".join(f"{key} {span(first, count)}" for key, first, count in port_ranges(values))
+    if options.json:
+        print(json.dumps({"config": str(config.path), "worker": config.worker, "pool": config.pool, "ports": spans}))
+        return 0
     print(f"{config.path}: good ({config.worker} workers, {config.pool} load balancers; {spans})")
     return 0
 
@@ -243,13 +142,16 @@ def clean_up(options: argparse.Namespace) -> int:
 def kill(options: argparse.Namespace) -> int:
     cluster = existing_cluster(options)
     try:
-        call(cluster, "kill", name=options.name, signal=options.signal)
-        return 0
+        made = call(cluster, "kill", name=options.name, signal=options.signal)
     except ConnectionError:
         from comet.operations import signal_number
 
-        orphans.kill(cluster, options.name, signal_number(options.signal))
-        return 0
+        number = signal_number(options.signal)
+        orphans.kill(cluster, options.name, number)
+        made = {"name": options.name, "signal": signal.Signals(number).name}
+    if options.json:
+        print(json.dumps(made))
+    return 0
 
 
 def scale(options: argparse.Namespace) -> int:
@@ -260,17 +162,21 @@ def scale(options: argparse.Namespace) -> int:
             raise UserError(f"scale: {text}: not understood (allowed: worker=N and pool=M, whole numbers)", 2)
         numbers[name] = int(value)
     made = _operate(options, "scale", **numbers)
-    print(f"worker={made['worker']} pool={made['pool']}")
+    print(json.dumps(made) if options.json else f"worker={made['worker']} pool={made['pool']}")
     return 0
 
 
 def restart(options: argparse.Namespace) -> int:
-    print(f"restarted {', '.join(_operate(options, 'restart', target=options.target)['restarted']) or 'nothing'}")
+    made = _operate(options, "restart", target=options.target)
+    print(json.dumps(made) if options.json else f"restarted {', '.join(made['restarted']) or 'nothing'}")
     return 0
 
 
 def reload(options: argparse.Namespace) -> int:
     made = _operate(options, "reload")
+    if options.json:
+        print(json.dumps(made))
+        return 0
     restarted = f"; restarted {', '.join(made['restarted'])}" if made["restarted"] else ""
     print(f"changed {', '.join(made['changed'])}{restarted}" if made["changed"] or restarted else "nothing has changed")
     return 0
@@ -288,7 +194,7 @@ def faults(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(told, indent=1))
     elif not wanted:
-        tables.show(tables.faults(told["workers"]))
+        show("faults", told["workers"])
     return 0
 
 
@@ -300,7 +206,7 @@ def scenario(options: argparse.Namespace) -> int:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{options.file}: cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}", 2) from None
     config = load(config_path(options))
-    cluster, progress = Cluster(config.folder), LineDisplay(sys.stderr)
+    cluster, progress = Cluster(config.folder), LineDisplay(2)
     if Lock(cluster).holder() is not None:
         return _play(plan, config, cluster, options.json)
     # Checked before anything is started.
@@ -334,7 +240,7 @@ def _play(plan: "Scenario", config: Config, cluster: Cluster, as_json: bool) -> 
         if as_json:
             print(json.dumps(report, indent=1))
         elif report["steps"]:
-            tables.show(tables.scenario(report))
+            show("scenario", report)
         sys.stdout.flush()
     return 0 if play.interrupted is None else 128 + play.interrupted
 
@@ -381,4 +287,5 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "compare": compare,
     "check": check,
     "clean": clean_up,
+    "completion": completion,
 }

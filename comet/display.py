@@ -1,20 +1,20 @@
-"""What a person sees while a cluster comes up, lives and goes: lines, or on a terminal a live view of what is still under way.
+"""What a person, or a log, is told while a cluster comes up, lives and goes.
 
-Everything shown is a small message (`Message`), so that a detached supervisor can send the same messages through a pipe and the command
-that started it shows them.
+Everything told is a small message (`Message`), so that a detached supervisor can send the same messages through a pipe and the command
+that started it shows them. A display may be as slow as its reader: `Aside` keeps that away from whoever tells.
 """
 
+import contextlib
 import json
 import os
+import queue
 import sys
-from typing import Any, Protocol, TextIO
-
-from rich.console import Console, Group
-from rich.live import Live
-from rich.spinner import Spinner
-from rich.text import Text
+import threading
+import time
+from typing import Any, Protocol
 
 from comet import events
+from comet.wallclock import iso
 
 Message = dict[str, Any]
 """{"kind": "step", "text"} · {"kind": "event", "record"} · {"kind": "ready", "replicas", "admin"} ·
@@ -23,7 +23,11 @@ Message = dict[str, Any]
 QUIET = frozenset({"supervisor_started", "replica_starting", "admin_ready"})
 """Events that only repeat what a step has said."""
 
-STATE_STYLES = {"ready": "green", "starting": "yellow", "unhealthy": "red", "backoff": "red", "stopping": "yellow", "stopped": "dim"}
+PATIENCE = 2.0
+"""Seconds that a reader has at the end to take in what is left; a stopped terminal must not keep a supervisor from ending."""
+
+WAITING_AT_MOST = 10_000
+"""Messages that wait for a slow reader; older ones than these are given up."""
 
 
 class Display(Protocol):
@@ -33,18 +37,39 @@ class Display(Protocol):
 
 
 class LineDisplay:
-    """One plain line per message, for pipes and files."""
+    """One plain line per message, for pipes and files. Unbuffered: a reader that stops holds nobody up but the thread that writes."""
 
-    def __init__(self, stream: TextIO | None = None) -> None:
-        self._stream = stream or sys.stdout
+    def __init__(self, fd: int = 1) -> None:
+        self._fd = fd
 
     def show(self, message: Message) -> None:
-        stream = sys.stderr if message["kind"] == "failed" else self._stream
-        for line in lines(message):
-            print(line, file=stream, flush=True)
+        for line in self.lines(message):
+            write(2 if message["kind"] == "failed" else self._fd, line + "\n")
+
+    def lines(self, message: Message) -> list[str]:
+        return lines(message)
 
     def close(self) -> None:
         return
+
+
+class JsonDisplay(LineDisplay):
+    """One JSON object a line, events as the journal keeps them, the rest in the same manner."""
+
+    def lines(self, message: Message) -> list[str]:
+        if message["kind"] == "event":
+            record = message["record"]
+        else:
+            told = {key: value for key, value in message.items() if key != "kind"}
+            record = {"at": iso(time.time()), "event": message["kind"], **told}
+        return [json.dumps(record, separators=(",", ":"))]
+
+
+class QuietDisplay(LineDisplay):
+    """Nothing but what went wrong."""
+
+    def lines(self, message: Message) -> list[str]:
+        return lines(message) if message["kind"] == "failed" else []
 
 
 class PipeDisplay:
@@ -58,7 +83,7 @@ class PipeDisplay:
         if self._fd is None:
             return
         try:
-            os.write(self._fd, json.dumps(message).encode() + b"\n")
+            write(self._fd, json.dumps(message) + "\n")
         except OSError:
             self.close()
             return
@@ -71,63 +96,47 @@ class PipeDisplay:
             self._fd = None
 
 
-class LiveDisplay:
-    """On a terminal: finished steps and events scroll by, what is under way turns below them."""
+class Aside:
+    """Shows on a thread of its own, so that whoever tells never waits for whoever reads."""
 
-    def __init__(self) -> None:
-        self._console = Console(highlight=False)
-        self._live: Live | None = None
-        self._step = ""
-        self._starting: dict[str, str] = {}
+    def __init__(self, display: Display) -> None:
+        self._display = display
+        self._messages: queue.Queue[Message | None] = queue.Queue(WAITING_AT_MOST)
+        self._thread = threading.Thread(target=self._work, name="display", daemon=True)
+        self._thread.start()
 
     def show(self, message: Message) -> None:
-        kind = message["kind"]
-        if kind == "step":
-            self._finish_step()
-            self._step = message["text"]
-        elif kind == "event":
-            self._follow(message["record"])
-        if kind in ("ready", "failed"):
-            self._finish_step()
-            self.close()
-        if kind == "failed":
-            print(message["text"], file=sys.stderr, flush=True)
-        elif kind != "step":
-            for line in lines(message):
-                self._console.print(styled(line), soft_wrap=True)
-        if kind not in ("ready", "failed"):
-            self._refresh()
+        while True:
+            try:
+                self._messages.put_nowait(message)
+                return
+            except queue.Full:
+                self._drop()
 
     def close(self) -> None:
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+        """Wait until all has been shown, or for PATIENCE seconds."""
+        with contextlib.suppress(queue.Full):
+            self._messages.put_nowait(None)
+        self._thread.join(PATIENCE)
 
-    def _finish_step(self) -> None:
-        if self._step:
-            self._console.print(Text("✓ ", style="green") + Text(self._step))
-            self._step = ""
+    def _drop(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            self._messages.get_nowait()
 
-    def _follow(self, record: Message) -> None:
-        name, replica = record["event"], str(record.get("replica"))
-        if name in ("replica_starting", "replica_restarting"):
-            self._starting[replica] = "starting"
-        elif name == "backoff_entered":
-            self._starting[replica] = "waiting to be restarted"
-        elif name in ("replica_ready", "replica_stopped"):
-            self._starting.pop(replica, None)
+    def _work(self) -> None:
+        try:
+            while (message := self._messages.get()) is not None:
+                self._display.show(message)
+            self._display.close()
+        except OSError:  # Whoever read it is gone (a closed terminal, `| head`); nothing else ends for that.
+            self._display = QuietDisplay()
 
-    def _refresh(self) -> None:
-        under_way = [f"{name} {what}" for name, what in sorted(self._starting.items())]
-        if self._step:
-            under_way.insert(0, self._step)
-        if not under_way:
-            self.close()
-            return
-        if self._live is None:
-            self._live = Live(console=self._console, refresh_per_second=10, transient=True)
-            self._live.start()
-        self._live.update(Group(*(Spinner("dots", Text(line, style="yellow")) for line in under_way)))
+
+def write(fd: int, text: str) -> None:
+    """All of it, whatever a single write(2) takes."""
+    data = text.encode(errors="replace")
+    while data:
+        data = data[os.write(fd, data) :]
 
 
 def lines(message: Message) -> list[str]:
@@ -149,13 +158,18 @@ def ready_lines(replicas: list[Message], admin: str | None) -> list[str]:
     return [*shown, *([f"dashboard  {admin}"] if admin else []), "ready"]
 
 
-def styled(line: str) -> Text:
-    text = Text(line)
-    text.highlight_regex(r"\bready\b", "green")
-    text.highlight_regex(r"\b(exited|unhealthy|lost|could not)\b.*", "red")
-    text.highlight_regex(r"https?://\S+", "cyan")
-    return text
+def plain(quiet: bool, log_format: str | None) -> Display | None:
+    """The display that the options, or an output that is no terminal, ask for; None where a terminal may show more than lines."""
+    if quiet:
+        return QuietDisplay()
+    if log_format == "json":
+        return JsonDisplay()
+    return LineDisplay() if log_format == "text" or not is_ours() else None
 
 
-def for_stdout() -> Display:
-    return LiveDisplay() if sys.stdout.isatty() else LineDisplay()
+def is_ours(fd: int = 1) -> bool:
+    """Whether this is a terminal that can move its cursor, and that we, not a job in front of us, have."""
+    try:
+        return sys.stdout.isatty() and os.environ.get("TERM") not in (None, "", "dumb") and os.tcgetpgrp(fd) == os.getpgrp()
+    except OSError:
+        return False

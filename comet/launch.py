@@ -8,16 +8,16 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from comet import database
 from comet.cluster import Cluster, Lock
 from comet.config import Config
-from comet.display import Display, Message, for_stdout
+from comet.display import Display, Message
 from comet.errors import UserError
 
 
-def supervise(config: Config, cluster: Cluster, display: Display) -> int:
+def supervise(config: Config, cluster: Cluster, make_display: Callable[[], Display]) -> int:
     # Here, not above: no other command needs the engine's SDK, the forkserver or the load balancer's code.
     from setproctitle import setproctitle
 
@@ -29,6 +29,8 @@ def supervise(config: Config, cluster: Cluster, display: Display) -> int:
         raise UserError(f"{config.folder}: a supervisor is running already (PID {lock.holder()}); stop it with: python supervisor.py stop")
     setproctitle(f"comet: supervisor {config.path}")
     become_subreaper()
+
+    display = make_display()
 
     async def serve() -> int:
         return await Run(config, cluster, display).serve()
@@ -46,7 +48,7 @@ def supervise(config: Config, cluster: Cluster, display: Display) -> int:
     return code
 
 
-def detached(config: Config, cluster: Cluster, display: Display | None = None) -> int:
+def detached(config: Config, cluster: Cluster, display: Display) -> int:
     """Start a supervisor of its own session, show how it comes up, and return when all are ready or it has failed."""
     read_fd, write_fd = os.pipe()
     argv = [sys.executable, "-m", "comet", "run", "--config", str(config.path), "--notify-fd", str(write_fd)]
@@ -57,7 +59,6 @@ def detached(config: Config, cluster: Cluster, display: Display | None = None) -
             argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, pass_fds=(write_fd,), start_new_session=True
         )
     os.close(write_fd)
-    display = display or for_stdout()
     signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
     try:
         for message in messages(read_fd):

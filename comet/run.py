@@ -264,6 +264,7 @@ class Run:
 
         return {
             "ps": self._ps,
+            "picture": self._picture,
             "stop": self._stop_asked,
             "kill": kill,
             "scale": scale,
@@ -292,6 +293,10 @@ class Run:
 
     async def _ps(self, request: dict[str, Any]) -> dict[str, Any]:
         return (await self._fleet.snapshot()).as_dict()
+
+    async def _picture(self, request: dict[str, Any]) -> dict[str, Any]:
+        """For those who watch, and read CPU and memory themselves."""
+        return self._fleet.picture().as_dict()
 
     async def _stop_asked(self, request: dict[str, Any]) -> dict[str, Any]:
         self._wait.request_stop()

@@ -1,47 +1,76 @@
-"""Tables for people, in the manner of kubectl and docker: no frames, one row a thing, readable at 80 columns and in a pipe."""
+"""What each listing shows: the columns of `ps`, `stats`, `faults` and `scenario`, and how a figure is written for people."""
 
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
-from comet.display import STATE_STYLES
 from comet.events import exit_text
 from comet.faults import SETTINGS, UNITS
+from comet.listing import Listing, listing
+from comet.progress import styled
 from comet.snapshot import FleetSnapshot, Row
+from comet.told import columns
+
+REPLICAS = {
+    "NAME": 0,
+    "KIND": 6,
+    "ID": 3,
+    "PID": 12,
+    "PORT": 4,
+    "STATE": 0,
+    "HEALTH": 10,
+    "RESTARTS": 1,
+    "LAST EXIT": 2,
+    "UPTIME": 1,
+    "CPU": 7,
+    "MEMORY": 8,
+    "REQ/S": 2,
+    "P50": 11,
+    "P99": 5,
+    "IN FLIGHT": 9,
+}
+"""The columns of `ps` and of the board, each with its rank: where it is narrow the highest goes first."""
+
+TO_THE_LEFT = {"NAME", "KIND", "ID", "STATE", "HEALTH", "LAST EXIT"}
+
+STATE_STYLES = {"ready": "green", "starting": "yellow", "unhealthy": "red", "backoff": "red", "stopping": "yellow", "stopped": "dim"}
 
 
-def replicas(snapshot: FleetSnapshot) -> Table:
-    """The listing of `ps`."""
-    headings = ("NAME", "KIND", "ID", "PID", "PORT", "STATE", "RESTARTS", "LAST EXIT", "UPTIME", "CPU", "MEMORY")
-    table = _table(*headings, right={3, 4, 6, 8, 9, 10})
+def replicas(snapshot: FleetSnapshot) -> Listing:
+    """The listing of `ps`: the supervisor, then what it keeps, processes and containers side by side."""
+    numbers = [index for index, heading in enumerate(REPLICAS) if heading not in TO_THE_LEFT]
+    table = listing(*REPLICAS, right=numbers, ranks=list(REPLICAS.values()))
     me = snapshot.supervisor
     state = _state("ready" if me.running else "stopped")
-    table.add_row("supervisor", "process", "-", _plain(me.pid), "-", state, "-", "-", span(me.uptime_s), "-", "-")
+    table.add_row("supervisor", "process", plain(me.pid), plain(me.pid), "-", state, "-", "-", "-", span(me.uptime_s), *["-"] * 6)
     for row in snapshot.replicas:
         table.add_row(
             row.name,
             row.kind,
-            _plain(row.id),
-            _plain(row.pid),
+            plain(row.id),
+            plain(row.pid),
             str(row.port),
             _state_of(row),
+            _health_of(row, snapshot),
             str(row.restarts),
             _exit_of(row),
             span(row.uptime_s),
             "-" if row.cpu_percent is None else f"{row.cpu_percent:.1f}%",
             size(row.memory_bytes),
+            rate(row.requests_per_s),
+            milliseconds(row.p50_ms),
+            milliseconds(row.p99_ms),
+            plain(row.in_flight),
         )
     return table
 
 
-def statistics(report: Mapping[str, Any]) -> Table:
+def statistics(report: Mapping[str, Any]) -> Listing:
     """The listing of `stats`: a worker a row, the totals first."""
-    table = _table("WORKER", "REQUESTS", "SUCCESSFUL", "FAILED", "AVERAGE ms", "P50 ms", "P99 ms", "INJECTED", right={1, 2, 3, 4, 5, 6})
+    headings = ("WORKER", "REQUESTS", "SUCCESSFUL", "FAILED", "AVERAGE ms", "P50 ms", "P99 ms", "INJECTED")
+    table = listing(*headings, right={1, 2, 3, 4, 5, 6}, ranks=(0, 0, 1, 1, 1, 3, 2, 4))
     for row in ({"name": "total", **report["total"]}, *report["workers"]):
         counted = (row["successful"] + row["failed"], row["successful"], row["failed"])
         times = (f"{row[name]:.1f}" for name in ("mean_ms", "p50_ms", "p99_ms"))
@@ -50,9 +79,9 @@ def statistics(report: Mapping[str, Any]) -> Table:
     return table
 
 
-def faults(workers: Iterable[Mapping[str, Any]]) -> Table:
+def faults(workers: Iterable[Mapping[str, Any]]) -> Listing:
     """The listing of `faults`: what is in force, a setting a row; what is as harmless as can be is left out."""
-    table = _table("WORKER", "SETTING", "VALUE", "FROM", right={2})
+    table = listing("WORKER", "SETTING", "VALUE", "FROM", right={2})
     for worker in workers:
         for name, value in worker["settings"].items():
             if name in ("avg-delay", "failure") or worker["from"][name] != "config" or value != SETTINGS[name].default:
@@ -65,12 +94,13 @@ def faults(workers: Iterable[Mapping[str, Any]]) -> Table:
     return table
 
 
-def scenario(report: Mapping[str, Any]) -> Table:
+def scenario(report: Mapping[str, Any]) -> Listing:
     """What the clients of a scenario saw, a step a row, the total last."""
-    table = _table("STEP", "SECONDS", "REQUESTS", "OK", "INJECTED", "REPEATED", "P50 ms", "P99 ms", "ERRORS", right={1, 2, 3, 4, 5, 6, 7})
+    headings = ("STEP", "SECONDS", "REQUESTS", "OK", "INJECTED", "REPEATED", "P50 ms", "P99 ms", "ERRORS")
+    table = listing(*headings, right={1, 2, 3, 4, 5, 6, 7}, ranks=(0, 4, 0, 0, 1, 2, 3, 1, 0))
     for row in (*report["steps"], {"step": "total" if report["complete"] else "total (broken off)", **report["total"]}):
         errors = ", ".join(f"{kind} {count}" for kind, count in row["errors"].items())
-        times = (_plain(row[name]) for name in ("p50_ms", "p99_ms"))
+        times = (plain(row[name]) for name in ("p50_ms", "p99_ms"))
         counted = (str(row[name]) for name in ("requests", "ok", "injected", "repeated"))
         table.add_row(row["step"], f"{row['seconds']:.1f}", *counted, *times, errors or "-")
     return table
@@ -92,23 +122,24 @@ def _with_unit(name: str, value: Any) -> str:
     return f"{shown} {UNITS[name]}" if name in UNITS else shown
 
 
-def show(table: Table) -> None:
+def show(table: Listing) -> None:
     """Print it; as wide as it needs to be where the output is no terminal, so that a pipe never cuts a value."""
     console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=200)
-    console.print(table)
+    for line in table.lines(console.width if console.is_terminal else None):
+        console.print(line, soft_wrap=True, end="\n")
 
 
-def watch(look: Callable[[], Table], pause: float) -> None:
-    """On a terminal: show what `look` gives, anew every `pause` seconds, until interrupted. Elsewhere it returns at once."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        return
-    with Live(look(), console=console, auto_refresh=False, screen=True) as live:
-        while True:
-            time.sleep(pause)
-            live.update(look(), refresh=True)
+def show_event(record: Mapping[str, Any]) -> None:
+    """One event on a terminal: when, who, what; as long as it is."""
+    Console(highlight=False).print(event(record), soft_wrap=True, end="\n")
+
+
+def event(record: Mapping[str, Any], short: bool = False) -> Text:
+    """One line, `short` without the fractions of the second."""
+    at, subject, sentence = columns(record)
+    line = Text(f"{at[:8]} " if short else f"{at}  ", style="dim")
+    line.append(f"{subject:<10}  ", style="bold")
+    return line + styled(sentence)
 
 
 def span(seconds: float | None) -> str:
@@ -127,15 +158,19 @@ def size(count: int | None) -> str:
     return "-" if count is None else f"{count / 1024**2:.1f}MiB"
 
 
-def _table(*headings: str, right: Iterable[int] = ()) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
-    aligned = set(right)
-    for index, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if index in aligned else "left", no_wrap=True)
-    return table
+def rate(per_second: float | None) -> str:
+    """Events a second; - where nobody counts."""
+    return "-" if per_second is None else f"{per_second:.1f}" if per_second < 100 else f"{per_second:.0f}"
 
 
-def _plain(value: Any) -> str:
+def milliseconds(value: float | None) -> str:
+    """3.2ms, 512ms, 12.5s; - where nothing was measured."""
+    if value is None:
+        return "-"
+    return f"{value:.1f}ms" if value < 10 else f"{value:.0f}ms" if value < 10000 else f"{value / 1000:.1f}s"
+
+
+def plain(value: Any) -> str:
     return "-" if value is None else str(value)
 
 
@@ -150,6 +185,14 @@ def _state_of(row: Row) -> Text:
     elif row.next_start_s is not None:
         text.append(f" (next in {row.next_start_s:.1f}s)")
     return text
+
+
+def _health_of(row: Row, snapshot: FleetSnapshot) -> Text:
+    """What the load balancers find of a worker: ok, or how many of them would send it requests."""
+    views = [edge.healthy for edge in snapshot.edges if edge.worker == row.name]
+    if not views:
+        return Text("-")
+    return Text("ok", style="green") if all(views) else Text(f"{sum(views)} of {len(views)}", style="red")
 
 
 def _exit_of(row: Row) -> str:

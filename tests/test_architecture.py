@@ -78,10 +78,26 @@ ONLY_IN = {
     "argparse": {"comet.cli": "the command line"},
     "yaml": {"comet.located": "reads YAML files"},
     "multiprocessing": {"comet.drivers.forkserver": "names the start method, once"},
-    "rich": {"comet.tables": "shows", "comet.display": "shows", "comet.compare.terminal": "shows"},
+    "rich": {
+        "comet.listing": "shows",
+        "comet.tables": "shows",
+        "comet.progress": "shows",
+        "comet.board.view": "shows",
+        "comet.board.screen": "owns the terminal",
+        "comet.compare.terminal": "shows",
+    },
 }
 
-RENDERERS = ("comet.tables", "comet.display", "comet.admin.app", "comet.admin.picture", "comet.admin.metrics", "comet.admin.__main__")
+RENDERERS = (
+    "comet.tables",
+    "comet.display",
+    "comet.progress",
+    "comet.board.view",
+    "comet.admin.app",
+    "comet.admin.picture",
+    "comet.admin.metrics",
+    "comet.admin.__main__",
+)
 
 
 def modules(package: str) -> dict[str, Path]:

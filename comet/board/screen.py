@@ -1,0 +1,81 @@
+"""The terminal: taken (second screen, no cursor, keys at once and unseen), drawn on, and given back as it was.
+
+Ctrl-C stays the signal that it is for every program of the foreground group: it must work whatever becomes of the board. Ctrl-Z
+comes as a key, so that the terminal is given back before the group stops and not some time after.
+"""
+
+import contextlib
+import os
+import sys
+import termios
+import tty
+from collections.abc import Sequence
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+SUSPEND = "\x1a"
+NAMES = {
+    "\x1b[A": "up", "\x1bOA": "up", "k": "up", "\x1b[B": "down", "\x1bOB": "down", "j": "down", "\x1b[5~": "page up", "b": "page up",
+    "\x1b[6~": "page down", " ": "page down", "\x1b[H": "first", "\x1b[1~": "first", "g": "first", "\x1b[F": "last", "\x1b[4~": "last",
+    "G": "last", "\x1b": "escape", "?": "help", "h": "help", "q": "leave", "Q": "leave", SUSPEND: "suspend",
+}  # fmt: skip
+
+
+class Screen:
+    """Standard input and output as a board's screen."""
+
+    def __init__(self) -> None:
+        self.console = Console(highlight=False)
+        self._live: Live | None = None
+        self._attributes: list[object] | None = None
+        self.keys = os.isatty(0) and _is_foreground()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.console.size.width, self.console.size.height
+
+    def take(self) -> None:
+        if self._live is not None:
+            return
+        if self.keys:
+            self._attributes = termios.tcgetattr(0)
+            tty.setcbreak(0, termios.TCSANOW)
+            changed = termios.tcgetattr(0)
+            changed[6][termios.VSUSP] = b"\0"
+            termios.tcsetattr(0, termios.TCSANOW, changed)
+        self._live = Live(console=self.console, screen=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
+        self._live.start()
+
+    def draw(self, lines: Sequence[Text]) -> None:
+        if self._live is not None:
+            self._live.update(Group(*lines), refresh=True)
+
+    def give_back(self) -> None:
+        """May be called at any time, twice as well."""
+        live, self._live = self._live, None
+        if live is not None:
+            live.stop()
+        attributes, self._attributes = self._attributes, None
+        if attributes is not None and _is_foreground():  # A shell that is back in front has set it as it needs it.
+            with contextlib.suppress(termios.error):
+                termios.tcsetattr(0, termios.TCSANOW, attributes)  # type: ignore[arg-type]
+        sys.stdout.flush()
+
+
+def named(data: bytes) -> list[str]:
+    """The keys in what was read, by name; one that has none is itself."""
+    text, found = data.decode(errors="replace"), []
+    while text:
+        length = next((size for size in (4, 3, 2) if text[:size] in NAMES), 1)
+        key, text = text[:length], text[length:]
+        found.append(NAMES.get(key, key))
+    return found
+
+
+def _is_foreground() -> bool:
+    try:
+        return os.tcgetpgrp(0) == os.getpgrp()
+    except OSError:
+        return False

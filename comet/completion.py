@@ -1,0 +1,143 @@
+"""Completion for bash and zsh, as text to be sourced: commands, options, their values, and the names of replicas.
+
+Made of the command line's own description, so that it knows what there is. Names are asked for at the key press, of the same program
+that is being typed, so that they are those of the folder one stands in. Where a Python stands in front (`python supervisor.py …`),
+anything but supervisor.py is left to the completion that Python had.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+NAMED = {"kill": "", "logs": "", "restart": "worker lb all", "faults": "all"}
+"""Commands that take a replica's name, with the other words that may stand there."""
+
+WORDS = {"scale": "worker= pool=", "completion": "bash zsh"}
+FILES = {"scenario"}
+
+SIGNALS = "KILL TERM STOP CONT SEGV HUP INT USR1"
+
+
+@dataclass(frozen=True)
+class Command:
+    """`flags` are its options, `valued` those of them that take a value: which ones, separated by blanks; "" for any, None for a file."""
+
+    about: str
+    flags: Sequence[str]
+    valued: Mapping[str, str | None]
+
+
+def script(shell: str, commands: Mapping[str, Command]) -> str:
+    """What `source <(python supervisor.py completion SHELL)` reads. `commands` has the options that stand before any under ""."""
+    valued = {flag: values for command in commands.values() for flag, values in command.valued.items()}
+    cases = []
+    for name, command in commands.items():
+        if name:
+            words = " ".join(filter(None, [*command.flags, WORDS.get(name), NAMED.get(name)]))
+            names = ' $(_comet_names "$first")' if name in NAMED else ""
+            cases.append(f'    {name}) {"files=yes; " if name in FILES else ""}found="{words}{names}" ;;')
+    every = " ".join(name for name in commands if name)
+    cases.append(f'    "") found="{every} {" ".join(commands[""].flags)}" ;;')
+    values = [f'    {flag}) found="{words}"; return ;;' for flag, words in valued.items() if words]
+    values += [f"    {'|'.join(flag for flag, words in valued.items() if words is None)}) files=yes; return ;;"]
+    values += [f"    {'|'.join(flag for flag, words in valued.items() if words == '')}) return ;;"]
+    return COMMON.format(
+        valued="|".join(valued),
+        values="\n".join(values),
+        cases="\n".join(cases),
+    ) + (BASH if shell == "bash" else ZSH)
+
+
+# Written for both shells: `typed` are the words up to the one before the cursor's, the program's own in front.
+COMMON = """# Completion of Comet's commands; source it: source <(python supervisor.py completion bash)   (or zsh)
+_comet_names() {{
+  local program=() config=() i
+  for ((i = 0; i < $1; i++)); do program+=("${{typed[@]:$i:1}}"); done
+  for ((i = $1; i < ${{#typed[@]}} - 1; i++)); do
+    if [[ "${{typed[@]:$i:1}}" == --config ]]; then config=(--config "${{typed[@]:$((i + 1)):1}}"); fi
+  done
+  "${{program[@]}}" completion names "${{config[@]}}" 2>/dev/null
+}}
+
+_comet_find() {{
+  local first=$1 word= last= i
+  found= files=
+  for ((i = first; i < ${{#typed[@]}}; i++)); do
+    last="${{typed[@]:$i:1}}"
+    case $last in
+      {valued}) ((i += 1)) ;;
+      -*) ;;
+      *) if [[ -z $word ]]; then word=$last; fi ;;
+    esac
+  done
+  last="${{typed[@]: -1:1}}"
+  if ((${{#typed[@]}} > first)); then
+    case $last in
+{values}
+    esac
+  fi
+  case $word in
+{cases}
+  esac
+}}
+"""
+
+BASH = """
+_comet_reply() {
+  local typed=("${COMP_WORDS[@]:0:COMP_CWORD}") found files current=${COMP_WORDS[COMP_CWORD]}
+  _comet_find "$1"
+  mapfile -t COMPREPLY < <(compgen -W "$found" -- "$current")
+  if [[ $files == yes ]]; then
+    mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY < <(compgen -f -- "$current")
+    compopt -o filenames
+  fi
+  if [[ ${#COMPREPLY[@]} == 1 && ${COMPREPLY[0]} == *= ]]; then compopt -o nospace; fi
+}
+
+_comet() { _comet_reply 1; }
+
+_comet_python() {
+  if [[ $COMP_CWORD -gt 1 && ${COMP_WORDS[1]} == *supervisor.py ]]; then
+    _comet_reply 2
+  elif [[ -n $_comet_former ]]; then
+    "$_comet_former" "$@"
+  else
+    mapfile -t COMPREPLY < <(compgen -f -- "${COMP_WORDS[COMP_CWORD]}")
+    compopt -o filenames
+  fi
+}
+
+_comet_former=
+if declare -F _completion_loader >/dev/null; then _completion_loader python >/dev/null 2>&1; fi
+if declare -F _python >/dev/null; then _comet_former=_python; fi
+complete -F _comet comet supervisor.py
+complete -F _comet_python python python3
+"""
+
+ZSH = """
+_comet_reply() {
+  local -a typed=("${(@)words[1,CURRENT-1]}")
+  local found files
+  _comet_find "$1"
+  local -a whole=(${${=found}:#*=}) parts=(${(M)${=found}:#*=})
+  compadd -- $whole
+  compadd -S '' -- $parts
+  if [[ $files == yes ]]; then _files; fi
+}
+
+_comet() { _comet_reply 1 }
+
+_comet_python() {
+  if [[ $CURRENT -gt 2 && $words[2] == *supervisor.py ]]; then
+    _comet_reply 2
+  elif autoload +X _python 2>/dev/null; then
+    _python "$@"
+  else
+    _files
+  fi
+}
+
+if ! (( $+functions[compdef] )); then autoload -Uz compinit && compinit -u; fi
+compdef _comet comet supervisor.py
+compdef _comet_python python python3
+compdef -p _comet_python '*/python(|3)'
+"""
