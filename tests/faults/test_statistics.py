@@ -62,7 +62,7 @@ def test_the_table_of_a_report_counts_what_was_injected_and_what_nobody_planned(
     table = tables.statistics(
         {"total": {**entry, "injections": {"failure": 2, "hang": 4}}, "workers": [{"name": "abc", **entry, "injections": {}}]}
     )
-    columns = {str(column.header): list(column.cells) for column in table.columns}
+    columns = {column.heading: [row[index] for row in table.rows] for index, column in enumerate(table.columns)}
     assert columns["WORKER"] == ["total", "abc"]
     assert columns["REQUESTS"] == ["10", "10"]
     assert columns["INJECTED"] == ["failure 2, hang 4", "-"]
