@@ -17,6 +17,8 @@ here=$(dirname -- "${BASH_SOURCE[0]}")
 . "$here/lib/engine.sh"
 # shellcheck source=scripts/lib/browser.sh
 . "$here/lib/browser.sh"
+# shellcheck source=scripts/lib/prometheus.sh
+. "$here/lib/prometheus.sh"
 
 unit=
 case ${1:-} in
@@ -41,6 +43,7 @@ if [ -n "$unit" ]; then
 else
   ensure_engine "$@"
   ensure_browser
+  ensure_prometheus
   scripts/check.sh || checks=$?
 fi
 

@@ -25,6 +25,9 @@ from comet.cluster import Cluster
 from comet.control import call
 from comet.usage import Sampler
 
+NICENESS = 10
+"""On a machine that has too little CPU, readers of the page wait before supervisor, load balancers and workers do."""
+
 THREADS = 8
 CONNECTIONS = 256
 IDLE_TIMEOUT = 30
@@ -38,6 +41,7 @@ def main() -> None:
     folder, listener_fd, feed_fd = sys.argv[1:]
     cluster = Cluster(Path(folder))
     listener, feed = socket.socket(fileno=int(listener_fd)), socket.socket(fileno=int(feed_fd))
+    os.nice(NICENESS)
     setproctitle(f"comet: admin :{listener.getsockname()[1]}")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
