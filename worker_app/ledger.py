@@ -1,8 +1,12 @@
-"""Exact statistics: one writer thread, group commit, answers released after their commit.
+"""Exact statistics: group commit, answers released after their commit.
 
-Whatever is handed in while a transaction runs goes into the next one, so the cost of a transaction is shared by all requests
-that wait for it and the wait is at most two transactions long. An entry is settled exactly once: committed, or refused because
-5 s passed without a commit that could contain it; refused means surely uncounted. Threads other than the writer only hand in.
+All that is made by the time of a commit goes into it, so its cost is shared. Where the store can commit without waiting for
+anybody, the event loop's thread does it by itself (`settle`): waking a second thread and being woken by it costs more than the
+transaction. Everything else (another writer, a full disk, a network, upkeep) is the writer thread's, and as long as that one is
+at work, all goes through it. Who holds the lock `_owning` has the store.
+
+An entry is settled exactly once: committed, or refused because 5 s passed without a commit that could contain it; refused means
+surely uncounted.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from worker_app.errors import NotCommitted, Undecided
 from worker_app.store import Store
@@ -39,7 +43,7 @@ Notify = Callable[[Sequence[Entry], bool], None]
 
 
 class Ledger:
-    """Owner of the writer thread. `notify(entries, committed)` is called in that thread."""
+    """Owner of the writer thread. `notify(entries, committed)` is called in that thread, or by `settle` in its caller's."""
 
     def __init__(self, store: Store, notify: Notify) -> None:
         self._store = store
@@ -48,6 +52,8 @@ class Ledger:
         self._pending: list[Entry] = []  # the writer's own
         self._noting = threading.Lock()
         self._notes = Tally()
+        self._owning = threading.Lock()
+        self._broken: tuple[Sequence[Entry], str] | None = None  # a commit by `settle` of which nobody knows whether it took
         self._closing: float | None = None
         self._in_flight = 1
         self._began = 0.0
@@ -64,6 +70,25 @@ class Ledger:
         """
         self._in_flight = in_flight
         self._handed.put(entries)
+
+    def settle(self, entries: Sequence[Entry], in_flight: int = 1) -> None:
+        """Commit in the calling thread, always the same one, if nobody has to be waited for; else `submit`."""
+        if self._owning.acquire(blocking=False):
+            try:
+                settled = self._settle_at_once(entries)
+            except BaseException:
+                self._die()
+            finally:
+                self._owning.release()
+            if settled:
+                return
+        self.submit(entries, in_flight)
+
+    def distance(self, waiting: int, in_flight: int) -> float:
+        """Seconds that a commit should yet wait for company: none when all that are in flight wait for it already."""
+        if waiting >= in_flight or self._closing is not None:
+            return 0.0
+        return self._began + min(in_flight * SPACING_PER_REQUEST, LONGEST_SPACING) - time.monotonic()
 
     def note(self, *, disconnected: int = 0, injected: str | None = None) -> None:
         """Add to the side counters; they travel with a later transaction and delay nobody."""
@@ -83,9 +108,32 @@ class Ledger:
         try:
             self._write()
         except BaseException:
-            # Without its writer a worker can answer nothing truthfully: it must be started anew.
-            log.exception("the statistics writer failed; ending at once")
-            os._exit(70)  # EX_SOFTWARE
+            self._die()
+
+    @staticmethod
+    def _die() -> NoReturn:
+        """Without its statistics a worker can answer nothing truthfully: it must be started anew."""
+        log.exception("writing the statistics failed; ending at once")
+        os._exit(70)  # EX_SOFTWARE
+
+    def _settle_at_once(self, entries: Sequence[Entry]) -> bool:
+        """False: nothing was done."""
+        # What was handed in earlier goes first, and trouble is the writer's.
+        if self._pending or not self._handed.empty() or self._troubled or self._broken or self._closing is not None:
+            return False
+        self._began = time.monotonic()
+        sums = tally([entry.record for entry in entries])
+        try:
+            if not self._store.commit_at_once(sums) or self._store.replaced():
+                return False
+        except Undecided as error:
+            self._broken = (entries, str(error))
+            self._handed.put(())
+            return True
+        self._notify(entries, True)
+        if self._store.upkeep_due():
+            self._handed.put(())
+        return True
 
     def _write(self) -> None:
         while True:
@@ -93,23 +141,24 @@ class Ledger:
                 self._receive(0.0 if self._closing is not None else TICK)
             with self._noting:
                 noted = not self._notes.empty()
-            if self._pending or noted:
-                self._settle_pending()
-            elif self._closing is not None:
-                break
-            else:
-                self._tick()
+            with self._owning:
+                self._decide_broken()
+                idle = not self._pending and not noted
+                if idle and self._closing is not None:
+                    break
+                if not idle:
+                    self._settle_pending()
+                if idle or self._store.upkeep_due():
+                    self._tick()
             if self._closing is not None and time.monotonic() >= self._closing:
                 break
         self._store.close()
 
     def _keep_distance(self) -> None:
         """Wait for company if a commit began just now and more requests are on their way than wait already."""
-        if len(self._pending) < self._in_flight and self._closing is None:
-            spacing = min(self._in_flight * SPACING_PER_REQUEST, LONGEST_SPACING)
-            left = self._began + spacing - time.monotonic()
-            if left > 0.0:
-                time.sleep(left)
+        left = self.distance(len(self._pending), self._in_flight)
+        if left > 0.0:
+            time.sleep(left)
         self._began = time.monotonic()
 
     def _receive(self, patience: float) -> None:
@@ -172,6 +221,17 @@ class Ledger:
                 self._store.reopen()
         except NotCommitted as error:
             return str(error)
+
+    def _decide_broken(self) -> None:
+        """Find out about a commit by `settle` that broke off: release its answers, or let them wait for the next one."""
+        if self._broken is None:
+            return
+        entries, reason = self._broken
+        if self._find_out(reason) and not self._store.replaced():
+            self._notify(entries, True)
+        else:
+            self._pending[:0] = entries
+        self._broken = None
 
     def _find_out(self, reason: str) -> bool:
         """Hold the answers until it is known whether a broken commit took: until then neither 200 nor 503 would be true."""

@@ -1,9 +1,9 @@
 """The worker's server: waitress's TCP server and WSGI tasks, driven by our event loop.
 
-Who runs what: the loop's thread reads, parses, lets the application answer (it never blocks there) and sends; the ledger's
-thread commits; one thread is the lane of `/worker/stats`, because reading may wait for the disk; burning processor time has
-threads of its own. `/healthz` is answered by the loop, so it answers whatever else waits. Requests that rest (delay, commit)
-hold memory, not threads.
+Who runs what: the loop's thread reads, parses, lets the application answer (it never blocks there), commits what needs no
+waiting, and sends; the ledger's thread commits the rest; one thread is the lane of `/worker/stats`, because reading may wait for
+the disk; burning processor time has threads of its own. `/healthz` is answered by the loop, so it answers whatever else waits.
+Requests that rest (delay, commit) hold memory, not threads.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from waitress.task import ThreadedTaskDispatcher  # type: ignore[import-untyped]
 from worker_app import burn
 from worker_app.channel import Channel, JsonTask
 from worker_app.draws import Faults
-from worker_app.eventloop import EventLoop
+from worker_app.eventloop import EventLoop, Timer
 from worker_app.exchange import Exchange
 from worker_app.ledger import LONGEST_SPACING, SPACING_PER_REQUEST, Entry, Ledger
 
@@ -62,6 +62,7 @@ class WorkerServer(TcpWSGIServer):  # type: ignore[misc]
         self.loop = loop
         self.draining = False
         self.to_commit: list[Exchange] = []
+        self._commit_due: Timer | None = None
         self._faults = faults
         self._clock = clock
         self._places = places
@@ -189,12 +190,25 @@ class WorkerServer(TcpWSGIServer):  # type: ignore[misc]
         self._ledger.note(injected=kind)
 
     def _after_round(self) -> None:
+        if not self.to_commit:
+            return
+        left = self._ledger.distance(len(self.to_commit), len(self._exchanges))
+        if left <= 0.0:
+            self._commit()
+        elif self._commit_due is None:
+            self._commit_due = self.loop.call_at(time.monotonic() + left, self._commit)
+
+    def _commit(self) -> None:
+        """Everything made so far, in one transaction."""
+        if self._commit_due is not None:
+            self._commit_due.cancel()
+            self._commit_due = None
         if self.to_commit:
             made, self.to_commit = self.to_commit, []
-            self._ledger.submit(made, len(self._exchanges))
+            self._ledger.settle(made, len(self._exchanges))
 
     def _settled(self, entries: Sequence[Entry], committed: bool) -> None:
-        """Called in the ledger's thread."""
+        """Called in the ledger's thread, or in the loop's."""
         if not entries:
             return
         exchanges = cast(Sequence[Exchange], entries)
@@ -208,7 +222,10 @@ class WorkerServer(TcpWSGIServer):  # type: ignore[misc]
                     exchange.channel.handle_close()
                     self.done(exchange)
 
-        self.loop.call_from_thread(settle)
+        if self.loop.in_loop():
+            settle()
+        else:
+            self.loop.call_from_thread(settle)
 
     def log_exception(self, request: Any) -> None:
         log.exception("unplanned exception at %s", getattr(request, "path", "a connection"))

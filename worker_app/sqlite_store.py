@@ -1,5 +1,8 @@
 """One worker's row in a SQLite database: registered at the start, added to in group commits, noticed when it vanishes.
 
+SQLite would write the WAL back into the file in the middle of some commit, with two fsyncs while an answer waits; here that is
+upkeep, done after answers were released.
+
 The hot write uses the driver's connection: four statements with fixed texts, whatever the size of the batch. It adds to the row
 and never sets it (a reset from outside must not be undone), and makes it anew when a reset took it away.
 """
@@ -24,6 +27,7 @@ log = logging.getLogger("worker_app")
 BUSY_SLICE = 0.2  # seconds one attempt waits for other writers; the ledger looks at its deadlines in between
 REOPEN_PATIENCE = 1.0  # seconds for connecting anew while answers wait
 HEARTBEAT = 60.0  # seconds between two signs of life of an idle worker
+CHECKPOINT_EVERY = 500  # commits of two to three pages: about SQLite's own thousand pages
 FORMER_ROWS = 1000  # rows of former workers kept one by one
 FORMER_AFTER = 600.0  # seconds without a sign of life after which a row counts as a former worker's
 
@@ -52,6 +56,8 @@ class SqliteStore:
         self._file: sqlite.Identity | None = None
         self._sides: tuple[sqlite.Identity, ...] = ()
         self._updated = 0.0
+        self._patient = True
+        self._unwritten = 0  # commits since the WAL was last written back
 
     def open(self, patience: float = sqlite.PATIENCE) -> None:
         """Prepare the database and register the worker. WorkerError: one line that says why not within `patience` seconds."""
@@ -61,22 +67,39 @@ class SqliteStore:
             connection = sqlite.connect(self.path, patience)
             self._file = sqlite.identity(self.path)
             self._register(connection)
-            connection.execute(f"PRAGMA busy_timeout={round(BUSY_SLICE * 1000)}")
+            connection.execute("PRAGMA wal_autocheckpoint=0")
+            _set_patience(connection, True)
         except sqlite3.Error as error:
             if connection is not None:
                 connection.close()
             raise WorkerError(f"{self.path}: {sqlite.explain(error, self.path)}") from None
         self._connection = connection
+        self._patient = True
         self._note_side_files()
 
     def commit(self, tally: Tally) -> None:
         if self._connection is None:
             self.reopen()
-        connection = self._connection
-        assert connection is not None
+        assert self._connection is not None
+        self._transact(self._connection, tally, patient=True)
+
+    def commit_at_once(self, tally: Tally) -> bool:
+        if self._connection is None:
+            return False
+        try:
+            self._transact(self._connection, tally, patient=False)
+        except NotCommitted:
+            return False
+        return True
+
+    def upkeep_due(self) -> bool:
+        return self._unwritten >= CHECKPOINT_EVERY
+
+    def _transact(self, connection: sqlite3.Connection, tally: Tally, patient: bool) -> None:
         self._batch += 1
         now = time.time()
         try:
+            self._be_patient(connection, patient)
             connection.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:
             raise NotCommitted(str(error)) from None
@@ -98,6 +121,12 @@ class SqliteStore:
                 return
             raise NotCommitted(str(error)) from None
         self._updated = now
+        self._unwritten += 1
+
+    def _be_patient(self, connection: sqlite3.Connection, patient: bool) -> None:
+        if patient != self._patient:
+            _set_patience(connection, patient)
+            self._patient = patient
 
     def verify(self) -> bool:
         connection = self._connection
@@ -132,6 +161,10 @@ class SqliteStore:
             self.reopen()
             return
         try:
+            self._be_patient(connection, True)
+            if self.upkeep_due():
+                self._unwritten = 0
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
             missing = connection.execute("SELECT 1 FROM workers WHERE name = ?", (self.name,)).fetchone() is None
         except sqlite3.Error as error:
             raise NotCommitted(str(error)) from None
@@ -171,6 +204,11 @@ class SqliteStore:
                 connection.execute("ROLLBACK")
             except sqlite3.Error as error:
                 log.warning("rollback: %s", error)
+
+
+def _set_patience(connection: sqlite3.Connection, patient: bool) -> None:
+    """How long this connection waits for other writers: a slice, or not at all."""
+    connection.execute(f"PRAGMA busy_timeout={round(BUSY_SLICE * 1000) if patient else 0}")
 
 
 def _fold(connection: sqlite3.Connection, now: float) -> None:

@@ -18,6 +18,13 @@ class Store(Protocol):
     def commit(self, tally: Tally) -> None:
         """One transaction. Waits at most a fraction of a second for other writers."""
 
+    def commit_at_once(self, tally: Tally) -> bool:
+        """One transaction, if it needs no waiting for other writers or a network; False: it left no trace, and `commit` is the way.
+        Raises `Undecided` alone."""
+
+    def upkeep_due(self) -> bool:
+        """Whether `tick` should be called soon although the worker is not idle."""
+
     def verify(self) -> bool:
         """Whether the commit that ended in `Undecided` took. Raises `Undecided` while that cannot be told."""
 
@@ -28,7 +35,7 @@ class Store(Protocol):
         """Connect anew, making the database anew if need be, and register the worker there. NotCommitted: not possible now."""
 
     def tick(self, now: float) -> None:
-        """Called about once a second when idle: keeps the worker's row present and its `updated` fresh."""
+        """Called about once a second, and when upkeep is due: keeps the worker's row present and its `updated` fresh."""
 
     def close(self) -> None: ...
 

@@ -24,11 +24,25 @@ class FakeStore:
         self.moved: list[bool] = []
         self.reopened = 0
         self.closed = False
+        self.prompt = True
+        self.asked_at_once = 0
+        self.upkeep_after = 1000
+        self.kept_up = 0
 
     def commit(self, tally: Tally) -> None:
         if self.steps:
             self.steps.pop(0)()
         self.committed.append(tally)
+
+    def commit_at_once(self, tally: Tally) -> bool:
+        self.asked_at_once += 1
+        if not self.prompt:
+            return False
+        self.commit(tally)
+        return True
+
+    def upkeep_due(self) -> bool:
+        return len(self.committed) - self.kept_up >= self.upkeep_after
 
     def verify(self) -> bool:
         verdict = self.verdicts.pop(0)
@@ -42,7 +56,8 @@ class FakeStore:
     def reopen(self) -> None:
         self.reopened += 1
 
-    def tick(self, now: float) -> None: ...
+    def tick(self, now: float) -> None:
+        self.kept_up = len(self.committed)
 
     def close(self) -> None:
         self.closed = True
@@ -197,3 +212,73 @@ def test_closing_does_not_wait_for_ever(store: FakeStore, desk: Desk, ledger: Le
     ledger.close(0.2)
     assert time.monotonic() - began < 3.0
     assert desk.answers == {}
+
+
+def test_settling_commits_in_the_callers_thread_when_nobody_has_to_be_waited_for(store: FakeStore, desk: Desk, ledger: Ledger) -> None:
+    threads: list[threading.Thread] = []
+    store.steps = [lambda: threads.append(threading.current_thread())]
+    ledger.settle([Waiting(), Waiting()])
+    assert list(desk.answers.values()) == [True, True]
+    assert threads == [threading.current_thread()]
+    assert store.total() == 2
+
+
+def test_settling_leaves_to_the_writer_what_takes_waiting(store: FakeStore, desk: Desk, ledger: Ledger) -> None:
+    store.prompt = False
+    threads: list[threading.Thread] = []
+    store.steps = [lambda: threads.append(threading.current_thread())]
+    ledger.settle([Waiting()])
+    assert desk.wait(1) == [True]
+    assert threads != [threading.current_thread()]
+    assert store.total() == 1
+
+
+def test_settling_never_waits_for_a_writer_at_work(store: FakeStore, desk: Desk, ledger: Ledger) -> None:
+    gate, inside = threading.Event(), threading.Event()
+
+    def step() -> None:
+        inside.set()
+        gate.wait(5)
+
+    store.steps = [step]
+    ledger.submit([Waiting()])
+    assert inside.wait(5)
+    ledger.settle([Waiting()])
+    assert desk.answers == {}
+    assert store.asked_at_once == 0
+    gate.set()
+    assert desk.wait(2) == [True, True]
+    assert store.total() == 2
+
+
+@pytest.mark.parametrize("took", [True, False])
+def test_a_settling_that_broke_off_is_decided_by_the_writer(store: FakeStore, desk: Desk, ledger: Ledger, took: bool) -> None:
+    store.steps = [raising(Undecided("I/O error"))]
+    store.verdicts = [None, took]
+    ledger.settle([Waiting()])
+    ledger.settle([Waiting()])  # waits until it is known what became of the first
+    assert desk.wait(2) == [True, True]
+    assert store.total() == (1 if took else 2)  # what took is not done twice
+
+
+def test_a_settling_into_a_database_that_went_away_is_counted_in_the_new_one(store: FakeStore, desk: Desk, ledger: Ledger) -> None:
+    store.moved = [True, True, False]
+    ledger.settle([Waiting()])
+    assert desk.wait(1) == [True]
+    assert store.reopened == 1
+
+
+def test_upkeep_comes_soon_also_when_every_commit_is_made_by_settling(store: FakeStore, desk: Desk, ledger: Ledger) -> None:
+    store.upkeep_after = 3
+    deadline = time.monotonic() + module.TICK * 0.9
+    for _ in range(3):
+        ledger.settle([Waiting()])
+    while not store.kept_up:
+        assert time.monotonic() < deadline, "upkeep waited for an idle moment"
+        time.sleep(0.005)
+
+
+def test_a_commit_waits_for_company_only_while_more_are_on_their_way(store: FakeStore, desk: Desk, ledger: Ledger) -> None:
+    ledger.settle([Waiting()], 100)
+    assert ledger.distance(waiting=1, in_flight=1) == 0.0
+    assert ledger.distance(waiting=1, in_flight=200) <= module.LONGEST_SPACING
