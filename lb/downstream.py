@@ -18,8 +18,8 @@ from lb.chunked import frame, last
 from lb.connection import CONNECTING as NOT_CONNECTED
 from lb.connection import HIGH_WATER, UpstreamConnection
 from lb.counters import BYTES_IN, BYTES_OUT, CONNECTIONS, REQUESTS, RESPONSES
-from lb.fields import Refusal
-from lb.request import MAX_REMEMBERED_HEAD, RequestHead
+from lb.fields import MAX_REMEMBERED_HEAD, Refusal
+from lb.request import RequestHead
 from lb.response import ResponseHead, outgoing
 from lb.sockets import client_address, reset
 
@@ -39,14 +39,14 @@ class Downstream(asyncio.Protocol):
     """One client connection."""
 
     __slots__ = (
-        "_advancing", "_chunks", "_held", "_proxy", "_recent", "begun", "blocked", "body", "buffer", "closing",
-        "connection", "deadline", "due", "eof", "failure", "fresh", "head", "interims", "payload", "plain",
-        "reading_held", "repeats", "sent", "slot", "started", "state", "status", "tail", "transport", "tried",
-        "upstream",
+        "_advancing", "_chunks", "_held", "_proxy", "_recent", "begun", "blocked", "body", "buffer", "closing", "connection",
+        "deadline", "due", "eof", "failure", "fresh", "head", "interims", "payload", "plain", "prefix", "reading_held", "repeats",
+        "sent", "slot", "started", "state", "status", "tail", "transport", "tried", "upstream",
     )  # fmt: skip
 
     transport: asyncio.Transport
     head: RequestHead
+    prefix: bytes
     body: RequestBody | None
     started: float
     due: float
@@ -92,7 +92,7 @@ class Downstream(asyncio.Protocol):
         if self.state == IDLE:
             head = self._recent.young.get(data) if len(data) <= MAX_REMEMBERED_HEAD else None
             if head is not None and head.bare:
-                self._begin(head)
+                self._begin(head, head.prefix, head.size)
             elif 4 < len(data) == data.find(b"\r\n\r\n") + 4 <= self._proxy.settings.max_head and data[0] != 0x0D:
                 self._take_whole(data)
             else:
@@ -163,7 +163,7 @@ class Downstream(asyncio.Protocol):
     def _take_whole(self, data: bytes) -> None:
         """Begin the exchange of a head that arrived alone and in one piece."""
         try:
-            self._begin(self._proxy.requests.read(data))
+            self._begin(*self._proxy.requests.take(data), len(data))
         except Refusal as refusal:
             self._refuse(refusal)
 
@@ -180,19 +180,20 @@ class Downstream(asyncio.Protocol):
                     self.state = HEAD
                     self.deadline = monotonic() + self._proxy.settings.head_timeout
                 return False
-            head = self._proxy.requests.read(data[:end])
+            head, prefix = self._proxy.requests.take(data[:end])
             self.buffer = data[end:]
-            self._begin(head)
+            self._begin(head, prefix, end)
         except Refusal as refusal:
             self._refuse(refusal)
             return False
         return True
 
-    def _begin(self, head: RequestHead) -> None:
+    def _begin(self, head: RequestHead, prefix: bytes, size: int) -> None:
         proxy = self._proxy
         self.started = now = monotonic()
         self.deadline = self.due = now + proxy.settings.request_timeout
         self.head = head
+        self.prefix = prefix
         self.state = WAITING
         self.plain = head.plain and not self.eof
         self.closing = not head.keep_alive or proxy.draining
@@ -208,7 +209,7 @@ class Downstream(asyncio.Protocol):
         if self.eof:
             self._await_answer(now)
         if self.state == WAITING:
-            proxy.begin(self)
+            proxy.begin(self, size)
 
     def _begin_body(self, length: int) -> None:
         """Take what of the body came with the head; a small one that is all there goes with it in one write."""

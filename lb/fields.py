@@ -30,7 +30,7 @@ KINDS: Final = 12
 
 TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _FIELD = re.compile(rb"(" + TOKEN + rb"):([\t\x20-\x7e\x80-\xff]*)").fullmatch  # RFC 9112 section 5, RFC 9110 section 5.5
-_NO_CONTROLS: Final = bytes((0x09, *range(0x20, 0x7F), *range(0x80, 0x100)))
+NO_CONTROLS: Final = bytes((0x09, *range(0x20, 0x7F), *range(0x80, 0x100)))
 _DIGITS = re.compile(rb"[0-9]{1,19}").fullmatch
 _TOKEN_LIST = re.compile(rb"[ \t]*(?:" + TOKEN + rb")?[ \t]*(?:,[ \t]*(?:" + TOKEN + rb")?[ \t]*)*").fullmatch
 
@@ -64,6 +64,7 @@ _NOT_IN_TRAILERS = re.compile(
 ).fullmatch
 
 MAX_NAMES: Final = 1024
+MAX_REMEMBERED_HEAD: Final = 4096
 _DOOR: Final = 4096
 MAX_LENGTH: Final = (1 << 63) - 1
 
@@ -83,8 +84,8 @@ Value = TypeVar("Value")
 class Recent(Generic[Value]):
     """A bounded memory of what repeats itself: two generations, so that neither a hit nor a miss keeps any order.
 
-    `young` is open for the caller's own lookup; after a miss there `recall` looks at the older generation. Only what is offered
-    twice is stored: keys that never return would push out those that do, and cost more to store than to read again.
+    `young` is open for the caller's own lookup; after a miss there `recall` looks at the older generation. To be stored only when it
+    `returns`: keys that never do would push out those that do, and cost more to store than to read again.
     """
 
     __slots__ = ("_capacity", "_old", "_seen", "young")
@@ -102,20 +103,21 @@ class Recent(Generic[Value]):
         """Return the value of `key`, made young again, or None."""
         value = self.young.get(key)
         if value is None and self._old and (value := self._old.get(key)) is not None:
-            self._remember(key, value)
+            self.remember(key, value)
         return value
 
-    def offer(self, key: bytes, value: Value) -> None:
-        """Store a pair at its second offer; what was not used since the last change of generations is forgotten."""
+    def returns(self, key: bytes) -> bool:
+        """Say whether `key` was asked about before: then it is worth remembering."""
         code = hash(key)
         if code in self._seen:
-            self._remember(key, value)
-            return
+            return True
         if len(self._seen) >= _DOOR:
             self._seen.clear()
         self._seen.add(code)
+        return False
 
-    def _remember(self, key: bytes, value: Value) -> None:
+    def remember(self, key: bytes, value: Value) -> None:
+        """Store a pair; what was not used since the last change of generations is forgotten."""
         if len(self.young) >= self._capacity:
             self._old = self.young
             self.young = {}
@@ -130,7 +132,7 @@ class Recent(Generic[Value]):
 def split_lines(raw: bytes) -> list[bytes] | None:
     """Return the lines of a head without their CRLFs; None when a control character or bare CR or LF stands in it."""
     lines = raw.split(b"\r\n")
-    return lines if len(raw.translate(None, _NO_CONTROLS)) == 2 * len(lines) - 2 else None
+    return lines if len(raw.translate(None, NO_CONTROLS)) == 2 * len(lines) - 2 else None
 
 
 class FieldReader:
@@ -166,8 +168,12 @@ class FieldReader:
         if match is None:
             raise Refusal(400, what_is_wrong([line]))
         name, value = match[1], match[2].strip(b" \t")
+        return name + b": " + value, self.kind_of(name), value
+
+    def kind_of(self, name: bytes) -> int:
+        """Return the kind of the field of this name, a token in whatever case."""
         kind = self._names.get(name)
-        return name + b": " + value, self._learn(name) if kind is None else kind, value
+        return self._learn(name) if kind is None else kind
 
     def _learn(self, name: bytes) -> int:
         if len(self._names) >= MAX_NAMES:
@@ -221,3 +227,36 @@ def token_list(values: list[bytes]) -> list[bytes]:
 def without_named(lines: list[bytes], options: list[bytes]) -> list[bytes]:
     """Return `lines` less the fields that a Connection field names (RFC 9110 section 7.6.1)."""
     return [line for line in lines if line[: line.index(b":")].lower() not in options]
+
+
+class HeadReader(Generic[Value]):
+    """What readers of both directions have in common: the fields, their limit, and the memory of whole heads."""
+
+    def __init__(self, kinds: dict[bytes, int], max_fields: int, capacity: int) -> None:
+        self.max_fields = max_fields
+        self.fields = FieldReader(kinds)
+        self.recent: Recent[Value] = Recent(capacity)
+
+    def read(self, raw: bytes) -> Value:
+        """Return the head that `raw` is, blank line included. Refusal: it is malformed or not understood."""
+        head = self.recent.recall(raw)
+        if head is None:
+            head = self.parse(raw)
+            if len(raw) <= MAX_REMEMBERED_HEAD and self.recent.returns(raw):
+                self.recent.remember(raw, head)
+        return head
+
+    def parse(self, raw: bytes) -> Value:
+        """Return the head that `raw` is, whatever is remembered. Refusal as `read`."""
+        raise NotImplementedError
+
+    def read_fields(self, lines: list[bytes]) -> tuple[list[bytes], list[list[bytes] | None]]:
+        """`FieldReader.read` of all lines of a head (as of `split_lines`). Refusal 431 too: there are too many."""
+        found = self.fields.read(lines[1:-2])
+        if len(lines) - 3 > self.max_fields:
+            raise Refusal(431, "too many header fields")
+        return found
+
+    def trailers(self, lines: list[bytes]) -> list[bytes]:
+        """Return the trailer fields that may be sent on. Refusal 400."""
+        return self.fields.trailers(lines)

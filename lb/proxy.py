@@ -86,28 +86,27 @@ class Proxy:
 
     # An exchange begins and finds its upstream.
 
-    def begin(self, client: Downstream) -> None:
-        """Count a request and send it on its way."""
+    def begin(self, client: Downstream, size: int) -> None:
+        """Count a request, whose head has `size` bytes, and send it on its way."""
         slots = self.slots
-        head = client.head
         slots[REQUESTS] += 1
-        slots[BYTES_IN] += head.size
+        slots[BYTES_IN] += size
         self.in_flight = slots[IN_FLIGHT] = self.in_flight + 1
         upstream = self.pool.pick()
         if upstream is None:
             self._wait_or_fail(client)
             return
         idle = upstream.idle
-        if idle and client.body is None and (head.idempotent or idle[-1].idle_since > client.started - FRESH_ENOUGH):
+        if idle and client.body is None and (client.head.idempotent or idle[-1].idle_since > client.started - FRESH_ENOUGH):
             upstream.in_flight += 1
             client.upstream = upstream
             client.connection = connection = idle.pop()
             connection.client = client
             connection.state = AWAITING
             if client.payload:
-                connection.transport.write(b"".join((head.prefix, client.tail, client.payload)))
+                connection.transport.write(b"".join((client.prefix, client.tail, client.payload)))
             else:
-                connection.transport.write(head.prefix + client.tail)
+                connection.transport.write(client.prefix + client.tail)
         else:
             self._assign(client, upstream)
 
@@ -173,7 +172,7 @@ class Proxy:
     def _send(self, connection: UpstreamConnection, client: Downstream, now: float) -> None:
         client.connection = connection
         connection.state = AWAITING
-        head = client.head.prefix + client.tail
+        head = client.prefix + client.tail
         body = client.body
         if body is None:
             connection.transport.write(head + client.payload)
@@ -311,8 +310,7 @@ class Proxy:
         self.settings = settings
         self.pool.configure(settings)
         self.wheel.reach = _reach(settings)
-        self.requests.max_line, self.requests.max_fields = settings.max_request_line, settings.max_fields
-        self.requests.recent.forget()
+        self.requests.limit(settings.max_request_line, settings.max_fields)
 
     def doubt(self, upstream: Upstream, reason: str) -> None:
         """Skip an upstream for a sign that an immediate check shall decide."""

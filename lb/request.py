@@ -18,13 +18,13 @@ from lb.fields import (
     EXPECT,
     FORWARDED_FOR,
     HOST,
+    MAX_REMEMBERED_HEAD,
     REQUEST_KINDS,
     TOKEN,
     TRANSFER_ENCODING,
     UPGRADE,
     VIA,
-    FieldReader,
-    Recent,
+    HeadReader,
     Refusal,
     content_length,
     split_lines,
@@ -32,6 +32,7 @@ from lb.fields import (
     what_is_wrong,
     without_named,
 )
+from lb.template import Templates
 
 CHUNKED: Final = -1
 
@@ -52,7 +53,6 @@ _IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b
 # be named: that would be an attack on what the upstream is told, not a wish about this hop.
 _PLAIN_OPTIONS: Final = frozenset((b"close", b"keep-alive", b"upgrade", b"te"))
 
-MAX_REMEMBERED_HEAD: Final = 4096
 MAX_HOSTS: Final = 1024
 
 
@@ -95,37 +95,53 @@ class RequestHead:
         self.plain = not (upgrades or expects or self.is_head or (minor == 0 and keep_alive))
         self.bare = self.plain and length == 0
 
+    def alike(self, prefix: bytes, size: int) -> "RequestHead":
+        """Return a head that is understood as this one."""
+        return RequestHead(self.method, self.minor, prefix, self.length, self.keep_alive, self.upgrades, self.expects, size)
+
     def __repr__(self) -> str:
         body = "chunked" if self.length == CHUNKED else f"{self.length} bytes"
         return f"<RequestHead {self.method.decode()} HTTP/1.{self.minor} {body} {'keep-alive' if self.keep_alive else 'close'}>"
 
 
-class RequestReader:
+class RequestReader(HeadReader[RequestHead]):
     """Reads request heads under the given limits and remembers them.
 
-    `default_host` names this LB to upstreams when an HTTP/1.0 client names no host.
+    `default_host` names this LB to upstreams when an HTTP/1.0 client names no host. Refusals: 400, 414, 417, 431, 501, 505.
     """
 
     def __init__(self, max_line: int, max_fields: int, default_host: bytes, capacity: int = 1024) -> None:
+        super().__init__(REQUEST_KINDS, max_fields, capacity)
         self.max_line = max_line
-        self.max_fields = max_fields
         self._default_host = default_host
         self._hosts: dict[bytes, tuple[bytes, bytes]] = {}
-        self._fields = FieldReader(REQUEST_KINDS)
-        self.recent: Recent[RequestHead] = Recent(capacity)
+        self._templates = Templates()
 
-    def read(self, raw: bytes) -> RequestHead:
-        """Return the head that `raw` is, blank line included. Refusal: 400, 414, 417, 431, 501, 505."""
+    def take(self, raw: bytes) -> tuple[RequestHead, bytes]:
+        """Return how the head `raw` is understood, and what is to be sent of it: the prefix of another head, if that is alike. Refusal."""
         head = self.recent.recall(raw)
         if head is None:
-            head = self._parse(raw)
-            if len(raw) <= MAX_REMEMBERED_HEAD:
-                self.recent.offer(raw, head)
-        return head
+            found = self.alike(raw)
+            if found is not None:
+                return found
+            head = self.read(raw)
+        return head, head.prefix
 
-    def trailers(self, lines: list[bytes]) -> list[bytes]:
-        """Return the trailer fields that may be sent on. Refusal 400."""
-        return self._fields.trailers(lines)
+    def alike(self, raw: bytes) -> tuple[RequestHead, bytes] | None:
+        """Return as `take` what `raw` is, if a template knows; a head that comes again is remembered as if it had been read."""
+        if len(raw) > MAX_REMEMBERED_HEAD or len(raw) > self.max_line:
+            return None
+        found = self._templates.find(raw)
+        if found is not None and self.recent.returns(raw):
+            head = found[0].alike(found[1], len(raw))
+            self.recent.remember(raw, head)
+        return found
+
+    def limit(self, max_line: int, max_fields: int) -> None:
+        """Set the limits anew."""
+        self.max_line, self.max_fields = max_line, max_fields
+        self.recent.forget()
+        self._templates.forget()
 
     def check_incomplete(self, data: bytes, max_head: int) -> None:
         """Refuse as early as possible what cannot become a head of up to `max_head` bytes any more. Refusal: 400, 414, 431, 501, 505."""
@@ -159,6 +175,13 @@ class RequestReader:
             raise Refusal(501, "CONNECT is not supported")  # RFC 9110 section 9.3.6: never a tunnel
         return method, target, min(int(minor), 1)
 
+    def parse(self, raw: bytes) -> RequestHead:
+        """Return the head that `raw` is, whatever is remembered. Refusal as `read`."""
+        head = self._parse(raw)
+        if len(raw) <= MAX_REMEMBERED_HEAD:
+            self._templates.learn(raw, head, self.fields.kind_of)
+        return head
+
     def _parse(self, raw: bytes) -> RequestHead:
         lines = split_lines(raw)
         if lines is None:
@@ -166,9 +189,7 @@ class RequestReader:
             self._request_line(line)
             raise Refusal(400, what_is_wrong(rest))
         method, target, minor = self._request_line(lines[0])
-        forwarded, special = self._fields.read(lines[1:-2])
-        if len(lines) - 3 > self.max_fields:
-            raise Refusal(431, "too many header fields")
+        forwarded, special = self.read_fields(lines)
         target, (before, after) = self._route(method, target, minor, special[HOST])
         lengths, encodings, connection, expectations = (
             special[CONTENT_LENGTH],

@@ -18,8 +18,7 @@ from lb.fields import (
     TRANSFER_ENCODING,
     UPGRADE,
     VIA,
-    FieldReader,
-    Recent,
+    HeadReader,
     Refusal,
     content_length,
     split_lines,
@@ -32,8 +31,6 @@ UNTIL_CLOSE: Final = -2
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?").fullmatch
 _PLAIN_OPTIONS: Final = frozenset((b"close", b"keep-alive", b"upgrade"))
-
-MAX_REMEMBERED_HEAD: Final = 4096
 
 
 class ResponseHead:
@@ -68,38 +65,22 @@ class ResponseHead:
         return f"<ResponseHead {self.status} {body} {'keep-alive' if self.keep_alive else 'close'}>"
 
 
-class ResponseReader:
-    """Reads the response heads of one upstream and remembers them."""
+class ResponseReader(HeadReader[ResponseHead]):
+    """Reads the response heads of one upstream and remembers them. The status of a `Refusal` does not matter."""
 
     def __init__(self, worker: str, balancer: str, max_fields: int, capacity: int = 128) -> None:
+        super().__init__(RESPONSE_KINDS, max_fields, capacity)
         self._added = b"X-Comet-Worker: %s\r\nX-Comet-LB: %s\r\n" % (worker.encode(), balancer.encode())
-        self.max_fields = max_fields
-        self._fields = FieldReader(RESPONSE_KINDS)
-        self.recent: Recent[ResponseHead] = Recent(capacity)
 
-    def read(self, raw: bytes) -> ResponseHead:
-        """Return the head that `raw` is, blank line included. Refusal: it is malformed (its status does not matter)."""
-        head = self.recent.recall(raw)
-        if head is None:
-            head = self._parse(raw)
-            if len(raw) <= MAX_REMEMBERED_HEAD:
-                self.recent.offer(raw, head)
-        return head
-
-    def trailers(self, lines: list[bytes]) -> list[bytes]:
-        """Return the trailer fields that may be sent on. Refusal."""
-        return self._fields.trailers(lines)
-
-    def _parse(self, raw: bytes) -> ResponseHead:
+    def parse(self, raw: bytes) -> ResponseHead:
+        """Return the head that `raw` is, whatever is remembered. Refusal as `read`."""
         lines = split_lines(raw)
         match = None if lines is None else _STATUS_LINE(lines[0])
         if lines is None or match is None:
             raise Refusal(502, "invalid response head")
         minor, code, reason = int(match[1]), match[2], match[3] or b""
         status = int(code)
-        forwarded, special = self._fields.read(lines[1:-2])
-        if len(lines) - 3 > self.max_fields:
-            raise Refusal(502, "too many header fields")
+        forwarded, special = self.read_fields(lines)
         if dates := special[DATE]:
             forwarded.append(b"Date: " + dates[0])
         options = token_list(special[CONNECTION] or [])

@@ -42,7 +42,7 @@ PURE_PARTS = {
         "admin.guard",
         "admin.rows",
     },
-    "lb": {"chunked", "fields", "messages", "replies", "request", "response", "settings", "upstream"},
+    "lb": {"chunked", "fields", "messages", "replies", "request", "response", "settings", "template", "upstream"},
     "worker_app": {"distributions", "draws", "errors", "latency", "stats", "tally"},
 }
 PURE = sorted(f"{package}.{part}" for package, parts in PURE_PARTS.items() for part in parts)

@@ -1,8 +1,9 @@
 """A fuzzer for the LB with h11 as referee: `python -m tests.lb.fuzz SECONDS [SEED]`.
 
-Three targets in turn. Heads: what we accept, h11 accepts too and frames alike. Chunked bodies: what we accept decodes to the
-same payload and the same end at every split. The whole proxy: mutated pipelines over real sockets; every byte a worker gets
-must parse as requests for h11, no defect is logged, nothing stays in flight, the next honest request is served.
+Targets in turn. Heads: what we accept, h11 accepts too and frames alike; what a template accepts is read as without it. Chunked
+bodies: what we accept decodes to the same payload and the same end at every split. The whole proxy: mutated pipelines over real
+sockets; every byte a worker gets must parse as requests for h11, no defect is logged, nothing stays in flight, the next honest
+request is served.
 """
 
 import contextlib
@@ -151,6 +152,25 @@ def check_head(data: bytes) -> bool:
     return True
 
 
+def check_alike(model: bytes, data: bytes) -> bool:
+    """See that who knows `model` reads the head at the start of `data` as who knows nothing; return whether it was found alike."""
+    knowing, knows_nothing = RequestReader(8192, 100, b"lb"), RequestReader(8192, 100, b"lb")
+    raw = data[: data.find(b"\r\n\r\n") + 4]
+    try:
+        knowing.read(model[: model.find(b"\r\n\r\n") + 4])
+    except Refusal:
+        return False
+    found = knowing.alike(raw)
+    if found is None:
+        return False
+    head, prefix = found
+    theirs = knows_nothing.read(raw)  # A refusal would be a disagreement too.
+    assert prefix == theirs.prefix, f"read as alike to {model!r}: {raw!r}"
+    assert repr(head) == repr(theirs)
+    assert (head.plain, head.bare, head.upgrades, head.expects) == (theirs.plain, theirs.bare, theirs.upgrades, theirs.expects)
+    return True
+
+
 def check_chunked(rng: random.Random, data: bytes) -> bool:
     """Compare us with h11 on a chunked body; return whether we accept it. AssertionError: disagreement."""
     outcomes = []
@@ -265,12 +285,18 @@ class ProxyTarget:
 
 def run(seconds: float, seed: int) -> dict[str, int]:
     """Fuzz for so long; return how many inputs each target got and accepted."""
-    rng, counts, target = random.Random(seed), dict.fromkeys(("heads", "accepted", "chunked", "decoded", "proxied"), 0), ProxyTarget()
+    rng, counts, target = (
+        random.Random(seed),
+        dict.fromkeys(("heads", "accepted", "alike", "chunked", "decoded", "proxied"), 0),
+        ProxyTarget(),
+    )
     end = time.monotonic() + seconds
     try:
         while time.monotonic() < end:
             for _ in range(200):
-                counts["accepted"] += check_head(mutate(rng, message(rng)))
+                sent = message(rng)
+                counts["accepted"] += check_head(mutate(rng, sent))
+                counts["alike"] += check_alike(sent, mutate(rng, sent.replace(b"/", b"/x", 1)))
                 counts["decoded"] += check_chunked(rng, mutate(rng, rng.choice(BODIES) + rng.choice(BODIES)))
                 counts["heads"] += 1
                 counts["chunked"] += 1

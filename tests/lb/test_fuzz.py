@@ -16,6 +16,7 @@ from tests.lb.harness import WorkerConnection, cluster, response
 def test_fuzz_for_a_moment() -> None:
     counts = fuzz.run(5.0, 20261123)
     assert counts["accepted"] > counts["heads"] / 20  # The mutations leave enough that is understood.
+    assert counts["alike"] > counts["heads"] / 100
     assert counts["decoded"] > counts["chunked"] / 20
     assert counts["proxied"] > 0
 
