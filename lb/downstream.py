@@ -92,9 +92,10 @@ class Downstream(asyncio.Protocol):
         if self.state == IDLE:
             head = self._recent.young.get(data) if len(data) <= MAX_REMEMBERED_HEAD else None
             if head is not None and head.bare:
-                self._begin(head, head.prefix, head.size)
-            elif 4 < len(data) == data.find(b"\r\n\r\n") + 4 <= self._proxy.settings.max_head and data[0] != 0x0D:
-                self._take_whole(data)
+                self._begin(head, head.prefix, len(data))
+            elif data[-4:] == b"\r\n\r\n" and (alike := self._proxy.requests.alike(data)) is not None:
+                head, prefix = alike
+                self._begin(head, prefix, len(data))
             else:
                 self.buffer = data
                 self._advance()
@@ -159,13 +160,6 @@ class Downstream(asyncio.Protocol):
             self._settle_reading()
         if self.eof and self.state <= HEAD:
             self.close()
-
-    def _take_whole(self, data: bytes) -> None:
-        """Begin the exchange of a head that arrived alone and in one piece."""
-        try:
-            self._begin(*self._proxy.requests.take(data), len(data))
-        except Refusal as refusal:
-            self._refuse(refusal)
 
     def _take_head(self) -> bool:
         """Begin the exchange of the head at the buffer's start; False when it is incomplete or refused."""

@@ -131,11 +131,19 @@ class RequestReader(HeadReader[RequestHead]):
         """Return as `take` what `raw` is, if a template knows; a head that comes again is remembered as if it had been read."""
         if len(raw) > MAX_REMEMBERED_HEAD or len(raw) > self.max_line:
             return None
-        found = self._templates.find(raw)
-        if found is not None and self.recent.returns(raw):
-            head = found[0].alike(found[1], len(raw))
-            self.recent.remember(raw, head)
-        return found
+        known = self._templates.known
+        for template in known:
+            prefix = template.prefix(raw)
+            if prefix is not None:
+                break
+        else:
+            return None
+        model = template.model
+        if template is not known[0]:
+            self._templates.prefer(template)
+        if self.recent.returns(raw):
+            self.recent.remember(raw, model.alike(prefix, len(raw)))
+        return model, prefix
 
     def limit(self, max_line: int, max_fields: int) -> None:
         """Set the limits anew."""

@@ -102,6 +102,9 @@ def test_what_is_not_sent_on_as_it_came_makes_no_model(model: list[bytes]) -> No
         (b"a=b", b"a=b "),
         (b"a=b", b" a=b"),
         (b"a=b", b"\ta=b"),
+        (b"a=b", b"a=b\t"),
+        (b"a=b", b"\r"),
+        (b"a=b", b"\r\n"),
         (b"a=b", b""),
         (b"Cookie: ", b"Cookie : "),
         (b"Cookie: ", b"Cookie:"),
@@ -133,9 +136,9 @@ def test_no_change_of_a_few_bytes_makes_a_template_and_the_reader_disagree(at: i
     agrees(taught(raw), raw[:at] + new + raw[at + size :])
 
 
-def test_a_tab_and_high_bytes_may_stand_within_a_value() -> None:
+def test_high_bytes_may_stand_in_a_value() -> None:
     raw = head(*MODEL)
-    assert agrees(taught(raw), raw.replace(b"a=b", b"a\t\xc3\xa9"))
+    assert agrees(taught(raw), raw.replace(b"a=b", b"\xc3\xa9"))
 
 
 def test_heads_that_come_again_are_remembered_whole() -> None:
