@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 _TARGET: Final = rb"/[\x21\x22\x24-\x7e]*+"
 _VALUE: Final = rb": (?! )[^\r]*+(?<! )\r\n"
-_NO_CONTROLS: Final = NO_CONTROLS.replace(b"\t", b"")  # What is deleted of a head to see its controls: one pass costs less than a set in the pattern.
+_NO_CONTROLS: Final = NO_CONTROLS.replace(
+    b"\t", b""
+)  # What is deleted of a head to see its controls: one pass costs less than a set in the pattern.
 
 
 class Template:
