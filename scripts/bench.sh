@@ -33,7 +33,7 @@ mode=load engine=yes
 for word in "$@"; do
   case $word in
     -h | --help) mode=help && break ;;
-    load | lb | idle | recovery | chaos | page) mode=$word ;;
+    load | lb | idle | recovery | chaos | stats | inflight | page) mode=$word ;;
     process | --runtime=process | --no-docker) engine= ;;
   esac
 done
@@ -41,7 +41,7 @@ done
 ensure_venv none
 case $mode in
   lb | idle) need nginx haproxy wrk ;;
-  load) need wrk ;;
+  load | stats | inflight) need wrk ;;
 esac
 case $mode in
   load | recovery | chaos) if [ -n "$engine" ]; then ensure_engine; fi ;;

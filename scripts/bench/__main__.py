@@ -16,12 +16,15 @@ MODES = {
     "idle": "memory per idle connection, CPU at idle",
     "recovery": "time from kill to the next answer, next to supervisord, circus, docker, systemd",
     "chaos": "random kills under load, with a ledger of every request",
+    "stats": "cost of exact statistics next to none, 1 to 500 in flight, and the kill -9 ledger",
+    "inflight": "clients x workers at a delay of 500 ms: throughput, latency, CPU per request, and what limited each",
     "page": "write docs/benchmarks.md from the latest results",
 }
+MODULES = {"stats": "worker_stats"}  # where the module's name is not the mode's
 
 
 def _module(mode: str) -> ModuleType:
-    return importlib.import_module(f"scripts.bench.{mode}")
+    return importlib.import_module(f"scripts.bench.{MODULES.get(mode, mode)}")
 
 
 def main(arguments: list[str]) -> int:
