@@ -76,6 +76,7 @@ def _follow(feed: socket.socket, picture: Picture) -> None:
         with feed.makefile("rb") as stream:
             for line in stream:
                 picture.take(json.loads(line))
+                feed.sendall(b".")
     except OSError:
         pass
     except BaseException:

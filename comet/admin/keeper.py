@@ -1,7 +1,8 @@
 """The supervisor's side of the admin server: starts it, feeds it, starts it again when it dies. Runs in the supervisor's loop.
 
 Nothing here waits for the server. What is new goes into a buffer that the loop empties as the socket takes it; while it is not empty no
-further picture is rendered, and a server that takes nothing for HUNG_AFTER seconds is killed and so replaced. Its deaths are pushed by a
+further picture is rendered. The server answers what it has taken in; one that answers nothing for HUNG_AFTER seconds is killed and so
+replaced. Its deaths are pushed by a
 pidfd and follow the restart policy of the replicas; they are told as events and touch nothing else.
 """
 
@@ -32,6 +33,8 @@ SETTLE = 0.02
 """Seconds from a change to its picture: what the change asks for (a restart) goes first."""
 
 HUNG_AFTER = 10.0
+START_PATIENCE = 60.0
+"""Seconds without an answer after which a server is killed: one that was ready, one that starts."""
 
 Message = dict[str, Any]
 
@@ -70,7 +73,8 @@ class Keeper:
         self._pidfd: int | None = None
         self._feed: socket.socket | None = None
         self._pending = bytearray()
-        self._moved_at = 0.0
+        self._heard_at = 0.0
+        self._unanswered = 0
         self._stale = False
         self._published_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -92,6 +96,7 @@ class Keeper:
         """Start a server. One that cannot be started (no memory, no processes left) is tried again like one that died."""
         self._restart = None
         self._started_at, self._ready = self._loop.time(), False
+        self._heard_at, self._unanswered = self._started_at, 0
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         argv = [sys.executable, "-m", "comet.admin", str(self._cluster.folder), str(self._listener.fileno()), str(theirs.fileno())]
@@ -143,17 +148,18 @@ class Keeper:
         self._published_at = self._loop.time()
         if self._feed is None:
             return
+        self._unanswered += 1
+        # Counted as well as timed: after a pause of our own (a suspended machine) its answers are still to be read.
+        patience = HUNG_AFTER if self._ready else START_PATIENCE
+        if self._unanswered > patience / 2 and self._published_at - self._heard_at > patience and self._process is not None:
+            self._process.kill()
         if self._pending:
-            if self._published_at - self._moved_at > HUNG_AFTER and self._process is not None:
-                self._process.kill()
             self.touch()
         elif self._stale:
             self._stale = False
             self._say(self._picture())
 
     def _say(self, message: Message) -> None:
-        if not self._pending:
-            self._moved_at = self._loop.time()
         self._pending += json.dumps(message, separators=(",", ":")).encode() + b"\n"
         self._flush()
 
@@ -164,7 +170,6 @@ class Keeper:
         try:
             while self._pending:
                 del self._pending[: feed.send(self._pending)]
-                self._moved_at = self._loop.time()
             self._loop.remove_writer(feed)
         except BlockingIOError:
             self._loop.add_writer(feed, self._flush)
@@ -173,12 +178,13 @@ class Keeper:
             self._loop.remove_writer(feed)
 
     def _heard(self) -> None:
-        """The server says one thing: that it accepts."""
+        """The server says that it accepts, then a byte for each message that it has taken in."""
         assert self._feed is not None
         try:
             told = self._feed.recv(4096)
         except OSError:
             told = b""
+        self._heard_at, self._unanswered = self._loop.time(), 0
         if told and not self._ready and self._process is not None:
             self._ready = True
             took = round((self._loop.time() - self._started_at) * 1000, 1)

@@ -59,7 +59,7 @@ def api_schema() -> Any:
 
 
 @api_schema().parametrize()
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 def test_every_answer_is_as_described(case: schemathesis.Case) -> None:
     case.call_and_validate(headers=BEARER, checks=CHECKS)
 

@@ -117,6 +117,14 @@ def test_the_server_dies_and_is_started_again_alone(admin: Admin) -> None:
     assert len(admin.get("/api/v1/cluster").json()["history"]["at"]) > 2
 
 
+def test_a_hung_server_is_replaced(admin: Admin) -> None:
+    former = admin.process()
+    assert former is not None
+    former.suspend()
+    eventually(lambda: not former.is_running(), 60, "its end")
+    eventually(lambda: admin.get("/readyz").status_code == 200)
+
+
 @contextlib.contextmanager
 def hostile_readers(port: int, count: int) -> Iterator[list[int]]:
     """So many pollers without a pause, as many that never read their answers, and some that never end their requests."""
