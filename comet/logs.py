@@ -5,11 +5,16 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import docker
+import docker.errors
 
 from comet import engine
-from comet.cluster import Cluster
+from comet.cluster import Cluster, Lock
 from comet.drivers.container import ENGINE_ERRORS, container_name
 from comet.errors import UserError
+from comet.wallclock import parse
 
 POLL_PAUSE = 0.2
 """Seconds between two looks at a file that is followed."""
@@ -26,23 +31,38 @@ def lines(cluster: Cluster, name: str, kind: str, count: int, follow: bool) -> I
     """The last `count` lines, then, where they are followed, the ones to come. UserError where nothing is kept for this name."""
     if kind == "process":
         return _from_file(cluster.path("logs", f"{name}.log"), count, follow)
-    return _from_engine(container_name(cluster.id or "", name), name, count, follow)
+    return _from_engine(cluster, name, count, follow)
 
 
-def _from_engine(container: str, name: str, count: int, follow: bool) -> Iterator[str]:
+def _from_engine(cluster: Cluster, name: str, count: int, follow: bool) -> Iterator[str]:
+    """The engine ends a log with its container: it is followed into the next life of the container as long as a supervisor sees to one."""
+    container, last = container_name(cluster.id or "", name), ""
     client = engine.connect()
     try:
-        stream = client.api.logs(container, stream=True, follow=follow, tail=count)
-        rest = b""
-        for chunk in stream:
-            *whole, rest = (rest + chunk).split(b"\n")
-            yield from (line.decode(errors="replace") for line in whole)
-        if rest:
-            yield rest.decode(errors="replace")
+        for stamp, line in _stamped(client, container, follow, tail=count):
+            last = stamp
+            yield line
+        while follow and Lock(cluster).holder() is not None:
+            time.sleep(POLL_PAUSE)
+            with contextlib.suppress(docker.errors.NotFound):  # It is being replaced.
+                for stamp, line in _stamped(client, container, follow, tail="all", since=max(1.0, (parse(last) or 0.0) - 1)):
+                    if stamp > last:
+                        last = stamp
+                        yield line
     except ENGINE_ERRORS as error:
         raise UserError(f"{name}: its container's log cannot be read: {' '.join(str(error).split())}") from None
     finally:
         client.close()
+
+
+def _stamped(client: docker.DockerClient, container: str, follow: bool, **limits: Any) -> Iterator[tuple[str, str]]:
+    """Each line with the engine's time, of a width that lets it be compared as text."""
+    rest = b""
+    for chunk in client.api.logs(container, stream=True, follow=follow, timestamps=True, **limits):
+        *whole, rest = (rest + chunk).split(b"\n")
+        for line in whole:
+            stamp, _, text = line.decode(errors="replace").partition(" ")
+            yield stamp, text
 
 
 def _from_file(path: Path, count: int, follow: bool) -> Iterator[str]:

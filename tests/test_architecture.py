@@ -63,6 +63,7 @@ ONLY_IN = {
         "comet.drivers.container": "drives containers",
         "comet.drivers.swarm": "drives services",
         "comet.orphans": "finds what a dead supervisor left",
+        "comet.logs": "reads containers' logs",
     },
     "psutil": {
         "comet.drivers.process": "drives processes",

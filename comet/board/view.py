@@ -101,7 +101,7 @@ def _summary(known: Known, snapshot: FleetSnapshot, width: int) -> list[Text]:
 
 def _heading(snapshot: FleetSnapshot, narrow: bool) -> Text:
     me, rows = snapshot.supervisor, snapshot.replicas
-    line = Text("comet  ", style="bold cyan")
+    line = Text().append("comet  ", "bold cyan")
     if not me.running:
         told = ": orphans serve on (run adopts them, stop ends them)" if rows else " and nothing else runs"
         return line.append(f"○ no supervisor{told}", "red")

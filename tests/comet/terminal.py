@@ -11,10 +11,13 @@ import termios
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import pyte
 
 from tests.integration.clusters import eventually
+
+T = TypeVar("T")
 
 COLOUR = re.compile(r"\x1b\[(?:[0-9;]*;)?(?:3[0-8]|4[0-8]|9[0-7])(?:;[0-9;]*)?m")
 
@@ -50,6 +53,11 @@ class Terminal:
     @property
     def text(self) -> str:
         return "\n".join(self.lines)
+
+    def picture(self, look: Callable[[pyte.Screen], T]) -> T:
+        """What `look` makes of the screen, while it stands still."""
+        with self._lock:
+            return look(self._screen)
 
     def type(self, keys: str) -> None:
         os.write(self._fd, keys.encode())

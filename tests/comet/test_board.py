@@ -193,3 +193,16 @@ def test_killed_boards_and_supervisors_leave_a_terminal_in_order(make_house: Cal
     listed = house.comet("ps").stdout
     assert listed.count("(orphan)") == 2
     house.stop()
+
+
+@pytest.mark.docker
+def test_a_followed_log_goes_on_in_the_next_life_of_its_container(make_house: Callable[..., House]) -> None:
+    house = make_house(worker=1, pool=1)
+    house.start()
+    with terminal([*house.command, "logs", "worker-0", "--follow", "--json"], house.folder, 200) as shown:
+        lives = r'"replica": "worker-0"'
+        first = len(re.findall(lives, shown.shows(lives)))
+        house.comet("kill", "worker-0")
+        shown.shows(lambda text: len(re.findall(lives, text)) > first)
+        shown.type("\x03")
+    house.stop()

@@ -1,0 +1,105 @@
+"""Draw docs/board-calm.svg and docs/board-chaos.svg: the board of a real cluster under load, in peace and while replicas are killed.
+
+    .venv/bin/python scripts/picture_board.py
+
+Runs three containers and two load balancers on free ports in a temporary folder, `run` in a terminal of its own; a picture is that
+terminal's screen, cell by cell. The chaos kills one replica after another.
+"""
+
+import re
+import sys
+import tempfile
+import threading
+import time
+from contextlib import suppress
+from itertools import cycle, groupby, islice
+from pathlib import Path
+
+import pyte
+import requests
+from pyte.screens import Char
+from rich.console import Console
+from rich.text import Text
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from scripts.picture import FORMAT  # noqa: E402
+from tests.comet.terminal import Terminal, terminal  # noqa: E402
+from tests.integration.clusters import House, house  # noqa: E402
+
+WIDTH, HEIGHT = 142, 30
+CLIENTS = 6
+COLOURS = {"brown": "yellow"}
+HEX = re.compile(r"[0-9a-f]{6}")
+
+
+class Load:
+    """Clients that ask both load balancers as fast as they are answered, until it is closed."""
+
+    def __init__(self, cluster: House) -> None:
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=(cluster.lb(number % 2),), daemon=True) for number in range(CLIENTS)]
+        for thread in self._threads:
+            thread.start()
+
+    def _ask(self, url: str) -> None:
+        with requests.Session() as session:
+            while not self._over.is_set():
+                with suppress(requests.RequestException):
+                    session.get(f"{url}/api/v1/hello", timeout=10)
+
+    def close(self) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join(15)
+
+
+def styled(screen: pyte.Screen) -> list[Text]:
+    """The lines of a screen in their colours."""
+    lines = []
+    for number in range(screen.lines):
+        line = Text(no_wrap=True)
+        cells = [screen.buffer[number][column] for column in range(screen.columns)]
+        for style, run in groupby(cells, key=style_of):
+            line.append("".join(cell.data for cell in run), style)
+        lines.append(line)
+    return lines
+
+
+def style_of(cell: Char) -> str:
+    colour = COLOURS.get(cell.fg, f"#{cell.fg}" if HEX.fullmatch(cell.fg) else cell.fg)
+    return f"{'bold ' if cell.bold else ''}{'reverse ' if cell.reverse else ''}{colour}"
+
+
+def draw(shown: Terminal, name: str, title: str) -> None:
+    with open("/dev/null", "w") as nowhere:
+        console = Console(record=True, width=WIDTH, file=nowhere, force_terminal=True, color_system="truecolor")
+        for line in shown.picture(styled):
+            console.print(line, soft_wrap=True)
+        console.save_svg(str(ROOT / "docs" / name), title=title, code_format=FORMAT)
+
+
+def main() -> None:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        house(Path(folder), worker=3, pool=2, avg_delay=40, failure=2) as cluster,
+        terminal([*cluster.command, "run"], Path(folder), WIDTH, HEIGHT) as shown,
+    ):
+        shown.shows("LAST EVENTS", 300)
+        load = Load(cluster)
+        time.sleep(8)  # The rates are of the last five seconds.
+        draw(shown, "board-calm.svg", "python supervisor.py")
+        for name in islice(cycle(["worker-1", "lb-0", "worker-2", "worker-0", "lb-1"]), 12):
+            cluster.comet("kill", name)
+            time.sleep(0.4)
+        cluster.comet("kill", "worker-1")
+        shown.shows(lambda text: "backoff" in text or "starting" in text, 30)
+        draw(shown, "board-chaos.svg", "python supervisor.py, replicas killed one after another")
+        load.close()
+        shown.type("\x03")
+        shown.shows("supervisor stopped")
+
+
+if __name__ == "__main__":
+    main()
