@@ -6,6 +6,7 @@ Needs Chromium and the packages of the extra `test`. Runs a cluster of three con
 in a temporary folder for some five minutes, asks it some 40 times a second, and writes docs/page-*.png (or into FOLDER).
 """
 
+import signal
 import subprocess
 import sys
 import tempfile
@@ -90,6 +91,7 @@ def play(comet: Callable[..., None], browser: Browser, folder: Path) -> None:
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))  # The cluster is stopped then too.
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs"
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as place:

@@ -110,7 +110,10 @@ def _response(told: str, schema: Schema, kind: str = "application/json") -> Sche
 
 
 def _schemas() -> Schema:
-    event = _object({"at": {"type": "string"}, "event": {"type": "string"}, "number": {"type": "integer"}}, required=("at", "event"))
+    event = _object(
+        {"at": {"type": "string"}, "event": {"type": "string"}, "number": {"type": "integer"}, "text": {"type": "string"}},
+        required=("at", "event", "text"),
+    )
     numbers = {"type": "array", "items": {"type": ["number", "null"]}}
     history = dict.fromkeys(("at", "requests_per_s", "errors_per_s", "p50_ms", "p99_ms", "in_flight"), numbers)
     return {
@@ -129,6 +132,7 @@ def _schemas() -> Schema:
                 "edges": _listed("Edge"),
                 "total": _ref("Total"),
                 "ready": {"type": "boolean"},
+                "silent_s": {"type": "number", "description": "seconds since the supervisor last said anything; it does so every second"},
                 "config": _object({name: {} for name in KEYS}),
                 "recoveries": {"type": "object"},
                 "latency_bounds_s": {"type": "array", "items": {"type": "number"}},
