@@ -28,7 +28,7 @@ HOME = "http://127.0.0.1:5040/"
 CONFIG = {"worker": 3, "pool": 2, "avg-delay": 40, "failure": 1}
 CLIENTS, PAUSE = 6, 0.1
 
-CALM = 150.0
+CALM = 120.0
 STORM: tuple[tuple[float, tuple[str, ...]], ...] = (
     (5, ("kill", "lb-0")),
     (12, ("kill", "worker-1")),
@@ -81,12 +81,12 @@ def shoot(browser: Browser, path: Path, size: tuple[int, int], theme: str) -> No
 def play(comet: Callable[..., None], browser: Browser, folder: Path) -> None:
     with Clients():
         time.sleep(CALM)
-        shoot(browser, folder / "page-calm.png", (1440, 900), "light")
+        shoot(browser, folder / "page-calm.png", (1440, 1130), "light")
         for pause, command in STORM:
             time.sleep(pause)
             comet(*command)
         # The last one to die is on its way back.
-        shoot(browser, folder / "page-chaos.png", (1440, 900), "dark")
+        shoot(browser, folder / "page-chaos.png", (1440, 1130), "dark")
         shoot(browser, folder / "page-phone.png", (360, 780), "light")
 
 

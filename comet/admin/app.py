@@ -7,6 +7,8 @@ import concurrent.futures
 import json
 import logging
 import mimetypes
+import re
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -34,6 +36,12 @@ MAX_BODY = 64 << 10
 
 PATIENCE = 2.0
 """Seconds that a write waits for its outcome before it is answered with 202."""
+
+LONGEST_WAIT = 900.0
+"""Seconds that a write waits at most where the client asks for it (`Prefer: wait=900`, RFC 7240), as the page does to tell the end."""
+
+LONG_WAITS = 2
+"""So many writes may wait for long at a time: each holds one of the server's threads."""
 
 UNDER_WAY = 8
 """Commands that may be under way at a time; the supervisor itself refuses a second operation."""
@@ -129,6 +137,8 @@ def _page(app: Flask, services: Services, signer: TimestampSigner) -> None:
 
 
 def _writes(app: Flask, services: Services, pool: concurrent.futures.Executor) -> None:
+    waits = threading.BoundedSemaphore(LONG_WAITS)
+
     def write(command: str) -> Response:
         refusal = guard.check_write(request.headers, services.token, lambda: _has_session(app.extensions["comet-signer"]))
         if refusal is not None:
@@ -139,16 +149,16 @@ def _writes(app: Flask, services: Services, pool: concurrent.futures.Executor) -
             return _error(400, error.message)
         except RecursionError:
             return _error(400, "the body is nested too deeply")
-        return _outcome(command, pool.submit(services.command, command, fields))
+        return _outcome(command, pool.submit(services.command, command, fields), waits)
 
     for command in forms.FORMS:
         app.add_url_rule(f"/api/v1/{command}", command, write, methods=["POST"], defaults={"command": command})
 
 
-def _outcome(command: str, asked: "concurrent.futures.Future[Any]") -> Response:
+def _outcome(command: str, asked: "concurrent.futures.Future[Any]", waits: threading.Semaphore) -> Response:
     """What became of a command, or 202 for one that takes its time."""
     try:
-        return _json({"done": command, "result": asked.result(PATIENCE)})
+        return _json({"done": command, "result": _await(asked, waits)})
     except concurrent.futures.TimeoutError:
         return _json({"accepted": command}, 202)
     except Unknown as error:
@@ -159,6 +169,20 @@ def _outcome(command: str, asked: "concurrent.futures.Future[Any]") -> Response:
         return _error(503, f"the supervisor cannot be asked: {error}")
     except UserError as error:
         return _error(400 if error.exit_code == 2 else 409, error.message)
+
+
+def _await(asked: "concurrent.futures.Future[Any]", waits: threading.Semaphore) -> Any:
+    """The command's result; TimeoutError where there is none within the time that the client wishes and we can afford."""
+    wished = re.search(r"(?:^|[,;\s])wait=(\d{1,6})", request.headers.get("Prefer", ""))
+    try:
+        return asked.result(PATIENCE)
+    except concurrent.futures.TimeoutError:
+        if wished is None or not waits.acquire(blocking=False):
+            raise
+    try:
+        return asked.result(max(0.0, min(float(wished[1]), LONGEST_WAIT) - PATIENCE))
+    finally:
+        waits.release()
 
 
 def _errors(app: Flask) -> None:

@@ -1,7 +1,9 @@
 """The API held to its own description, and every way in for those who have no business here. Without a cluster or a socket."""
 
 import json
+import threading
 from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import Any
 
 import pytest
@@ -199,3 +201,32 @@ def test_refusals_keep_their_words(client: FlaskClient, asked: Asked, error: Exc
     asked.answer = refuse
     answer = client.post("/api/v1/restart", json={"target": "lb"}, headers=BEARER)
     assert (answer.status_code, list(json.loads(answer.data))) == (status, ["error"])
+
+
+def test_who_prefers_to_wait_is_told_the_end_of_a_long_operation(
+    client: FlaskClient, asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("comet.admin.app.PATIENCE", 0.02)
+    over = threading.Event()
+    asked.answer = lambda: over.wait(30)
+    assert client.post("/api/v1/restart", json={"target": "lb"}, headers=BEARER).status_code == 202
+    threading.Timer(0.3, over.set).start()
+    waited = client.post("/api/v1/restart", json={"target": "lb"}, headers={**BEARER, "Prefer": "wait=20"})
+    assert (waited.status_code, waited.get_json()) == (200, {"done": "restart", "result": True})
+
+
+def test_those_who_wait_leave_threads_for_others(client: FlaskClient, asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("comet.admin.app.PATIENCE", 0.02)
+    over = threading.Event()
+    asked.answer = lambda: over.wait(30)
+
+    def post() -> int:
+        headers = {**BEARER, "Prefer": "wait=20"}
+        return client.application.test_client().post("/api/v1/restart", json={"target": "lb"}, headers=headers).status_code
+
+    with ThreadPoolExecutor(3) as pool:
+        posted = [pool.submit(post) for _ in range(3)]
+        done, waiting = wait(posted, return_when=FIRST_COMPLETED)
+        over.set()
+    assert [each.result() for each in done] == [202]
+    assert [each.result() for each in waiting] == [200, 200]

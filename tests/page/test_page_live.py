@@ -110,6 +110,8 @@ def test_every_control_works(watched: Watched, house: House) -> None:
     do(page, "restart", lambda: page.select_option("#f-target", "lb-1") and None)
     expect(notices).to_contain_text("Restarted lb-1", timeout=30_000)
     assert house.replicas()["lb-1"]["id"] != before
+    do(page, "restart", lambda: page.select_option("#f-target", "worker") and None)
+    expect(notices).to_contain_text("Restarted worker", timeout=60_000)
     do(page, "kill", lambda: page.select_option("#f-name", "lb-1") and None)
     expect(notices).to_contain_text("SIGKILL sent to lb-1", timeout=20_000)
     agree(watched, house)

@@ -58,7 +58,7 @@ export async function command(name, body) {
 
 async function post(name, body) {
   try {
-    return await fetch(`/api/v1/${name}`, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+    return await fetch(`/api/v1/${name}`, { method: "POST", headers: { "Content-Type": "application/json", Prefer: "wait=900" }, body: JSON.stringify(body) });
   } catch {
     throw new Error("the supervisor does not answer; nothing is known of what became of this");
   }

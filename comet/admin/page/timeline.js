@@ -47,7 +47,7 @@ export class Timeline {
     this.history = history;
     this.lives = lives(events, model.replicas, this.from, now);
     this.faults = faultBars(events, this.from, now);
-    this.notes = events.filter((event) => !event.replica && event.time >= this.from && event.event !== "faults_changed");
+    this.notes = events.filter((event) => !event.replica && event.time >= this.from && !["faults_changed", "admin_ready"].includes(event.event));
     this.draw();
   }
 
