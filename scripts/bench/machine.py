@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+import sysconfig
 from pathlib import Path
 
 
@@ -13,9 +14,16 @@ def describe() -> dict[str, str | int | float]:
         "cores": len(os.sched_getaffinity(0)),
         "memory_mib": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20,
         "kernel": platform.release(),
-        "python": platform.python_version(),
+        "python": interpreter(),
         "load_average_before": round(os.getloadavg()[0], 2),
     }
+
+
+def interpreter() -> str:
+    """The Python that runs this and the LB: builds of one version differ by tens of percent, so how it was configured belongs to it."""
+    optimised = "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or "")
+    build = ", --enable-optimizations" if optimised else ""
+    return f"{platform.python_implementation()} {platform.python_version()} ({platform.python_compiler()}{build})"
 
 
 def _cpu() -> str:

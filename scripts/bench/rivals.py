@@ -171,7 +171,9 @@ def _go(folder: Path, port: int, workers: Sequence[int]) -> list[str]:
 def contestants() -> list[Rival]:
     """Comet first; the others where they are installed."""
     own = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import comet, uvloop; print(comet.__version__, 'uvloop', uvloop.__version__)"
-    found = [Rival("comet", _comet, machine.version(sys.executable, "-c", own), "python -m lb, one process, defaults")]
+    found = [
+        Rival("comet", _comet, machine.version(sys.executable, "-c", own), f"python -m lb, one process, defaults, {machine.interpreter()}")
+    ]
     found.append(Rival("haproxy", _haproxy, machine.version("haproxy", "-v").split(" - ")[0], "nbthread 1, http-reuse always, splice-auto"))
     found.append(Rival("nginx", _nginx_proxy, machine.version("nginx", "-v"), "worker_processes 1, upstream keepalive 512, passive checks"))
     if shutil.which("go"):
