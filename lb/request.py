@@ -54,6 +54,7 @@ _IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b
 _PLAIN_OPTIONS: Final = frozenset((b"close", b"keep-alive", b"upgrade", b"te"))
 
 MAX_HOSTS: Final = 1024
+ASK_EVERY: Final = 7  # One in so many heads alike is looked at for coming again: heads that never do need not pay for it.
 
 
 class RequestHead:
@@ -116,6 +117,7 @@ class RequestReader(HeadReader[RequestHead]):
         self._default_host = default_host
         self._hosts: dict[bytes, tuple[bytes, bytes]] = {}
         self._templates = Templates()
+        self._asked = 0
 
     def take(self, raw: bytes) -> tuple[RequestHead, bytes]:
         """Return how the head `raw` is understood, and what is to be sent of it: the prefix of another head, if that is alike. Refusal."""
@@ -128,7 +130,7 @@ class RequestReader(HeadReader[RequestHead]):
         return head, head.prefix
 
     def alike(self, raw: bytes) -> tuple[RequestHead, bytes] | None:
-        """Return as `take` what `raw` is, if a template knows; a head that comes again is remembered as if it had been read."""
+        """Return as `take` what `raw` is, if a template knows; a head that comes again and again is remembered whole."""
         if len(raw) > MAX_REMEMBERED_HEAD or len(raw) > self.max_line:
             return None
         known = self._templates.known
@@ -141,7 +143,8 @@ class RequestReader(HeadReader[RequestHead]):
         model = template.model
         if template is not known[0]:
             self._templates.prefer(template)
-        if self.recent.returns(raw):
+        self._asked += 1
+        if self._asked % ASK_EVERY == 0 and self.recent.returns(raw):
             self.recent.remember(raw, model.alike(prefix, len(raw)))
         return model, prefix
 

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Branches of a package that its tests run, other processes included: scripts/coverage.sh [PACKAGE] [pytest arguments]
+#
+# The package is lb (the default) or another with a folder in tests/; of tests/faults those without Docker run too, as they go through
+# load balancers. Fails below 95 percent; lines and branches that were not reached are named.
+set -euo pipefail
+
+here=$(dirname -- "${BASH_SOURCE[0]}")
+# shellcheck source=scripts/lib/common.sh
+. "$here/lib/common.sh"
+# shellcheck source=scripts/lib/venv.sh
+. "$here/lib/venv.sh"
+
+package=lb
+case ${1:-} in
+  '' | -*) ;;
+  *)
+    package=$1
+    shift
+    ;;
+esac
+[ -d "$ROOT/tests/$package" ] || die "no tests for $package: there is no tests/$package"
+
+ensure_venv test
+cd -- "$ROOT"
+folder=$(mktemp -d)
+trap 'rm -rf -- "$folder"' EXIT
+export COVERAGE_FILE=$folder/data
+
+"$VENV/bin/python" -m coverage run -m pytest -q -m 'not docker' "tests/$package" tests/faults "$@"
+"$VENV/bin/python" -m coverage combine --quiet
+"$VENV/bin/python" -m coverage report --include="$package/*" --show-missing --skip-covered --fail-under=95
