@@ -97,18 +97,17 @@ def _grace(options: argparse.Namespace) -> float:
 def _stop_supervisor(cluster: Cluster, pid: int, display: Display) -> int:
     """Ask it to stop, and wait until it has: its lock is free, however long the drain takes."""
     process = psutil.Process(pid)
-    seen = len(list(journal.read(cluster.path("events.jsonl"))))
+    tail = journal.Tail(cluster.path("events.jsonl"))
     try:
         call(cluster, "stop", timeout=5)
     except (ConnectionError, Silent) as error:
         display.show({"kind": "step", "text": f"{error}: sending it SIGTERM (kill -9 {pid} is the last resort)"})
         process.send_signal(signal.SIGTERM)
     while True:
-        records = list(journal.read(cluster.path("events.jsonl")))
-        for record in records[seen:]:
+        ended = Lock(cluster).holder() is None
+        for record in tail.fresh():
             display.show({"kind": "event", "record": record})
-        seen = len(records)
-        if Lock(cluster).holder() is None:
+        if ended:
             break
         time.sleep(0.05)
     left = orphans.find(cluster)

@@ -23,6 +23,7 @@ import docker
 import docker.errors
 
 from comet import base_image, wheels
+from comet.cluster import Cluster
 from comet.errors import UserError
 
 Progress = Callable[[str], None]
@@ -31,6 +32,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 DOCKERFILE = PROJECT / "docker" / "Dockerfile"
 SOURCES = PROJECT / "worker_app"
 REPOSITORY = "comet-worker"
+USED = "images"  # in the cache: tags of the worker images that the cluster has run, a line each
 BUILD_AT_MOST = 600.0  # seconds; a stage younger than that may belong to a build that is still running
 QUOTED_LINES = 25  # of a failed build's output: enough for pip's or a compiler's whole complaint
 
@@ -43,9 +45,28 @@ def ensure_image(client: docker.DockerClient, root: Path, progress: Progress, ca
     """
     stop = cancelled or threading.Event()
     try:
-        return _up_to_date(client, root / ".comet" / "cache", progress, stop)
+        tag = _up_to_date(client, root / ".comet" / "cache", progress, stop)
+        _note_use(root / ".comet" / "cache", tag)
+        return tag
     except (OSError, docker.errors.DockerException) as error:
         raise UserError(f"the worker image cannot be made: {error}") from error
+
+
+def used_images(cluster: Cluster) -> list[str]:
+    """The tags of the worker images that this cluster has run."""
+    try:
+        return cluster.path("cache", USED).read_text().split()
+    except OSError:
+        return []
+
+
+def _note_use(cache: Path, tag: str) -> None:
+    """Remember that this cluster runs this image: clusters of other folders may share it, and have others."""
+    base_image.make_private(cache)
+    note = cache / USED
+    used = note.read_text().split() if note.exists() else []
+    if tag not in used:
+        note.write_text("".join(f"{each}\n" for each in [*used, tag]))
 
 
 def foreign_image(client: docker.DockerClient, name: str, progress: Progress, cancelled: threading.Event) -> str:

@@ -109,6 +109,37 @@ def number(record: Record) -> int:
     return given if isinstance(given, int) else 0
 
 
+class Tail:
+    """What is written to a journal from now on, in pieces; nothing is read twice."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._inode, self._offset = self._end()
+        self._torn = b""
+
+    def fresh(self) -> list[Record]:
+        """The records written since the last look. A journal that was put aside is read on in its successor, from its start."""
+        try:
+            with self._path.open("rb") as stream:
+                inode = os.fstat(stream.fileno()).st_ino
+                if inode != self._inode:
+                    self._inode, self._offset, self._torn = inode, 0, b""
+                stream.seek(self._offset)
+                data = stream.read()
+        except FileNotFoundError:
+            return []
+        self._offset += len(data)
+        *lines, self._torn = (self._torn + data).split(b"\n")
+        return [record for line in lines if (record := parse(line.decode(errors="replace"))) is not None]
+
+    def _end(self) -> tuple[int, int]:
+        try:
+            status = self._path.stat()
+        except FileNotFoundError:
+            return 0, 0
+        return status.st_ino, status.st_size
+
+
 def parse(line: str) -> Record | None:
     try:
         record = json.loads(line)

@@ -254,12 +254,20 @@ def _start_failed(replica: Replica, observation: StartFailed, moment: Moment) ->
 
 
 def _exited(replica: Replica, observation: Exited, moment: Moment) -> Change:
+    observation = Exited(_plausible(observation.exit, moment.now - replica.started))
     told = exit_event(replica, observation.exit)
     steps = replica.recovery or (("noticed", moment.now),)
     if observation.exit.detect_ms is not None and steps[0][0] == "noticed":
         steps = (("died", steps[0][1] - observation.exit.detect_ms / 1000), *steps)
     after, more = _back_off(replace(replica, last_exit=observation.exit, recovery=steps, recovered=()), moment)
     return after, (told, *more)
+
+
+def _plausible(exit: Exit, lived: float) -> Exit:
+    """A death is no longer ago than the start: where it seems so, or to lie ahead, somebody set the wall clock in between."""
+    if exit.detect_ms is not None and not 0 <= exit.detect_ms <= lived * 1000:
+        return replace(exit, detect_ms=None)
+    return exit
 
 
 def _unready(replica: Replica, moment: Moment) -> Replica:

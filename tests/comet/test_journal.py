@@ -6,7 +6,7 @@ import pytest
 
 from comet import journal
 from comet.events import Event, line
-from comet.journal import Journal
+from comet.journal import Journal, Tail
 
 
 def test_an_event_is_one_json_line_stamped_and_flushed(tmp_path: Path) -> None:
@@ -55,3 +55,23 @@ def test_events_read_as_sentences() -> None:
         "worker-0 exited: SIGKILL (out of memory)"
     )
     assert line({"event": "scaled", "worker": 4}) == "scaled worker=4"
+
+
+def test_a_tail_gives_each_record_once_across_a_rotation(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    kept = Journal(path)
+    kept.write(Event("adopted"))
+    tail = Tail(path)
+    assert tail.fresh() == []
+    kept.write(Event("scaled"))
+    assert [record["event"] for record in tail.fresh()] == ["scaled"]
+    with path.open("ab") as torn:
+        torn.write(b'{"event": "relo')
+        torn.flush()
+        assert tail.fresh() == []
+        torn.write(b'aded"}\n')
+    assert [record["event"] for record in tail.fresh()] == ["reloaded"]
+    os.replace(path, tmp_path / "events.jsonl.1")
+    path.write_text('{"event": "supervisor_stopped"}\n')
+    assert [record["event"] for record in tail.fresh()] == ["supervisor_stopped"]
+    assert tail.fresh() == []

@@ -153,3 +153,16 @@ def test_a_death_before_the_first_answer_begins_a_new_timeline() -> None:
         house.supervisor.observe("worker-0", instance + 1, Ready())
     house.supervisor.observe("worker-0", 3, Answered(house.time.now + 0.5))
     assert house.events[-1].fields["timeline_ms"]["first answer"] == 1500.0
+
+
+@pytest.mark.parametrize("detect_ms", [3_600_000.0, -3_600_000.0])
+def test_a_wall_clock_that_jumps_moves_no_death(detect_ms: float) -> None:
+    house = House(spec("worker-0"), script=slow)
+    house.supervisor.observe("worker-0", 1, Ready())
+    house.time.advance(60)
+    house.supervisor.observe("worker-0", 1, Exited(Exit(code=1, detect_ms=detect_ms)))
+    exited = next(event for event in house.events if event.name == "replica_exited")
+    assert "detect_ms" not in exited.fields
+    house.supervisor.observe("worker-0", 2, Ready())
+    assert next(iter(house.events[-1].fields["timeline_ms"])) == "noticed"
+    assert house.supervisor.replicas["worker-0"].restarts == 1

@@ -88,12 +88,18 @@ class House:
         done = self.comet("run", "--detach")
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
 
-    def foreground(self) -> "subprocess.Popen[str]":
-        """`run` in a session of its own, not waited for."""
-        return subprocess.Popen(
+    @contextlib.contextmanager
+    def foreground(self) -> "Iterator[subprocess.Popen[str]]":
+        """`run` in a session of its own, not waited for; killed where the block fails, so that a failure never waits for it."""
+        with subprocess.Popen(
             [*self.command, "run"], cwd=self.folder, env=os.environ | self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             text=True, start_new_session=True,
-        )  # fmt: skip
+        ) as supervisor:  # fmt: skip
+            try:
+                yield supervisor
+            except BaseException:
+                supervisor.kill()
+                raise
 
     def stop(self) -> None:
         done = self.comet("stop")
