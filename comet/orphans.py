@@ -18,6 +18,7 @@ import psutil
 from comet import engine
 from comet.cluster import Cluster
 from comet.drivers.container import ENGINE_ERRORS, short, told
+from comet.drivers.process import is_alive
 from comet.errors import UserError
 from comet.snapshot import FleetSnapshot, Row, SupervisorRow
 from comet.statefile import Record, StateFile
@@ -62,7 +63,7 @@ def processes(cluster_id: str, records: Iterable[Record]) -> list[Orphan]:
 
 def _process(process: psutil.Process, record: Record | None) -> Orphan:
     created = process.create_time()
-    if record is not None and record.create_time is not None and abs(record.create_time - created) < 0.02:
+    if record is not None and record.create_time is not None and is_alive(process.pid, record.create_time):
         return Orphan(record.name, "process", process.pid, str(process.pid), record.port, created)
     line = " ".join(process.cmdline())
     title, worker = TITLE.search(line), WORKER_COMMAND.search(line)

@@ -16,7 +16,7 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Record:
-    """One replica: what it is, which instance, and how its process is known again (PID and psutil's create time)."""
+    """One replica: what it is, which instance, and how its process is known again (PID, and seconds from boot to its birth)."""
 
     name: str
     role: str

@@ -1,7 +1,7 @@
 """Replicas that are OS processes: watched by pidfd, judged by psutil, signalled through the pidfd.
 
 A death is pushed: a pidfd (pidfd_open(2)) becomes readable when its process ends, own child or not. What has become of the process
-is then psutil's to say (gone, a zombie, or, were a PID ever to name another process, a different create time), and its answer is
+is then psutil's to say (gone, a zombie; were a PID ever to name another process, its time of birth tells), and its answer is
 what counts: a zombie is dead. A signal goes through the pidfd, so it cannot reach a process that merely got the same PID later.
 
 How a process comes into being differs and is a `Launcher`'s matter.
@@ -14,6 +14,7 @@ import signal as signals
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
 import psutil
@@ -27,6 +28,7 @@ STATUS_PATIENCE = 0.1
 
 
 PR_SET_CHILD_SUBREAPER = 36
+CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass
@@ -91,8 +93,8 @@ class ProcessDriver:
         """Take a living process under watch -> Started, and Exited when it ends; for one just made or one adopted."""
         try:
             pidfd = os.pidfd_open(launched.pid)
-            create_time = psutil.Process(launched.pid).create_time()
-        except (ProcessLookupError, psutil.NoSuchProcess):
+            create_time = born(launched.pid)
+        except ProcessLookupError:
             self._sink(spec.name, instance, Started(launched.pid, str(launched.pid)))
             self._sink(spec.name, instance, Exited(decode(launched.status())))
             self._launcher.gone(spec.name, instance)
@@ -102,7 +104,7 @@ class ProcessDriver:
         self._sink(spec.name, instance, Started(launched.pid, str(launched.pid)))
 
     def create_time(self, name: str) -> float | None:
-        """When its process was made, as psutil tells it: with the PID, its identity."""
+        """When its process was made (`born`): with the PID, its identity."""
         running = self._running.get(name)
         return running.create_time if running else None
 
@@ -202,15 +204,28 @@ def become_subreaper() -> None:
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
+def born(pid: int) -> float:
+    """Seconds from boot to the making of this process; ProcessLookupError where there is none.
+
+    Not psutil's create_time(): that adds the boot time, which moves whenever the wall clock is set, and then a supervisor would not
+    know its own processes again. This never changes (proc(5), starttime).
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except FileNotFoundError:
+        raise ProcessLookupError(pid) from None
+    # The name may hold spaces and brackets; starttime is field 22, the 20th after the name.
+    return int(stat.rpartition(b")")[2].split()[19]) / CLOCK_TICKS
+
+
 def is_alive(pid: int, create_time: float | None) -> bool:
-    """Whether the process with this PID runs and is the one made at `create_time` (seconds, psutil's; None: any)."""
+    """Whether the process with this PID runs and is the one made at `create_time` (`born`; None: any)."""
     try:
         process = psutil.Process(pid)
         if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
             return False
-        # Create times come in clock ticks of 10 ms.
-        return create_time is None or abs(process.create_time() - create_time) < 0.02
-    except psutil.NoSuchProcess:
+        return create_time is None or born(pid) == create_time
+    except (psutil.NoSuchProcess, ProcessLookupError):
         return False
 
 
