@@ -81,12 +81,12 @@ def shoot(browser: Browser, path: Path, size: tuple[int, int], theme: str) -> No
 def play(comet: Callable[..., None], browser: Browser, folder: Path) -> None:
     with Clients():
         time.sleep(CALM)
-        shoot(browser, folder / "page-calm.png", (1440, 1130), "light")
+        shoot(browser, folder / "page-calm.png", (1440, 1000), "light")
         for pause, command in STORM:
             time.sleep(pause)
             comet(*command)
         # The last one to die is on its way back.
-        shoot(browser, folder / "page-chaos.png", (1440, 1130), "dark")
+        shoot(browser, folder / "page-chaos.png", (1440, 1000), "dark")
         shoot(browser, folder / "page-phone.png", (360, 780), "light")
 
 
