@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,11 @@ def versions() -> dict[str, str]:
     return {name: listed.get(name, "missing") for name in PACKAGES}
 
 
+def environment(own: Mapping[str, str]) -> dict[str, str]:
+    """The bench's environment for the keepers: without PYTHONPATH, by which our supervisor.py would hide supervisord's package."""
+    return {name: value for name, value in own.items() if name != "PYTHONPATH"}
+
+
 def _lb(port: int, worker: int) -> str:
     return f"{sys.executable} -m lb --listen 127.0.0.1:{port} --upstream 127.0.0.1:{worker}"
 
@@ -59,7 +64,8 @@ def supervisord(folder: Path, worker: int) -> Iterator[Target]:
         f"[supervisord]\nnodaemon=true\nlogfile={folder}/supervisord.log\npidfile={folder}/supervisord.pid\nchildlogdir={folder}\n"
         f"[program:lb]\ncommand={_lb(port, worker)}\ndirectory={ROOT}\nautorestart=true\n"
     )
-    with running([str(VENV / "bin" / "supervisord"), "-n", "-c", str(config)], folder / "supervisord.out") as keeper:
+    command = [str(VENV / "bin" / "supervisord"), "-n", "-c", str(config)]
+    with running(command, folder / "supervisord.out", environment(os.environ)) as keeper:
         wait_for(lambda: accepts(port), 20, "the LB under supervisord accepts")
         yield Target("supervisord", "LB", port, "/healthz", lambda: _child(keeper.pid, port))
 
@@ -73,7 +79,7 @@ def circus(folder: Path, worker: int) -> Iterator[Target]:
         f"[circus]\nendpoint = tcp://127.0.0.1:{endpoint}\npubsub_endpoint = tcp://127.0.0.1:{publish}\n"
         f"[watcher:lb]\ncmd = {_lb(port, worker)}\nworking_dir = {ROOT}\ncopy_env = True\nnumprocesses = 1\n"
     )
-    with running([str(VENV / "bin" / "circusd"), str(config)], folder / "circus.out", grace=8) as keeper:
+    with running([str(VENV / "bin" / "circusd"), str(config)], folder / "circus.out", environment(os.environ), grace=8) as keeper:
         wait_for(lambda: accepts(port), 20, "the LB under circus accepts")
         yield Target("circus", "LB", port, "/healthz", lambda: _child(keeper.pid, port))
 
