@@ -312,6 +312,10 @@ def _lost(replica: Replica, observation: Lost, moment: Moment) -> Change:
     return replace(replica, lost=True, recovery=(("noticed", moment.now),), recovered=()), ()
 
 
+def _lost_while_stopping(replica: Replica, observation: Lost, moment: Moment) -> Change:
+    return replace(replica, lost=True), ()
+
+
 def _removed(replica: Replica, observation: Removed, moment: Moment) -> Change:
     after = replica.enter(State.STOPPED, moment.now, stage=None, pid=None, id=None, ready_since=None)
     return after, (event("replica_stopped", after, id=replica.id),)
@@ -364,7 +368,7 @@ REACTIONS: dict[State, dict[type, Reaction]] = {
         Started: _started,
         StartFailed: _start_failed_while_stopping,
         Drained: _drained,
-        Lost: _lost,
+        Lost: _lost_while_stopping,
         Exited: _exited_while_stopping,
         Removed: _removed,
     },

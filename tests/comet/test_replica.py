@@ -166,3 +166,8 @@ def test_a_wall_clock_that_jumps_moves_no_death(detect_ms: float) -> None:
     house.supervisor.observe("worker-0", 2, Ready())
     assert next(iter(house.events[-1].fields["timeline_ms"])) == "noticed"
     assert house.supervisor.replicas["worker-0"].restarts == 1
+
+
+def test_a_planned_end_is_no_recovery() -> None:
+    after, events = react(replica(State.STOPPING), Lost(), Moment(now=101.0))
+    assert (after.lost, after.recovery, events) == (True, (), ())
