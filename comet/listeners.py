@@ -138,7 +138,7 @@ def find_free(host: str, count: int) -> int:
     """The first of `count` ports in a row that are free now, below the range from which the kernel takes ports of its own accord
     (ip_local_port_range, ip(7)). UserError where there are none."""
     for _ in range(200):
-        first = random.randrange(10000, 32000 - count)
+        first = random.randrange(25000, 32000 - count)
         if next(port_problems(("", host, port) for port in range(first, first + count)), None) is None:
             return first
     raise UserError(f"no {count} free ports in a row on {host}")

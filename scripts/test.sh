@@ -5,7 +5,8 @@
 #   --unit   only the pure tests: no checks, no Docker engine, no processes; under ten seconds
 #
 # Sets up what up.sh sets up, with the test tools. The last line is `N passed, N failed, N skipped`. A skipped test counts as a
-# failure: a suite that leaves out its Docker tests in silence has tested nothing.
+# failure: a suite that leaves out its Docker tests in silence has tested nothing. COMET_TEST_JOBS says how many files of tests run at a
+# time (3).
 set -euo pipefail
 
 here=$(dirname -- "${BASH_SOURCE[0]}")
@@ -45,6 +46,8 @@ else
   ensure_browser
   ensure_prometheus
   scripts/check.sh || checks=$?
+  # Most tests wait for processes and containers rather than compute: several files at a time, each as a whole in one process.
+  set -- -n "${COMET_TEST_JOBS:-3}" --dist loadfile "$@"
 fi
 
 # A test that hangs shows where, in place of a silent log.

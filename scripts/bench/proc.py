@@ -38,7 +38,7 @@ def wait_for(look: Callable[[], T], seconds: float, what: str) -> T:
 def free_ports(count: int) -> list[int]:
     """Ports in a row that are free now, outside the range from which the kernel takes ports of its own accord."""
     for _ in range(200):
-        first = random.randrange(10000, 31000)
+        first = random.randrange(25000, 32000 - count)
         with contextlib.ExitStack() as held:
             try:
                 for port in range(first, first + count):

@@ -34,10 +34,22 @@ def eventually(look: Callable[[], T], seconds: float = 30.0, what: str = "") -> 
         time.sleep(0.02)
 
 
+FIRST_PORT, LAST_PORT = 10000, 25000
+"""Where tests take ports: below those that programs of ours choose for themselves (25000 on), and the kernel's own (32768 on)."""
+
+
+def port_range() -> tuple[int, int]:
+    """The ports of this process: tests that run side by side (pytest-xdist) each have a part of their own."""
+    name, number = os.environ.get("PYTEST_XDIST_WORKER", "gw0"), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    size = (LAST_PORT - FIRST_PORT) // number // 100 * 100
+    first = FIRST_PORT + int(name.removeprefix("gw")) * size
+    return first, first + size
+
+
 def free_ports(count: int) -> int:
-    """The first of `count` ports in a row that are free now, outside the range from which the kernel takes ports of its own accord."""
+    """The first of `count` ports in a row that are free now."""
     for _ in range(200):
-        first = random.randrange(10000, 30000, 100)
+        first = random.randrange(*port_range(), 100)
         with contextlib.ExitStack() as held:
             try:
                 for port in range(first, first + count):

@@ -64,7 +64,7 @@ def test_ps_lists_processes_and_containers_side_by_side(running: House) -> None:
         assert (row["id"] == str(row["pid"])) if row["kind"] == "process" else re.fullmatch(r"[0-9a-f]{12}", row["id"])
     table = running.comet("ps").stdout
     assert len(table.splitlines()) == 7
-    assert re.search(r"^worker-1 +container +[0-9a-f]{12} +\d+ +\d+ +ready +0 ", table, re.MULTILINE)
+    assert re.search(r"^worker-1 +container +[0-9a-f]{12} +\d+ +\d+ +ready +ok +0 ", table, re.MULTILINE)
 
 
 def test_load_balancers_are_processes_of_their_own_and_hold_nothing_of_the_control_plane(running: House) -> None:
