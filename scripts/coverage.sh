@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Branches of a package that its tests run, other processes included: scripts/coverage.sh [PACKAGE] [pytest arguments]
 #
-# The package is lb (the default) or another with a folder in tests/; of tests/faults those without Docker run too, as they go through
-# load balancers. Fails below 95 percent; lines and branches that were not reached are named.
+# The package is lb (the default) or another with a folder in tests/; fails below 95 percent; lines and branches not reached are named.
+# Processes that the tests start are counted. Load balancers that a supervisor forks are not: coverage does not follow a forkserver. So
+# what only they run, the faults of `fault-point: lb` (lb/gate.py, lb/faults.py; tests/faults, whole clusters), is left out of the sum.
 set -euo pipefail
 
 here=$(dirname -- "${BASH_SOURCE[0]}")
@@ -27,6 +28,6 @@ folder=$(mktemp -d)
 trap 'rm -rf -- "$folder"' EXIT
 export COVERAGE_FILE=$folder/data
 
-"$VENV/bin/python" -m coverage run -m pytest -q -m 'not docker' "tests/$package" tests/faults "$@"
+"$VENV/bin/python" -m coverage run -m pytest -q -m 'not docker' "tests/$package" "$@"
 "$VENV/bin/python" -m coverage combine --quiet
-"$VENV/bin/python" -m coverage report --include="$package/*" --show-missing --skip-covered --fail-under=95
+"$VENV/bin/python" -m coverage report --include="$package/*" --omit=lb/gate.py,lb/faults.py --show-missing --skip-covered --fail-under=95
