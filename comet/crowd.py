@@ -161,6 +161,11 @@ class Crowd:
         for task in self._tasks.values():
             task.cancel()
 
+    async def gone(self) -> None:
+        """Return when all have ended and their connections are closed."""
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await asyncio.sleep(0)  # A transport that was closed ends in the loop's next turn.
+
     async def _client(self, number: int) -> None:
         connection = Connection(*self._addresses[number % len(self._addresses)], self._path)
         try:

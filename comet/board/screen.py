@@ -27,7 +27,10 @@ class Screen:
     """Standard input and output as a board's screen."""
 
     def __init__(self) -> None:
-        self.console = Console(highlight=False)
+        # The terminal's own word on its size is followed, also while it changes: COLUMNS and LINES are some shell's old news.
+        self.console = Console(
+            highlight=False, _environ={name: text for name, text in os.environ.items() if name not in ("COLUMNS", "LINES")}
+        )
         self._live: Live | None = None
         self._attributes: list[object] | None = None
         self.keys = os.isatty(0) and _is_foreground()

@@ -28,6 +28,7 @@ async def clients(port: int, number: int, pause: float = 0.0) -> AsyncIterator[B
         await crowd.disperse()
     finally:
         crowd.end()
+        await crowd.gone()
 
 
 @asynccontextmanager
@@ -40,6 +41,7 @@ async def paced(port: int, rate: float) -> AsyncIterator[Book]:
     finally:
         sender.cancel()
         await asyncio.wait([sender])
+        await asyncio.sleep(0)  # Transports that were closed end in the loop's next turn.
 
 
 async def _send(port: int, rate: float, book: Book) -> None:

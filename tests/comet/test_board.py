@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from comet.board.screen import named
+from comet.board.screen import Screen, named
 from comet.board.sources import Events
 from comet.board.view import Known, Mode, frame
 from comet.snapshot import Edge, FleetSnapshot, Row, SupervisorRow, Total
@@ -206,3 +206,9 @@ def test_a_followed_log_goes_on_in_the_next_life_of_its_container(make_house: Ca
         shown.shows(lambda text: len(re.findall(lives, text)) > first)
         shown.type("\x03")
     house.stop()
+
+
+def test_the_terminal_itself_says_how_large_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "33")
+    monkeypatch.setenv("LINES", "7")
+    assert Screen().size not in ((33, 7), (33, 25))

@@ -72,7 +72,9 @@ def test_a_second_signal_stops_at_once(make_house: Callable[..., House]) -> None
         supervisor.send_signal(signal.SIGTERM)
         supervisor.wait(60)
         asked.join(30)
-    assert failed == ["ConnectionError"]
+    # Whichever was killed first: the load balancer, or the worker, of which the load balancer could still tell.
+    assert len(failed) == 1
+    assert failed[0] == "ConnectionError" or "the worker closed the connection" in failed[0]
     house.assert_nothing_left()
 
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import socket
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -360,12 +361,18 @@ if os.getuid() == 0: os.setgid(10001); os.setuid(10001)
 """
 
 
+def let_pass(folder: Path) -> None:
+    """Let other users enter a folder of pytest's, through all that lie above it."""
+    for place in (folder, *folder.parents):
+        if place == Path(tempfile.gettempdir()):
+            break
+        place.chmod(0o755)
+
+
 def test_it_serves_as_an_ordinary_user_that_owns_nothing_but_the_database(tmp_path: Path) -> None:
     directory = tmp_path / "stats"
     directory.mkdir()
-    tmp_path.chmod(0o755)
-    tmp_path.parent.chmod(0o755)
-    tmp_path.parent.parent.chmod(0o755)
+    let_pass(tmp_path)
     if os.getuid() == 0:
         os.chown(directory, 10001, 10001)
     with Worker(tmp_path, database=directory / "stats.db", prelude=ORDINARY) as worker:
@@ -380,8 +387,7 @@ def test_a_database_it_may_not_write_is_one_line(tmp_path: Path, what: str) -> N
     directory.mkdir()
     path = directory / "stats.db"
     database.create(str(path))
-    for place in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        place.chmod(0o755)
+    let_pass(tmp_path)
     if what == "file":
         path.chmod(0o444)
         if os.getuid() == 0:
