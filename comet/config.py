@@ -64,6 +64,7 @@ KEYS: dict[str, Key] = {
     "restart-stable": Key(10, *SECONDS, "time ready after which former crashes are forgotten"),
     "admin-port": Key(5040, whole(0, 65535), "a whole number from 0 to 65535", "dashboard, API and metrics; 0 turns it off"),
     "delay-distribution": faults.SETTINGS["delay-distribution"],
+    "access-log": Key(False, flag, "true or false", "whether load balancers write a line per request"),
     "fault-point": Key("worker", one_of("worker", "lb"), "worker or lb", "who brings the faults about"),
     "faults": Key({}, refused, "fault settings by worker name", "what is wrong with single workers"),
 }
@@ -113,6 +114,7 @@ class Config:
     restart_stable: float
     admin_port: int
     delay_distribution: str
+    access_log: bool
     fault_point: str
     faults: Mapping[str, Mapping[str, Any]]
     lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)

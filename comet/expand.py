@@ -87,6 +87,7 @@ def load_balancer(config: Config, cluster: Cluster, index: int) -> Enlisted:
         retries=config.retries,
         max_body=config.max_body,
         shutdown_grace=config.shutdown_grace,
+        access_log=str(cluster.path("logs", f"{name}.access.log")) if config.access_log else None,
         faults=str(cluster.path(POINTS["lb"])) if config.fault_point == "lb" else None,
     )
     spec = ReplicaSpec(

@@ -26,7 +26,17 @@ from comet.traffic import SLOTS
 Build = Callable[[Config], Awaitable[str | None]]
 """Makes sure of the image that a config asks for; its name, None where it asks for none."""
 
-FIXED = ("runtime", "fault-point", "stats-dir", "load-balancer-port", "worker-port", "load-balancer-host", "worker-host", "admin-port")
+FIXED = (
+    "runtime",
+    "fault-point",
+    "access-log",
+    "stats-dir",
+    "load-balancer-port",
+    "worker-port",
+    "load-balancer-host",
+    "worker-host",
+    "admin-port",
+)
 """Keys that a running cluster cannot change: its sockets and its database are where they are."""
 
 

@@ -18,6 +18,7 @@ import time
 from typing import Any, Final
 
 from lb import log, messages
+from lb.access import LoggedDownstream, LoggedProxy
 from lb.control import ControlHub, Peer
 from lb.counters import Counters
 from lb.downstream import Downstream
@@ -119,7 +120,9 @@ class Server:
         self._server: asyncio.Server | None = None
         self.port = listener.getsockname()[1]
         self.ended: asyncio.Future[None] = loop.create_future()
-        self.proxy = proxy = Proxy(loop, settings, counters, _authority(listener))
+        logged = settings.access_log is not None
+        self._downstream = LoggedDownstream if logged else Downstream
+        self.proxy = proxy = (LoggedProxy if logged else Proxy)(loop, settings, counters, _authority(listener))
         self._health = HealthChecker(proxy)
         self._first = FirstAnswers(proxy, lambda upstream, at: self._hub.tell(messages.first(upstream, at)))
         self._hub = ControlHub(loop, self._greet, self._handle)
@@ -134,7 +137,7 @@ class Server:
         settings = self.proxy.settings
         self.proxy.set_upstreams(upstreams, settings.max_in_flight)
         # The loop gets a duplicate: the original can still be handed to a successor's supervisor.
-        self._server = await self._loop.create_server(lambda: Downstream(self.proxy), sock=self._listener.dup(), backlog=BACKLOG)
+        self._server = await self._loop.create_server(lambda: self._downstream(self.proxy), sock=self._listener.dup(), backlog=BACKLOG)
         self._listening = time.monotonic()
         self._first.expect(None)
         self._health.follow()

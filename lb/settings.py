@@ -59,6 +59,7 @@ class Settings:
 
     shutdown_grace: float = 10.0
 
+    access_log: str | None = None  # the file that gets a line per exchange; none: no file
     faults: str | None = None  # the folder that says what is to go wrong with which upstream; none: nothing
 
 
@@ -72,7 +73,7 @@ class UpstreamSpec:
     state: str = UP
 
 
-_FIXED: Final = frozenset({"name", "faults"})
+_FIXED: Final = frozenset({"name", "access_log", "faults"})
 _DEFAULTS: Final[dict[str, Any]] = {field.name: field.default for field in fields(Settings)}
 _OPTIONAL: Final = frozenset({"max_body", "max_in_flight"})  # whole numbers or None
 _MAY_BE_ZERO: Final = frozenset({"retries", "max_body", "half_close_grace", "shutdown_grace", "queue_timeout"})
