@@ -16,6 +16,17 @@ INJECTED = b'{"error":"injected failure"}'
 AFTER_TROUBLE = 0.05
 """Seconds that a client whose connection failed waits at least, so that a dead port is not hammered."""
 
+UNANSWERED = (OSError, EOFError, ValueError, IndexError, asyncio.LimitOverrunError)
+"""What a request raises that got no answer, or none that is HTTP."""
+
+
+@dataclass
+class Answer:
+    status: int
+    worker: str | None
+    body: bytes
+    repeated: bool
+
 
 @dataclass
 class Book:
@@ -27,6 +38,19 @@ class Book:
     repeated: int = 0
     workers: Counter[str] = field(default_factory=Counter)
     times: list[float] = field(default_factory=list)
+
+    def note(self, answer: Answer, seconds: float) -> None:
+        """An answer that came so many seconds after it was asked for."""
+        self.times.append(seconds)
+        self.repeated += answer.repeated
+        if answer.worker is not None:
+            self.workers[answer.worker] += 1
+        if 200 <= answer.status < 300:
+            self.ok += 1
+        elif answer.body == INJECTED:
+            self.injected += 1
+        else:
+            self.errors[str(answer.status)] += 1
 
     @property
     def requests(self) -> int:
@@ -64,14 +88,6 @@ def total(books: Sequence[Book]) -> Book:
         whole.workers.update(book.workers)
         whole.times.extend(book.times)
     return whole
-
-
-@dataclass
-class Answer:
-    status: int
-    worker: str | None
-    body: bytes
-    repeated: bool
 
 
 class Connection:
@@ -181,19 +197,10 @@ class Crowd:
         try:
             async with asyncio.timeout(self._timeout):
                 answer = await connection.ask()
-        except (OSError, EOFError, ValueError, IndexError, asyncio.LimitOverrunError) as error:
+        except UNANSWERED as error:
             book.errors[connection.trouble(error)] += 1
             with contextlib.suppress(OSError):
                 connection.close()
             return False
-        book.times.append(clock() - began)
-        book.repeated += answer.repeated
-        if answer.worker is not None:
-            book.workers[answer.worker] += 1
-        if 200 <= answer.status < 300:
-            book.ok += 1
-        elif answer.body == INJECTED:
-            book.injected += 1
-        else:
-            book.errors[str(answer.status)] += 1
+        book.note(answer, clock() - began)
         return True

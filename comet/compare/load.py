@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from comet.crowd import Book, Connection, Crowd
+from comet.crowd import UNANSWERED, Book, Connection, Crowd
 
 HOST = "127.0.0.1"
 PATH = "/api/v1/hello"
@@ -33,51 +33,71 @@ async def clients(port: int, number: int, pause: float = 0.0) -> AsyncIterator[B
 
 @asynccontextmanager
 async def paced(port: int, rate: float) -> AsyncIterator[Book]:
-    """`rate` requests a second are due for the length of the block; times count from when each was due."""
-    book = Book()
-    sender = asyncio.create_task(_send(port, rate, book))
+    """`rate` requests a second are due for the length of the block; times count from when each was due.
+
+    What is in flight at the block's end is waited for: were it left out, the slowest would be missing.
+    """
+    pace = _Pace(port, rate)
+    sender = asyncio.create_task(pace.send())
     try:
-        yield book
+        yield pace.book
+        sender.cancel()
+        await pace.drained()
     finally:
         sender.cancel()
         await asyncio.wait([sender])
+        await pace.end()
+
+
+class _Pace:
+    def __init__(self, port: int, rate: float) -> None:
+        self.book = Book()
+        self._port, self._rate = port, rate
+        self._idle: list[Connection] = []
+        self._room = asyncio.Semaphore(MOST_CONNECTIONS)
+        self._asked: set[asyncio.Task[None]] = set()
+
+    async def send(self) -> None:
+        loop = asyncio.get_running_loop()
+        begun, number = loop.time(), 0
+        while True:
+            due = begun + number / self._rate
+            if due > loop.time():
+                await asyncio.sleep(due - loop.time())
+            await self._room.acquire()
+            task = asyncio.create_task(self._one(due))
+            self._asked.add(task)
+            task.add_done_callback(self._asked.discard)
+            number += 1
+
+    async def drained(self) -> None:
+        """Return when all that were asked have an answer or have waited TIMEOUT for it."""
+        while self._asked:
+            await asyncio.wait(self._asked)
+
+    async def end(self) -> None:
+        """Leave no request and no connection behind."""
+        for task in self._asked:
+            task.cancel()
+        await self.drained()
+        for connection in self._idle:
+            connection.close()
         await asyncio.sleep(0)  # Transports that were closed end in the loop's next turn.
 
-
-async def _send(port: int, rate: float, book: Book) -> None:
-    loop = asyncio.get_running_loop()
-    idle: list[Connection] = []
-    room = asyncio.Semaphore(MOST_CONNECTIONS)
-    begun, number = loop.time(), 0
-    try:
-        async with asyncio.TaskGroup() as group:
-            while True:
-                due = begun + number / rate
-                if due > loop.time():
-                    await asyncio.sleep(due - loop.time())
-                await room.acquire()
-                connection = idle.pop() if idle else Connection(HOST, port, PATH)
-                group.create_task(_one(connection, due, book, idle, room))
-                number += 1
-    finally:
-        for connection in idle:
+    async def _one(self, due: float) -> None:
+        loop = asyncio.get_running_loop()
+        connection = self._idle.pop() if self._idle else Connection(HOST, self._port, PATH)
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                answer = await connection.ask()
+        except UNANSWERED as error:
+            self.book.errors[connection.trouble(error)] += 1
             connection.close()
-
-
-async def _one(connection: Connection, due: float, book: Book, idle: list[Connection], room: asyncio.Semaphore) -> None:
-    loop = asyncio.get_running_loop()
-    try:
-        async with asyncio.timeout(TIMEOUT):
-            answer = await connection.ask()
-    except (OSError, EOFError, ValueError) as error:
-        book.errors[connection.trouble(error)] += 1
-        connection.close()
-    else:
-        book.times.append(loop.time() - due)
-        if answer.status == 200:
-            book.ok += 1
+        except asyncio.CancelledError:
+            connection.close()
+            raise
         else:
-            book.errors[str(answer.status)] += 1
-        idle.append(connection)
-    finally:
-        room.release()
+            self.book.note(answer, loop.time() - due)
+            self._idle.append(connection)
+        finally:
+            self._room.release()
