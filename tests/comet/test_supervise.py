@@ -1,7 +1,11 @@
 """Histories replayed into the real supervisor over a fake driver and a fake clock."""
 
+import sys
+from types import FrameType
+
 from comet.drivers.fake import broken, slow
 from comet.replica import Exit, Health, Hung, Ready, Revived, Wanted
+from comet.router import Endpoint, table
 from tests.comet.fakes import House, spec
 
 
@@ -156,3 +160,28 @@ def test_a_hung_one_is_killed_at_once() -> None:
     house.supervisor.observe("lb-0", None, Hung("no answer"))
     assert house.driver.verbs("lb-0") == ["start", "kill", "start"]
     assert house.told("lb-0")[2:4] == ["replica_unhealthy", "replica_exited"]
+
+
+def calls_of_one_crash(replicas: int) -> int:
+    """Function calls, Python's and C's, that one death and the restart after it cost the supervisor of a settled fleet."""
+    house = House(*(spec(f"worker-{number}", port=6000 + number) for number in range(replicas)))
+    endpoints = {name: Endpoint("127.0.0.1", replica.spec.port) for name, replica in house.supervisor.replicas.items()}
+    counted = 0
+
+    def count(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal counted
+        counted += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        house.driver.die("worker-0")
+        table(house.supervisor.replicas.values(), endpoints)
+    finally:
+        sys.setprofile(None)
+    assert house.supervisor.replicas["worker-0"].restarts == 1
+    return counted
+
+
+def test_a_ticks_cost_grows_no_faster_than_the_number_of_replicas() -> None:
+    small, large = calls_of_one_crash(20), calls_of_one_crash(400)
+    assert large <= 20 * small

@@ -14,6 +14,7 @@ import pytest
 import requests
 
 from tests.integration.clusters import House, eventually
+from tests.integration.loops import loop_endlessly
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
@@ -212,11 +213,12 @@ def test_the_forkserver_dies_and_is_healed(make_house: Callable[..., House]) -> 
     house.assert_nothing_left()
 
 
-def test_a_hung_load_balancer_is_replaced_on_the_same_socket(make_house: Callable[..., House]) -> None:
+@pytest.mark.parametrize("hang", [lambda pid: os.kill(pid, signal.SIGSTOP), loop_endlessly], ids=["stopped", "endless-loop"])
+def test_a_hung_load_balancer_is_replaced_on_the_same_socket(make_house: Callable[..., House], hang: Callable[[int], None]) -> None:
     house = make_house(worker=1, pool=2, runtime="process")
     house.start()
     before = house.replicas()
-    os.kill(before["lb-0"]["pid"], signal.SIGSTOP)
+    hang(before["lb-0"]["pid"])
     assert house.hello(0).status_code == 200  # It waited in the backlog until the successor accepted.
     after = house.replicas()
     assert after["lb-0"]["pid"] != before["lb-0"]["pid"]
