@@ -42,9 +42,10 @@ _TRACE = re.compile(rb"\r\ntraceparent:[ \t]*[0-9a-f]{2}-([0-9a-f]{32})-", re.IG
 class AccessLog:
     """The file. `write` never fails."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, path: str) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, path: str, keep: int = KEEP) -> None:
         self._loop = loop
         self._path = path
+        self._keep = keep
         self._lines: list[bytes] = []
         self._size = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -69,7 +70,7 @@ class AccessLog:
             file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             try:
                 os.write(file, data)
-                full = os.fstat(file).st_size > KEEP
+                full = os.fstat(file).st_size > self._keep
             finally:
                 os.close(file)
             if full:
@@ -81,9 +82,11 @@ class AccessLog:
 class LoggedDownstream(Downstream):
     """A client connection whose exchanges are logged."""
 
-    __slots__ = ("_address", "asked", "first_at", "request_id", "sent_at")
+    __slots__ = ("_address", "_log", "asked", "first_at", "request_id", "sent_at")
 
-    _proxy: "LoggedProxy"
+    def __init__(self, proxy: "LoggedProxy") -> None:
+        super().__init__(proxy)
+        self._log = proxy
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -91,7 +94,7 @@ class LoggedDownstream(Downstream):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.state in (QUEUED, CONNECTING, WAITING, RESPONDING):
-            self._proxy.log(self, CLIENT_GONE, self.upstream.name if self.upstream is not None else self.asked)
+            self._log.log(self, CLIENT_GONE, self.upstream.name if self.upstream is not None else self.asked)
         super().connection_lost(exc)
 
     def _begin(self, head: RequestHead, prefix: bytes, size: int) -> None:
@@ -111,7 +114,7 @@ class LoggedDownstream(Downstream):
         super().begin_response(head)
 
     def _refuse(self, refusal: Refusal) -> None:
-        self._proxy.log_refusal(self._address, refusal)
+        self._log.log_refusal(self._address, refusal)
         super()._refuse(refusal)
 
 

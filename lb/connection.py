@@ -28,8 +28,8 @@ HIGH_WATER: Final = 65536  # bytes written but not sent after which the other si
 MAX_HEAD: Final = 65536
 
 
-class UpstreamConnection(asyncio.Protocol):
-    """One connection to `upstream`; `client` is whose exchange it carries, if any."""
+class UpstreamConnection:
+    """One connection to `upstream`; `client` is whose exchange it carries, if any. An `asyncio.Protocol` as `Downstream` is one."""
 
     __slots__ = (
         "_buffer",

@@ -35,8 +35,8 @@ NOBODY: Final = (503, "no worker is available")
 MAX_EARLY: Final = 65536  # bytes of later requests read while one is being answered
 
 
-class Downstream(asyncio.Protocol):
-    """One client connection."""
+class Downstream:
+    """One client connection: an `asyncio.Protocol` by its methods, not by descent, which would keep it from being compiled."""
 
     __slots__ = (
         "_advancing", "_chunks", "_held", "_proxy", "_recent", "begun", "blocked", "body", "buffer", "closing", "connection",

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from email.utils import formatdate
 from math import inf
 from time import monotonic, time
-from typing import Final
+from typing import Any, Final, cast
 
 from lb import downstream
 from lb.connection import AWAITING, IDLE, UpstreamConnection
@@ -39,7 +39,7 @@ from lb.wheel import Wheel
 _TABLED: Final = len(LATENCY_TABLE)
 FRESH_ENOUGH: Final = 1.0  # seconds idle up to which a connection may carry what must not be sent twice
 
-HealthEdge = Callable[[Upstream], None]
+OfUpstream = Callable[[Upstream], None]
 
 
 def _nothing(_: Upstream) -> None:
@@ -60,9 +60,10 @@ class Proxy:
         self.clients: set[Downstream] = set()
         self.in_flight = 0
         self.draining = False
-        # Hooks of the server: an edge of health, a doubt that a check must decide, the end of a drain.
-        self.on_health: HealthEdge = _nothing
-        self.on_doubt: HealthEdge = _nothing
+        # Hooks of the server: an edge of health, a doubt that a check must decide, an answer (while one is waited for), the end of a drain.
+        self.on_health: OfUpstream = _nothing
+        self.on_doubt: OfUpstream = _nothing
+        self.on_answer: OfUpstream | None = None
         self.drained: Callable[[], None] = lambda: None
         self._queue: deque[Downstream] = deque()
         self.repeating = 0
@@ -154,7 +155,7 @@ class Proxy:
         upstream = connection.upstream
         try:
             async with asyncio.timeout(self.settings.connect_timeout + 1.0):
-                await self._loop.create_connection(lambda: connection, *upstream.address)
+                await self._loop.create_connection(lambda: cast(Any, connection), *upstream.address)
         except (OSError, TimeoutError, ValueError) as error:  # ValueError: a host that cannot be one
             self.recovery.not_connected(connection, error)
 
@@ -212,6 +213,8 @@ class Proxy:
             client.connection = client.upstream = client.body = None
             client.state = downstream.IDLE
             client.deadline = now + self.settings.idle_timeout
+        if self.on_answer is not None:
+            self.on_answer(upstream)
 
     def ended(self, connection: UpstreamConnection, client: Downstream) -> None:
         """Settle a complete exchange: its connection rests if it may, its slot goes to whoever waits."""
@@ -241,6 +244,8 @@ class Proxy:
         edge[EDGE_US] += micros
         if client.repeats > 1:
             self.repeating -= 1
+        if self.on_answer is not None and client.upstream is not None:
+            self.on_answer(client.upstream)
 
     def unassign(self, client: Downstream) -> None:
         """Give back the client's place at its upstream."""

@@ -15,10 +15,12 @@ import signal
 import socket
 import sys
 import time
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, cast
 
 from lb import log, messages
 from lb.access import LoggedDownstream, LoggedProxy
+from lb.compiled import in_use
 from lb.control import ControlHub, Peer
 from lb.counters import Counters
 from lb.downstream import Downstream
@@ -120,9 +122,8 @@ class Server:
         self._server: asyncio.Server | None = None
         self.port = listener.getsockname()[1]
         self.ended: asyncio.Future[None] = loop.create_future()
-        logged = settings.access_log is not None
-        self._downstream = LoggedDownstream if logged else Downstream
-        self.proxy = proxy = (LoggedProxy if logged else Proxy)(loop, settings, counters, _authority(listener))
+        self.proxy, self._accept = _data_path(loop, settings, counters, _authority(listener))
+        proxy = self.proxy
         self._health = HealthChecker(proxy)
         self._first = FirstAnswers(proxy, lambda upstream, at: self._hub.tell(messages.first(upstream, at)))
         self._hub = ControlHub(loop, self._greet, self._handle)
@@ -137,7 +138,7 @@ class Server:
         settings = self.proxy.settings
         self.proxy.set_upstreams(upstreams, settings.max_in_flight)
         # The loop gets a duplicate: the original can still be handed to a successor's supervisor.
-        self._server = await self._loop.create_server(lambda: self._downstream(self.proxy), sock=self._listener.dup(), backlog=BACKLOG)
+        self._server = await self._loop.create_server(lambda: cast(Any, self._accept()), sock=self._listener.dup(), backlog=BACKLOG)
         self._listening = time.monotonic()
         self._first.expect(None)
         self._health.follow()
@@ -147,7 +148,7 @@ class Server:
             self._hub.add(control)
         if control_listener is not None:
             self._hub.listen(control_listener)
-        logger.info("%s accepts on port %d, pid %d", settings.name, self.port, os.getpid())
+        logger.info("%s accepts on port %d, pid %d%s", settings.name, self.port, os.getpid(), "" if in_use() else ", interpreted")
 
     def on_signal(self) -> None:
         """Drain; asked a second time, end at once."""
@@ -238,6 +239,17 @@ class Server:
 def _log_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """A defect of ours ends one connection, not the process: what it was goes to the log."""
     logger.error("%s", context.get("message"), exc_info=context.get("exception"))
+
+
+def _data_path(
+    loop: asyncio.AbstractEventLoop, settings: Settings, counters: Counters, authority: bytes
+) -> tuple[Proxy, Callable[[], Downstream]]:
+    """Return the proxy and what makes a client connection of it."""
+    if settings.access_log is None:
+        proxy = Proxy(loop, settings, counters, authority)
+        return proxy, lambda: Downstream(proxy)
+    logged = LoggedProxy(loop, settings, counters, authority)
+    return logged, lambda: LoggedDownstream(logged)
 
 
 def _authority(listener: socket.socket) -> bytes:

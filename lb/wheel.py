@@ -11,6 +11,7 @@ from typing import Final, Protocol
 
 TICK: Final = 0.1
 _NOWHERE: Final = -1
+_NEVER: Final = 1 << 60
 _BETWEEN: Final = 0
 
 
@@ -32,7 +33,7 @@ class Wheel:
         self.reach = reach
         self._slots: dict[int, set[Entry]] = {}
         self._handle: asyncio.TimerHandle | None = None
-        self._next = 0
+        self._next = _NEVER  # the slot that the timer is set for
 
     def add(self, entry: Entry, now: float) -> None:
         """Watch `entry` from now on, until `remove`."""
@@ -41,7 +42,7 @@ class Wheel:
         entries = self._slots.get(slot)
         if entries is None:
             self._slots[slot] = {entry}
-            if self._handle is None or slot < self._next:
+            if slot < self._next:
                 self._schedule(slot, now)
         else:
             entries.add(entry)
@@ -59,11 +60,16 @@ class Wheel:
             entries.discard(entry)
         entry.slot = _NOWHERE
 
+    @property
+    def resting(self) -> bool:
+        """Say that no timer is set: nothing is watched."""
+        return self._next == _NEVER
+
     def close(self) -> None:
         """Stop the timer."""
         if self._handle is not None:
             self._handle.cancel()
-            self._handle = None
+        self._next = _NEVER
         self._slots.clear()
 
     def _schedule(self, slot: int, now: float) -> None:
@@ -73,7 +79,7 @@ class Wheel:
         self._handle = self._loop.call_later(max(slot * TICK - now, 0.0) + 0.001, self._turn)
 
     def _turn(self) -> None:
-        self._handle = None
+        self._next = _NEVER
         now = monotonic()
         reached = int(now / TICK)
         for slot in sorted(slot for slot in self._slots if slot <= reached):
@@ -85,5 +91,5 @@ class Wheel:
                     if entry.slot == _BETWEEN:
                         self.add(entry, now)
         self._slots = {slot: entries for slot, entries in self._slots.items() if entries}
-        if self._slots and (self._handle is None or min(self._slots) < self._next):
-            self._schedule(min(self._slots), now)
+        if self._slots and (first := min(self._slots)) < self._next:
+            self._schedule(first, now)

@@ -39,6 +39,7 @@ for word in "$@"; do
 done
 
 ensure_venv none
+ensure_compiled
 case $mode in
   lb | idle) need nginx haproxy wrk ;;
   load | stats | inflight) need wrk ;;

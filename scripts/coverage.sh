@@ -23,6 +23,7 @@ esac
 [ -d "$ROOT/tests/$package" ] || die "no tests for $package: there is no tests/$package"
 
 ensure_venv test
+export COMET_LB=interpreted # Coverage sees no lines in compiled modules.
 cd -- "$ROOT"
 folder=$(mktemp -d)
 trap 'rm -rf -- "$folder"' EXIT

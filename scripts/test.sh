@@ -34,6 +34,7 @@ case ${1:-} in
 esac
 
 ensure_venv test
+ensure_compiled
 cd -- "$ROOT"
 report=$(mktemp)
 trap 'rm -f -- "$report"' EXIT

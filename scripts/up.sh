@@ -16,5 +16,8 @@ here=$(dirname -- "${BASH_SOURCE[0]}")
 . "$here/lib/needs.sh"
 
 ensure_venv none
+ensure_compiled &
+compiling=$!
 if needs_engine "$@"; then ensure_engine "$@"; fi
+wait "$compiling"
 exec "$VENV/bin/python" "$ROOT/supervisor.py" "$@"

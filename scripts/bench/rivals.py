@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lb.compiled import in_use
 from scripts.bench import machine
 from scripts.bench.cases import HELLO
 from scripts.bench.proc import BenchError
@@ -171,8 +172,14 @@ def _go(folder: Path, port: int, workers: Sequence[int]) -> list[str]:
 def contestants() -> list[Rival]:
     """Comet first; the others where they are installed."""
     own = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import comet, uvloop; print(comet.__version__, 'uvloop', uvloop.__version__)"
+    data_path = "compiled" if in_use() else "interpreted"
     found = [
-        Rival("comet", _comet, machine.version(sys.executable, "-c", own), f"python -m lb, one process, defaults, {machine.interpreter()}")
+        Rival(
+            "comet",
+            _comet,
+            machine.version(sys.executable, "-c", own),
+            f"python -m lb, one process, defaults, data path {data_path}, {machine.interpreter()}",
+        )
     ]
     found.append(Rival("haproxy", _haproxy, machine.version("haproxy", "-v").split(" - ")[0], "nbthread 1, http-reuse always, splice-auto"))
     found.append(Rival("nginx", _nginx_proxy, machine.version("nginx", "-v"), "worker_processes 1, upstream keepalive 512, passive checks"))

@@ -4,9 +4,13 @@
 # points there), and whether the extras for tests are in it. While that is unchanged pip is not run at all.
 # pip is configured by its own environment and files, as ever; no index is named here.
 
+# The load balancers' data path is compiled beside it (python -m lb.build), where there is a C compiler: their requests then cost less CPU.
+# That has a stamp of its own, over the sources of lb/.
+
 # shellcheck shell=bash
 
 STAMP=$VENV/.comet-installed
+COMPILED=$VENV/.comet-compiled
 
 # fits PYTHON : it runs and is new enough.
 fits() { [ "$("$1" -c 'import sys; print(sys.version_info >= (3, 11))' 2>/dev/null)" = True ]; }
@@ -86,7 +90,10 @@ install_project() {
   if [ "$extras" = none ] && [ -e "$STAMP" ]; then extras=$(sed -n 2p "$STAMP"); fi
   case $extras in
     test) target="${ROOT}[test]" ;;
-    *) extras=none ;;
+    *)
+      extras=none
+      target="${ROOT}[compiled]"
+      ;;
   esac
   say "installing the project into .venv by pip (setup.cfg names what it needs)"
   rm -f -- "$STAMP"
@@ -106,4 +113,37 @@ ensure_venv() {
     if ! wanted_stamp >/dev/null || ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1; then make_venv; fi
     install_project "$1"
   ) 9<"$ROOT"
+}
+
+# What the data path should be compiled from and by: the sources, and whether there is a compiler with the headers of this Python.
+wanted_compiled() {
+  {
+    head -n 1 -- "$STAMP"
+    cat -- "$ROOT"/lb/*.py
+    has_compiler && echo yes
+  } | sha256sum | cut -d' ' -f1
+}
+
+has_compiler() {
+  command -v cc >/dev/null || command -v gcc >/dev/null || return 1
+  "$VENV/bin/python" -IS -c 'import os, sysconfig; raise SystemExit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))'
+}
+
+# ensure_compiled : the data path is compiled from the sources as they are, or it was said once why not. Never fails: what is not
+# compiled runs interpreted.
+ensure_compiled() {
+  (
+    command -v flock >/dev/null && flock 9
+    local wanted
+    wanted=$(wanted_compiled)
+    if [ "$(cat -- "$COMPILED" 2>/dev/null)" = "$wanted" ]; then exit 0; fi
+    [ -w "$VENV" ] || exit 0
+    if has_compiler; then
+      say "compiling the load balancers' data path (once per change of lb/, about 20 s)"
+      (cd -- "$ROOT" && "$VENV/bin/python" -m lb.build) || say "going on without: requests cost about a quarter more CPU"
+    else
+      say "no C compiler with Python's headers here: load balancers run interpreted, at about a quarter more CPU (Debian: apt install gcc python3-dev)"
+    fi
+    printf '%s\n' "$wanted" >"$COMPILED"
+  ) 9<"$ROOT/lb"
 }

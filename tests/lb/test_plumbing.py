@@ -231,7 +231,7 @@ def test_the_wheel_rests_when_it_is_empty() -> None:
         wheel.add(entry, now)
         wheel.remove(entry)
         await asyncio.sleep(0.3)
-        assert wheel._handle is None
+        assert wheel.resting
         wheel.close()
 
     asyncio.run(scenario())
