@@ -34,8 +34,9 @@ def eventually(look: Callable[[], T], seconds: float = 30.0, what: str = "") -> 
         time.sleep(0.02)
 
 
-FIRST_PORT, LAST_PORT = 10000, 25000
-"""Where tests take ports: below those that programs of ours choose for themselves (25000 on), and the kernel's own (32768 on)."""
+FIRST_PORT, LAST_PORT = (int(end) for end in os.environ.get("COMET_TEST_PORTS", "10000-25000").split("-"))
+"""Where tests take ports: below those that programs of ours choose for themselves (25000 on), and the kernel's own (32768 on). Runs of
+tests beside one another are given parts of their own."""
 
 
 def port_range() -> tuple[int, int]:

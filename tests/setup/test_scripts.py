@@ -261,13 +261,17 @@ def test_test_sh_counts_a_skipped_test_as_a_failure(clone: Path) -> None:
 
 
 def test_a_fresh_copy_is_set_up_once(tmp_path: Path) -> None:
-    """The whole way, pip included; the second time there is nothing left to say or do."""
+    """The whole way, pip and compiler included; the second time there is nothing left to say or do."""
     clone = copy_project(tmp_path / "fresh")
-    for expected in (["creating .venv", "installing the project into .venv"], []):
+    compiled = "compiling the load balancers' data path" if bash(PROJECT, "has_compiler").returncode == 0 else "no C compiler"
+    for expected in (["creating .venv", "installing the project into .venv", compiled], []):
         result = subprocess.run([clone / "scripts/up.sh", "--version"], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert result.returncode == 0, result.stderr
         assert result.stdout.startswith("comet ")
         said = result.stderr.splitlines()
-        assert len(said) == len(expected)
+        assert len(said) == len(expected), result.stderr
         assert all(line.startswith(f"up.sh: {words}") for line, words in zip(said, expected, strict=True))
+    in_use = [clone / ".venv/bin/python", "-c", "import lb.compiled; print(lb.compiled.in_use())"]
+    told = subprocess.run(in_use, cwd=clone, env=os.environ | {"COMET_LB": ""}, capture_output=True, text=True, check=True)
+    assert told.stdout.split() == [str(compiled.startswith("compiling"))]
     assert sorted(path.name for path in clone.iterdir() if path.name.startswith(".")) == [".ci", ".venv"]
