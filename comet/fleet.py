@@ -6,11 +6,12 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import docker
 
-from comet import __version__, traffic
+from comet import __version__, traffic, writelock
 from comet.adopt import Adoption
 from comet.cluster import Cluster
 from comet.config import Config
@@ -23,7 +24,7 @@ from comet.events import Event
 from comet.listeners import Listeners
 from comet.probe import Prober
 from comet.rates import Counted, Look, Meter, Sample
-from comet.replica import Replica, public_name
+from comet.replica import Hung, Replica, public_name
 from comet.router import Router
 from comet.snapshot import FleetSnapshot, SupervisorRow, Traffic, Usage, edges, rows, total
 from comet.statefile import Record, StateFile
@@ -50,6 +51,8 @@ class Fleet:
         self._sampling = asyncio.Lock()
         self._watching: asyncio.TimerHandle | None = None
         self._balancers: dict[str, None] = {}
+        self.database: Path | None = None
+        self._patience = writelock.Patience()
         self.meter = Meter()
         self._faults: Mapping[str, dict[str, Any]] = {}
         self.faults_of: Callable[[list[str]], Mapping[str, dict[str, Any]]] = lambda names: {}
@@ -151,13 +154,25 @@ class Fleet:
         return FleetSnapshot(me, shown, edges(self.meter, balancers, words, views), total(self.meter))
 
     def watch(self) -> None:
-        """Look at the traffic every second from now on."""
+        """Look at the traffic, and at who keeps the database locked, every second from now on."""
         self._watching = self._loop.call_later(LOOK_PAUSE, self.watch)
         workers = [name for name, replica in self.supervisor.replicas.items() if replica.spec.role == "worker"]
         self._faults = self.faults_of(workers)
         sample = self.meter.add(self._look(time.monotonic()), time.time())
         if sample is not None:
             self.on_sample(sample)
+        if self.database is not None:
+            self._look_at_lock(self.database)
+
+    def _look_at_lock(self, database: Path) -> None:
+        """A worker that keeps the database locked and does nothing keeps all others from counting: only its end helps them."""
+        held = writelock.look(database)
+        if self._patience.exhausted(held) and held is not None:
+            replicas = self.supervisor.replicas
+            mains = {each.pid: each.name for each in replicas.values() if each.pid is not None and each.spec.unhealthy_grace is not None}
+            name = writelock.whose(held.pid, mains)
+            if name is not None:
+                self.supervisor.observe(name, replicas[name].instance, Hung("hung: it keeps the database locked"))
 
     def close(self) -> None:
         """Let go of everything; replicas that live are left alive."""

@@ -361,7 +361,7 @@ _ALIVE = _IGNORED | {Started: _started, StartFailed: _start_failed, Lost: _lost,
 REACTIONS: dict[State, dict[type, Reaction]] = {
     State.STARTING: _ALIVE | {Ready: _ready},
     State.READY: _ALIVE | {Answered: _answered, Health: _health, Hung: _hung},
-    State.UNHEALTHY: _ALIVE | {Answered: _answered, Health: _health},
+    State.UNHEALTHY: _ALIVE | {Answered: _answered, Health: _health, Hung: _hung},
     State.BACKOFF: _IGNORED | {Revived: _revived},
     State.STOPPING: _IGNORED
     | {

@@ -102,6 +102,7 @@ class Run:
         if not config.own_service:
             for line in await self._wait.blocking(lambda: database.prepare(where, worker_owner())):
                 self._step(line)
+            fleet.database = where.file
         image = await self._build(client, config) if client is not None and config.worker else None
         around = expand.Surroundings(cluster, where, worker_owner(), image)
         members = self._members(around)

@@ -120,6 +120,7 @@ def fill(report: Report, cases: list[Case], names: list[str], series: dict[str, 
     report.tables += [full, short]
     failed = {f"{case.key}/{name}": count for case in cases for name in names if (count := series[case.key][name].errors)}
     report.notes.append(f"failed requests: {failed}" if failed else "no failed request in any burst")
+    report.notes.append("ratio: to whichever rival was cheaper in each round; p99 ratio: to the rival with the smaller median p99")
     met = all(row[short.columns.index("met")] != "NO" for row in short.rows)
     report.data = {"goals_met": met, "series": {key: {name: _raw(each) for name, each in of.items()} for key, of in series.items()}}
     note = "less is better; each case has its own scale"
@@ -128,7 +129,8 @@ def fill(report: Report, cases: list[Case], names: list[str], series: dict[str, 
 
 def _verdict(case: Case, of: dict[str, Series]) -> list[str | float | None]:
     ratios = ratios_to_best(of["comet"].cpu_us, {name: of[name].cpu_us for name in BEST})
-    p99 = ratios_to_best(_p99(of["comet"]), {name: _p99(of[name]) for name in BEST})
+    latest = {name: _p99(of[name]) for name in BEST}
+    p99 = [ratio for name in (best_rival(latest),) if name for ratio in ratios_to_best(_p99(of["comet"]), {name: latest[name]})]
     if not ratios:
         return [None] * len(VERDICT)
     ratio = median(ratios)

@@ -13,6 +13,7 @@ import psutil
 import pytest
 import requests
 
+from comet import writelock
 from tests.integration.clusters import House, eventually
 from tests.integration.loops import loop_endlessly
 
@@ -243,6 +244,37 @@ def test_a_busy_load_balancer_is_left_alone(make_house: Callable[..., House]) ->
             client.join(30)
     assert house.replicas()["lb-0"]["pid"] == before
     assert [client.bad for client in busy] == [[]] * 16
+    house.stop()
+
+
+def stop_amid_a_commit(house: House, name: str) -> None:
+    """Stop the process of a worker that commits all the time, at a moment at which it holds the database's write lock."""
+    main = house.replicas()[name]["pid"]
+    working = psutil.Process(main).children() or [psutil.Process(main)]
+    database = (house.folder / "worker-stats.db").resolve()
+
+    def caught() -> bool:
+        working[0].suspend()
+        held = writelock.look(database)
+        if held is not None and held.pid == working[0].pid:
+            return True
+        working[0].resume()
+        return False
+
+    eventually(caught, what=f"{name} stopped in the midst of a commit")
+
+
+def test_a_worker_stopped_amid_a_commit_keeps_nobody_from_counting(make_house: Callable[..., House], runtime: str) -> None:
+    # Its health would be found out far later than requests may wait for their commit.
+    house = make_house(worker=3, pool=2, runtime=runtime, health_interval=10, health_restart=5, request_timeout=20, avg_delay=1)
+    house.start()
+    with clients(house) as strict:
+        eventually(lambda: all(client.good > 5 for client in strict))
+        stop_amid_a_commit(house, "worker-1")
+        eventually(lambda: house.replicas()["worker-1"]["restarts"] == 1, what="worker-1 restarted")
+        eventually(lambda: house.replicas()["worker-1"]["state"] == "ready", what="worker-1 ready again")
+    assert [client.bad for client in strict] == [[]] * len(strict)
+    assert [event["reason"] for event in house.events("replica_unhealthy")] == ["hung: it keeps the database locked"]
     house.stop()
 
 
