@@ -34,7 +34,8 @@ def database(tmp_path: Path) -> Iterator[Path]:
 def holder(path: Path) -> Iterator[int]:
     """A process that holds the write lock for the length of the block."""
     with subprocess.Popen([sys.executable, "-c", HOLDER, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin and process.stdout
+        assert process.stdin is not None
+        assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
         try:
             yield process.pid
