@@ -2,7 +2,8 @@
 
 A closed model: N clients that each wait for their answer make at most N / delay requests a second, and the table says how much of that
 was reached, what a request cost in CPU time (workers, LBs and the generators apart) and what limited it. Workers are plain processes, so
-that their CPU time and memory are read as the kernel counts them. Where the machine's CPU is what ends, the limit is computed from what a
+that their CPU time and memory are read as the kernel counts them. The rate is what the LBs counted between two looks in the midst of the burst: at
+its beginning nobody has waited the delay out yet, and at its end the last answers are not waited for, which would be told as a lower rate. Where the machine's CPU is what ends, the limit is computed from what a
 request cost: cores / CPU seconds per request.
 """
 
@@ -28,17 +29,20 @@ PATH = "/api/v1/hello"
 DELAY = 500.0  # ms
 ENOUGH = 0.95  # of what the delay, or else the CPU, allows
 SATURATED = 0.92  # of all cores
+SETTLE = 1.5  # seconds of a burst until all are under way: three delays
 MEMORY_GOAL = 150.0  # MiB per worker
 LATENCY_GOAL = 0.05  # how far p50 may lie from the delay with 600 clients on three workers
 
 
 @dataclass(frozen=True)
 class Shot:
-    """One cell of the table. CPU in seconds by role over the burst; `busy` is the share of all cores, of everybody on the machine."""
+    """One cell of the table. `rate` in requests a second while all were under way; CPU in seconds by role over the burst; `busy` is the
+    share of all cores, of everybody on the machine."""
 
     clients: int
     workers: int
     bursts: list[Burst]
+    rate: float
     seconds: float
     cpu: dict[str, float]
     busy: float
@@ -47,10 +51,6 @@ class Shot:
     @property
     def requests(self) -> int:
         return sum(each.requests for each in self.bursts)
-
-    @property
-    def rate(self) -> float:
-        return sum(each.rate for each in self.bursts)
 
     @property
     def cost_us(self) -> dict[str, float]:
@@ -78,7 +78,7 @@ def limited_by(shot: Shot, cores: int) -> str:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seconds", type=float, default=6.0, metavar="S", help="length of a burst; default 6")
+    parser.add_argument("--seconds", type=float, default=8.0, metavar="S", help="length of a burst; default 8")
     parser.add_argument("--clients", type=int, nargs="+", default=[60, 600, 1500, 3000], metavar="N", help="default 60 600 1500 3000")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 3], metavar="N", help="default 1 3")
 
@@ -105,7 +105,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _shoot(of: BenchCluster, script: Path, clients: int, workers: int, seconds: float) -> Shot:
-    rows = of.rows().values()
+    rows = list(of.rows().values())
     pids = {role: [int(row["pid"]) for row in rows if row["role"] == kind] for role, kind in (("workers", "worker"), ("LBs", "lb"))}
     ports = [int(row["port"]) for row in rows if row["role"] == "lb"]
     bursts: list[Burst] = []
@@ -121,6 +121,7 @@ def _shoot(of: BenchCluster, script: Path, clients: int, workers: int, seconds: 
     threads = [threading.Thread(target=one, args=(port,)) for port in ports]
     for thread in threads:
         thread.start()
+    rate = _steady_rate(of, [row["name"] for row in rows if row["role"] == "lb"], seconds - SETTLE)
     for thread in threads:
         thread.join()
     busy = psutil.cpu_percent() / 100
@@ -129,7 +130,21 @@ def _shoot(of: BenchCluster, script: Path, clients: int, workers: int, seconds: 
     cpu = {role: sum(map(tree_cpu, members)) - before[role] for role, members in pids.items()}
     cpu["generators"] = now.children_user + now.children_system - own.children_user - own.children_system
     peak = max(memory(pid, "VmHWM") for pid in pids["workers"]) / (1 << 20)
-    return Shot(clients, workers, bursts, took, cpu, busy, peak)
+    return Shot(clients, workers, bursts, rate, took, cpu, busy, peak)
+
+
+def _steady_rate(of: BenchCluster, balancers: list[str], until: float) -> float:
+    """Answers per second that the LBs gave from SETTLE after now to `until` seconds after now."""
+
+    def look() -> tuple[float, int]:
+        return time.monotonic(), sum(of.counters(name)[f"responses_{kind}xx"] for name in balancers for kind in (2, 5))
+
+    began = time.monotonic()
+    time.sleep(SETTLE)
+    at, count = look()
+    time.sleep(max(0.5, until - (time.monotonic() - began)))
+    later, more = look()
+    return (more - count) / (later - at)
 
 
 def fill(report: Report, shots: list[Shot], cores: int) -> None:
