@@ -55,6 +55,8 @@ def test_events_read_as_sentences() -> None:
         "worker-0 exited: SIGKILL (out of memory)"
     )
     assert line({"event": "scaled", "worker": 4}) == "scaled worker=4"
+    assert line({"event": "reloaded", "changed": ["failure", "pool"]}) == "config reloaded: changed failure, pool"
+    assert line({"event": "reload_refused", "reason": "config.yaml:2: one\nconfig.yaml:3: two"}) == "reload refused: config.yaml:2: one …"
 
 
 def test_a_tail_gives_each_record_once_across_a_rotation(tmp_path: Path) -> None:

@@ -43,9 +43,9 @@ class Client(threading.Thread):
 
 
 @contextmanager
-def clients(house: House, number: int = 8) -> Iterator[list[Client]]:
+def clients(house: House, number: int = 8, path: str = "/api/v1/hello") -> Iterator[list[Client]]:
     """Strict clients on both load balancers, for as long as the block runs."""
-    started = [Client(f"{house.lb(index % 2)}/api/v1/hello") for index in range(number)]
+    started = [Client(f"{house.lb(index % 2)}{path}") for index in range(number)]
     for client in started:
         client.start()
     try:
