@@ -93,7 +93,7 @@ _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
         f".comet/state.json cannot be read ({record.get('reason')}): what runs is found by other marks, or started anew"
     ),
     "state_unwritable": lambda record: (
-        f".comet/state.json cannot be written ({record.get('reason')}): a supervisor after this one may not adopt what runs; free some space"
+        f".comet/state.json cannot be written ({record.get('reason')}): the next supervisor may not adopt what runs; free some space"
     ),
     "supervisor_started": lambda record: f"supervisor started (PID {record.get('pid')})",
     "supervisor_stopped": lambda record: "supervisor stopped",

@@ -1,7 +1,6 @@
 """The running whole: supervisor, drivers, router and prober of one cluster, put together and taken apart in one place."""
 
 import asyncio
-import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping

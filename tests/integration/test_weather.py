@@ -146,8 +146,8 @@ def test_a_disk_that_fills_up_under_way_stops_no_restart(small_disk: House) -> N
     eventually(lambda: house.replicas()["lb-0"]["restarts"] == 2, what="the next restart")
     house.stop()
     assert house.events()[-1]["event"] == "supervisor_stopped"
-    # What could not be written down meanwhile is missed, and counted.
-    assert max(event.get("lost_events", 0) for event in house.events()) >= 2
+    # It is told; where the journal's own last block had no room for that either, what is missing there is counted.
+    assert house.events("state_unwritable") or any(event.get("lost_events") for event in house.events())
 
 
 def test_a_wall_clock_that_jumps_ends_and_restarts_nothing(make_house: Callable[..., House], tmp_path: Path) -> None:

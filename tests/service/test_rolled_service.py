@@ -26,6 +26,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 mode, name = os.environ["MODE"], os.environ["COMET_REPLICA"]
 if mode == "broken" or (mode == "fussy" and name == "worker-1"):
     sys.exit(f"{name}: no way to run as {mode}")
+if os.path.exists(f"{name}.broken"):
+    sys.exit("broken")
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -48,7 +50,7 @@ def rolled(tmp_path: Path) -> Iterator[House]:
     tmp_path.chmod(0o755)
     (tmp_path / "service.py").write_text(SERVICE)
     own = {"runtime": "process", "worker_command": f"'{sys.executable} service.py {{port}}'", "avg_delay": None, "failure": None}
-    quick = {"health_path": "/old", "health_interval": 0.25, "health_fall": 1, "shutdown_grace": 2}
+    quick = {"health_path": "/old", "health_interval": 0.25, "health_fall": 1, "shutdown_grace": 2, "restart_backoff_max": 1}
     with house(tmp_path, worker=2, pool=2, worker_environment="{MODE: old}", **quick, **own) as made:
         made.start()
         yield made
@@ -138,6 +140,24 @@ def test_a_health_path_that_nobody_answers_is_refused(rolled: House, strict: Cal
     assert (done := rolled.comet("reload")).stdout == "changed health-path\n", done.stderr
     assert strict() == []
     assert pids(rolled) == before
+
+
+def test_a_crash_loop_says_when_it_tries_again_and_heals_with_its_cause(rolled: House, strict: Callable[[], list[str]]) -> None:
+    cause = rolled.folder / "worker-0.broken"
+    cause.touch()
+    assert rolled.comet("kill", "worker-0").returncode == 0
+    waits = eventually(lambda: len(told := rolled.events("backoff_entered", "worker-0")) >= 6 and told, what="a crash loop")
+    delays = [event["delay_ms"] for event in waits]
+    assert all(0.8 * fair <= delay <= 1.2 * fair for fair, delay in zip((100, 200, 400, 800, 1000, 1000), delays, strict=False)), delays
+    row = eventually(lambda: (row := rolled.replicas()["worker-0"])["state"] == "backoff" and row)
+    assert 0 <= row["next_start_s"] <= 1.2
+    eventually(lambda: "backoff (next in " in rolled.comet("ps").stdout)
+    assert rolled.replicas()["worker-1"]["restarts"] == 0
+    assert strict() == []
+    cause.unlink()
+    eventually(lambda: rolled.replicas()["worker-0"]["state"] == "ready", what="it heals by itself")
+    assert modes(rolled) == {"old worker-0", "old worker-1"}
+    assert strict() == []
 
 
 @pytest.fixture
