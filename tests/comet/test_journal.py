@@ -45,6 +45,12 @@ def test_a_torn_line_is_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     path.write_text('{"event":"scaled"}\n{"event":"relo')
     assert [record["event"] for record in journal.read(path)] == ["scaled"]
+    kept = journal.Journal(path)
+    kept.write(Event("reloaded"))
+    kept.close()
+    assert [record["event"] for record in journal.read(path)] == ["scaled", "reloaded"]
+    journal.Journal(path).close()
+    assert path.read_text().count("\n") == 3
 
 
 def test_events_read_as_sentences() -> None:
