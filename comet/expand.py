@@ -69,7 +69,7 @@ def worker(config: Config, around: Surroundings, index: int) -> Enlisted:
     )
     address = reachable(config.worker_host)
     host = f"[{address}]" if ":" in address else address
-    return Enlisted(spec, probe=f"http://{host}:{port}{config.health_path}", endpoint=Endpoint(address, port))
+    return Enlisted(spec, probe=f"http://{host}:{port}{config.health_path}", endpoint=Endpoint(address, port, config.health_path))
 
 
 def load_balancer(config: Config, cluster: Cluster, index: int) -> Enlisted:

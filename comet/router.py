@@ -27,16 +27,17 @@ WATCH_INTERVAL = 1.0
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where load balancers reach a replica."""
+    """Where load balancers reach a replica, and what they ask it for to see whether it is well (None: what their settings say)."""
 
     host: str
     port: int
+    health_path: str | None = None
 
 
 def table(fleet: Iterable[Replica], endpoints: Mapping[str, Endpoint]) -> tuple[UpstreamSpec, ...]:
     """The upstreams in rotation order: those of the fleet that have an endpoint."""
     return tuple(
-        UpstreamSpec(replica.name, endpoint.host, endpoint.port, _word(replica))
+        UpstreamSpec(replica.name, endpoint.host, endpoint.port, _word(replica), endpoint.health_path)
         for replica in sorted(fleet, key=lambda replica: replica.spec.port)
         if (endpoint := endpoints.get(replica.name)) is not None and replica.state is not State.STOPPED
     )

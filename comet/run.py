@@ -15,20 +15,19 @@ from typing import Any
 
 import docker
 
-from comet import __version__, database, engine, expand, faultfiles, orphans, scalefile
+from comet import __version__, database, engine, expand, faultfiles, lastwords, orphans, scalefile
 from comet.admin.desk import Desk
 from comet.cluster import Cluster, worker_owner
 from comet.config import Config, port_ranges
 from comet.control import ControlServer, Handler
 from comet.display import Display, Message
 from comet.errors import Busy, UserError
-from comet.events import Event, exit_text
+from comet.events import Event
 from comet.fleet import Fleet
 from comet.image import ensure_image, foreign_image
 from comet.interruptible import Interruptible, Stopped
 from comet.journal import Journal
 from comet.listeners import require_free
-from comet.logs import tail
 from comet.operations import Operations
 from comet.replica import Replica, State, Wanted
 from comet.succession import Succession
@@ -52,8 +51,10 @@ BUSY_PAUSE = 0.2
 class Run:
     """Everything between the lock and its release."""
 
-    def __init__(self, config: Config, cluster: Cluster, display: Display) -> None:
+    def __init__(self, config: Config, cluster: Cluster, display: Display, former: int | None = None) -> None:
+        """`former`: PID of a supervisor before us that died without a farewell."""
         self._file = config
+        self._former = former
         self._config = scalefile.apply(cluster, config)
         self._cluster = cluster
         self._display: Display | None = display
@@ -74,6 +75,8 @@ class Run:
         """Bring the cluster up, keep it, take it down; the exit code."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             self._loop.add_signal_handler(number, self._signalled, number)
+        if self._former is not None:
+            self._tell(Event("stale_lock", None, {"pid": self._former}))
         self._tell(Event("supervisor_started", None, {"pid": os.getpid(), "version": __version__}))
         code = 0
         try:
@@ -172,12 +175,7 @@ class Run:
             raise UserError(await self._wait.blocking(lambda: self._why(lost)))
 
     def _why(self, replica: Replica) -> str:
-        ended = f"it ended {replica.failures} times in a row"
-        if replica.last_exit is not None:
-            ended += f" ({exit_text(replica.last_exit.code, replica.last_exit.signal, replica.last_exit.oom)})"
-        log = tail(self._cluster, replica.name, replica.spec.kind, 12)
-        quoted = "".join(f"\n  | {line}" for line in log)
-        return f"{replica.name} does not become ready: {replica.reason or ended}" + (f"; its last log lines:{quoted}" if log else "")
+        return f"{replica.name} does not become ready: {lastwords.of(self._cluster, replica)}"
 
     def _urls(self) -> list[dict[str, Any]]:
         shown = sorted(self._fleet.supervisor.replicas.values(), key=lambda replica: (replica.spec.rank, replica.spec.port))

@@ -23,6 +23,7 @@ from typing import Any
 
 from scripts.bench.chart import Chart
 from scripts.bench.cluster import BenchCluster, Row, cluster
+from scripts.bench.kills import kill_and_wait
 from scripts.bench.ledger import Death, LbBook, Verdict, WorkerBook, settle, unexplained_repeats
 from scripts.bench.proc import BenchError, wait_for
 from scripts.bench.report import RESULTS, Report, finish, say
@@ -73,12 +74,13 @@ class Killer:
         how = "kill -9"
         if row["kind"] == "container":
             how = self._choice.choice(("kill -9", "docker kill", "docker rm -f") if os.geteuid() == 0 else ("docker kill", "docker rm -f"))
-        self.deaths.append(Death(row["name"], how, time.monotonic()))
+        death = Death(row["name"], how, time.monotonic())
         with suppress(ProcessLookupError):
             if how == "kill -9":
-                os.kill(row["pid"], signal.SIGKILL)
+                death = replace(death, gone=kill_and_wait(row["pid"]))
             else:
                 subprocess.run([*how.split(), row["id"]], capture_output=True, check=False)
+        self.deaths.append(death)
 
     def _supervisor(self, pid: int, before: dict[str, Row]) -> None:
         self.deaths.append(Death("supervisor", "kill -9", time.monotonic()))
