@@ -2,9 +2,9 @@
 
 A closed model: N clients that each wait for their answer make at most N / delay requests a second, and the table says how much of that
 was reached, what a request cost in CPU time (workers, LBs and the generators apart) and what limited it. Workers are plain processes, so
-that their CPU time and memory are read as the kernel counts them. The rate is what the LBs counted between two looks in the midst of the burst: at
-its beginning nobody has waited the delay out yet, and at its end the last answers are not waited for, which would be told as a lower rate. Where the machine's CPU is what ends, the limit is computed from what a
-request cost: cores / CPU seconds per request.
+that their CPU time and memory are read as the kernel counts them. The rate is what the LBs counted between two looks in the midst of the
+burst: at its beginning nobody has waited the delay out yet, and at its end the last answers are not waited for. Where the machine's
+CPU is what ends, the limit is computed from what a request cost: cores / CPU seconds per request.
 """
 
 import argparse
