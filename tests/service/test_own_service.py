@@ -168,6 +168,21 @@ def test_a_command_with_a_port_listens_for_itself(tmp_path: Path) -> None:
             pass
 
 
+def test_a_process_runs_as_the_user_it_is_given(tmp_path: Path) -> None:
+    # Root alone can become another.
+    user = "nobody" if os.getuid() == 0 else psutil.Process().username()
+    tmp_path.chmod(0o755)
+    command = f"{sys.executable} -m http.server {{port}} --bind {{host}}"
+    own = {"runtime": "process", "worker_command": command, "worker_user": user, "avg_delay": None, "failure": None}
+    with house(tmp_path, worker=1, pool=1, health_path="/", **own) as made:
+        made.start()
+        assert psutil.Process(made.replicas()["worker-0"]["pid"]).username() == user
+        made.write(worker_user="nosuchuser")
+        done = made.comet("reload")
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert "worker-user: there is no user nosuchuser on this machine" in done.stderr
+
+
 def test_a_command_that_does_not_exist_is_told_with_its_words(tmp_path: Path) -> None:
     own = {"runtime": "process", "worker_command": "no-such-service --port {port}", "avg_delay": None, "failure": None}
     with house(tmp_path, worker=1, pool=1, **own) as made:
