@@ -44,7 +44,10 @@ def interval(found: Paired, unit: str) -> str:
     """The difference with its interval, or that there is none."""
     if found.low is None:
         return f"{amount(found.difference, unit)} (one round: no interval)"
-    return f"{amount(found.difference, unit)} (95 %: {amount(found.low, unit)} to {amount(found.high, unit)})"
+    low, high = amount(found.low, unit), amount(found.high, unit)
+    if low.partition(" ")[2] == high.partition(" ")[2]:
+        low = low.partition(" ")[0]
+    return f"{amount(found.difference, unit)} (95 %: {low} to {high})"
 
 
 def verdict(found: Paired) -> str:
@@ -129,7 +132,7 @@ def _clients(findings: Findings) -> Iterator[str]:
 def warnings(findings: Findings) -> list[str]:
     """Where the noise is larger than the effect, and whatever else a reader must know."""
     noisy = [m.name for m in findings.measures if (found := m.paired) is not None and found.low is not None and not found.certain]
-    told = [f"the noise is larger than the effect in: {', '.join(noisy)}"] if noisy else []
+    told = [f"the noise is larger than the effect in: {'; '.join(noisy)}"] if noisy else []
     if findings.rounds < 3:
         told.append(f"{findings.rounds} round{'s' if findings.rounds != 1 else ''}: too few for intervals that mean much")
     return [*told, *findings.notes]
