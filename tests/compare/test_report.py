@@ -60,6 +60,16 @@ def test_the_page_stands_alone() -> None:
     assert "&lt;b&gt;quick&lt;/b&gt; &amp; small" in html
 
 
+def test_a_busy_machine_is_told() -> None:
+    found = findings()
+    found.machine["load_before"] = 0.9
+    assert words.warnings(found) == []
+    found.machine["load_before"] = 9.26
+    assert words.warnings(found) == [
+        "the machine was busy before it began (load 9.3 on 2 cores): times and CPU are larger than on a quiet one"
+    ]
+
+
 def test_a_question_that_fails_is_told_and_ends_nothing() -> None:
     found = findings()
     with found.excused("round 1: container, freeze under load"):
