@@ -6,6 +6,7 @@ Colours come from the page's style sheet by class, so that dark and light both w
 from collections.abc import Mapping, Sequence
 from html import escape
 from math import floor, log10
+from statistics import median
 
 WIDTH = 760
 LEFT = 130
@@ -34,8 +35,7 @@ def strip(values: Mapping[str, Sequence[float | None]], unit: str) -> str:
         parts.append(f'<line x1="{LEFT}" x2="{WIDTH - 10}" y1="{y}" y2="{y}" class="rule"/>')
         parts += [_mark(_x(value, top), y, name, f"{value:,.3g} {unit}") for value in listed]
         if listed:
-            middle = sorted(listed)[len(listed) // 2]
-            x = _x(middle, top)
+            x = _x(median(listed), top)
             parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{y - 8}" y2="{y + 8}" class="median {_class(name)}"/>')
     parts.append(_axis(top, unit, height))
     return "".join([*parts, "</svg>"])

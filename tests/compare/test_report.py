@@ -60,6 +60,14 @@ def test_the_page_stands_alone() -> None:
     assert "&lt;b&gt;quick&lt;/b&gt; &amp; small" in html
 
 
+def test_the_bar_of_a_strip_stands_at_the_median() -> None:
+    drawn = svg.strip({"process": [1.0, 2.0, 8.0, 10.0]}, "ms")
+    bar = re.search(r'<line x1="([\d.]+)" [^>]*class="median', drawn)
+    assert bar is not None
+    ticks = {float(value): float(x) for x, value in re.findall(r'<text x="([\d.]+)" [^>]*class="tick">([\d.]+)<', drawn)}
+    assert float(bar.group(1)) == pytest.approx(ticks[5.0], abs=0.1)
+
+
 def test_a_busy_machine_is_told() -> None:
     found = findings()
     found.machine["load_before"] = 0.9

@@ -116,6 +116,30 @@ def test_a_changed_service_is_rolled_by_reload(contained: House) -> None:
 
 
 @pytest.mark.docker
+def test_a_tag_that_has_moved_is_rolled_by_reload(contained: House, image: str) -> None:
+    tag = f"comet-test-moved:{os.getpid()}"
+    with contained.engine() as engine:
+        try:
+            engine.images.get(image).tag(tag)
+            contained.write(worker_image=tag)
+            contained.start()
+            assert contained.comet("reload").stdout == "nothing has changed\n"
+            draft = engine.api.create_container(image, ["true"])["Id"]
+            try:
+                other = engine.api.commit(draft, *tag.split(":"), changes=["LABEL moved=yes"])["Id"]
+            finally:
+                engine.api.remove_container(draft)
+            done = contained.comet("reload")
+            assert done.stdout == "changed only what an image's name stands for; restarted worker-0, worker-1\n"
+            rows = [row for row in contained.replicas().values() if row["role"] == "worker"]
+            assert {engine.api.inspect_container(row["id"])["Image"] for row in rows} == {other}
+        finally:
+            contained.destroy()
+            with contextlib.suppress(docker.errors.APIError):
+                engine.api.remove_image(tag, force=True)
+
+
+@pytest.mark.docker
 def test_an_image_that_cannot_be_had_is_one_line(tmp_path: Path) -> None:
     with house(tmp_path, worker_image="comet-test/nowhere:1", avg_delay=None, failure=None) as made:
         done = made.comet("run", "--detach")
