@@ -180,13 +180,14 @@ class Run:
     def _urls(self) -> list[dict[str, Any]]:
         shown = sorted(self._fleet.supervisor.replicas.values(), key=lambda replica: (replica.spec.rank, replica.spec.port))
         config = self._config
+        path = "/" if config.own_service else "/api/v1/hello"
         hosts = {"lb": expand.reachable(config.load_balancer_host), "worker": expand.reachable(config.worker_host)}
         return [
             {
                 "name": replica.name,
                 "kind": replica.spec.kind,
                 "id": replica.id,
-                "url": f"http://{hosts[replica.spec.role]}:{replica.spec.port}" + ("/api/v1/hello" if replica.spec.role == "lb" else ""),
+                "url": f"http://{hosts[replica.spec.role]}:{replica.spec.port}" + (path if replica.spec.role == "lb" else ""),
             }
             for replica in shown
         ]
