@@ -17,7 +17,8 @@ Address = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """One request, in seconds of the loop's clock. `waited`: all connections were busy when it was due. No answer: `trouble` is the
+    """One request, in seconds of the loop's clock. `waited`: all connections were busy, when it was due or
+    shortly before, so that it had to wait for them. No answer: `trouble` is the
     class of the error, as Connection.trouble has it."""
 
     number: int
@@ -39,6 +40,7 @@ class Pace:
         most: int = 256, timeout: float = 15.0,
     ) -> None:  # fmt: skip
         self.begun = 0.0
+        self.sent = 0
         self._addresses, self._asks, self._rate = addresses, asks, rate
         self._note, self._timeout = note, timeout
         self._idle: dict[Address, list[Connection]] = defaultdict(list)
@@ -48,20 +50,21 @@ class Pace:
     async def send(self, number: int | None = None) -> None:
         """Send so many requests, each when it is due; without end for None."""
         clock = asyncio.get_running_loop().time
-        self.begun, sent = clock(), 0
-        while number is None or sent < number:
-            due = self.begun + sent / self._rate
+        self.begun, waited = clock(), False
+        while number is None or self.sent < number:
+            due = self.begun + self.sent / self._rate
             if (early := due - clock()) > 0:
                 await asyncio.sleep(early)
-            waited = self._room.locked()
+            # Whom a wait for room delayed waited too, until the sender has caught up.
+            waited = self._room.locked() or (waited and early <= 0)
             await self._room.acquire()
-            task = asyncio.create_task(self._one(sent, due, waited))
+            task = asyncio.create_task(self._one(self.sent, due, waited))
             self._out.add(task)
             task.add_done_callback(self._out.discard)
-            sent += 1
+            self.sent += 1
 
     async def drained(self) -> None:
-        """Return when all that were sent have an answer or have waited `timeout` for it: were they left out, the slowest would be missing."""
+        """Return when all that were sent have an answer or have waited `timeout` for it: without them the slowest would be missing."""
         while self._out:
             await asyncio.wait(self._out)
 

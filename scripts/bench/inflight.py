@@ -20,7 +20,7 @@ from scripts.bench import machine
 from scripts.bench.chart import Chart
 from scripts.bench.cluster import BenchCluster, cluster
 from scripts.bench.proc import memory, reset_peak, tree_cpu
-from scripts.bench.report import Report, finish, say
+from scripts.bench.report import Report, Samples, finish, say
 from scripts.bench.table import Cell, Table
 from scripts.bench.wrk import DONE, Burst, burst
 
@@ -148,6 +148,8 @@ def fill(report: Report, shots: list[Shot], cores: int) -> None:
     report.tables.append(table)
     report.notes += [note for shot in shots for note in _goals(shot, cores)]
     report.passed = not any("MISSED" in note for note in report.notes)
+    for shot in shots:
+        report.samples[f"{shot.clients} clients, {shot.workers} workers"] = Samples("1/s", "more", [shot.rate])
     report.data = {"shots": [vars(shot) | {"bursts": [vars(each) for each in shot.bursts]} for shot in shots]}
     groups = [f"{shot.clients} clients, {shot.workers} workers" for shot in shots]
     allowed = [min(shot.limits(cores)) for shot in shots]

@@ -15,7 +15,7 @@ from scripts.bench import machine
 from scripts.bench.cases import CASES, Case
 from scripts.bench.chart import Chart
 from scripts.bench.proc import accepts, free_ports, memory, reset_peak, running, serving, tree_cpu, wait_for
-from scripts.bench.report import ROOT, Report, finish, say
+from scripts.bench.report import ROOT, Report, Samples, finish, say
 from scripts.bench.rivals import Rival, backends, contestants
 from scripts.bench.stats import best_rival, median, ratios_to_best, spread
 from scripts.bench.table import Table
@@ -122,6 +122,8 @@ def fill(report: Report, cases: list[Case], names: list[str], series: dict[str, 
     report.notes.append(f"failed requests: {failed}" if failed else "no failed request in any burst")
     met = all(row[short.columns.index("met")] != "NO" for row in short.rows)
     report.data = {"goals_met": met, "series": {key: {name: _raw(each) for name, each in of.items()} for key, of in series.items()}}
+    costs_of = {f"{case.title}: {name}": series[case.key][name].cpu_us for case in cases for name in names}
+    report.samples = {name: Samples("CPU us/request", "less", values) for name, values in costs_of.items()}
     note = "less is better; each case has its own scale"
     report.charts.append(Chart("CPU time per request, microseconds", note, names, [case.title for case in cases], costs))
 
