@@ -49,7 +49,7 @@ def bottleneck(of: Figures) -> str:
     if not inside:
         return f"none that shows: a request takes {of.client_ms:.1f} ms and nothing is saturated"
     rest = "the rate is what was asked for" if of.open_ else "more clients get more"
-    return f"the time in the worker (injected delay): {inside:.0f} of {of.client_ms:.0f} ms, nothing is saturated; {rest}"
+    return f"the injected delay: {inside:.0f} of {of.client_ms:.0f} ms are spent in the worker, nothing is saturated; {rest}"
 
 
 def _whose(of: Figures) -> str:

@@ -1,8 +1,8 @@
 """Latencies as HDR histograms: every value within 0.1 %, whatever its size, at a fixed cost; the package is hdrhistogram. Pure.
 
 Values are whole microseconds. A histogram of a closed model lacks what its stalled clients did not ask meanwhile; `corrected` puts it
-in, as Gil Tene's HDR histogram does: an answer that took n times the expected interval stands for n - 1 more that would have waited for less and
-less. Where requests have a due time no such estimate is needed: their times count from it.
+in, as Gil Tene's HDR histogram does: an answer that took n times the expected interval stands for n - 1 more that would have waited for
+less and less. Where requests have a due time no such estimate is needed: their times count from it.
 """
 
 from collections.abc import Iterable, Iterator

@@ -84,7 +84,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    report = Report("inflight", versions={"wrk": machine.version("wrk", "-v")})
+    report = Report("inflight", versions={"wrk": machine.number("wrk", "-v")})
     report.settings = {
         "cluster": f"runtime process, 2 LBs, avg-delay {DELAY:g}, failure 0",
         "load": f"wrk, closed model, half of the clients at each LB, {options.seconds:g} s",

@@ -84,7 +84,7 @@ def run(options: argparse.Namespace) -> int:
     cases = [case for case in CASES if not options.only or case.key in options.only]
     rivals = contestants()
     names = [rival.name for rival in rivals]
-    report = Report("lb", versions={rival.name: rival.version for rival in rivals} | {"wrk": machine.version("wrk", "-v")})
+    report = Report("lb", versions={rival.name: rival.version for rival in rivals} | {"wrk": machine.number("wrk", "-v")})
     say(f"{len(cases)} cases, {rounds} rounds, {len(rivals)} proxies: about {len(cases) * rounds * len(rivals) * (seconds + 0.15):.0f} s")
     series = {case.key: {name: Series() for name in names} for case in cases}
     with ExitStack() as stack:

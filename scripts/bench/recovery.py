@@ -68,7 +68,10 @@ class Stage:
             self.targets.append(stack.enter_context(keepers.docker_restart(self.folder, json.loads(shown.stdout)[0])))
             report.versions["docker"] = machine.version("docker", "version", "-f", "{{.Server.Version}}")
         else:
-            report.notes.append("left out: containers (no Docker engine, or not root, who alone may kill a container's process)")
+            reason = (
+                "no Docker engine, or not root, who alone may kill a container's process" if use_docker else "no Docker, as asked or found"
+            )
+            report.notes.append(f"left out: containers ({reason})")
 
     def _add(self, of: BenchCluster, keeper: str, what: str, replica: str, port: int, beside: int | None) -> None:
         def pid() -> int | None:

@@ -78,7 +78,7 @@ def subjects(folder: Path) -> Iterator[dict[str, tuple[int, int]]]:
 
 
 def run(options: argparse.Namespace) -> int:
-    report = Report("stats", versions={"wrk": machine.version("wrk", "-v"), "sqlite": sqlite3.sqlite_version})
+    report = Report("stats", versions={"wrk": machine.number("wrk", "-v"), "sqlite": sqlite3.sqlite_version})
     report.settings = {
         "bare": "Flask + waitress, defaults but for connection_limit 2000, nothing counted",
         "worker": "delay 0, failure 0, SQLite in WAL mode, synchronous=NORMAL",

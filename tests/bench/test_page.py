@@ -13,15 +13,18 @@ RESULT = {
 
 
 def test_a_section_says_how_when_and_where_and_what() -> None:
-    text = section("lb", "Costs", RESULT, picture=True)
+    text = section("lb", "Costs", RESULT, ["benchmarks-lb.svg"])
     for part in (
         "## Costs",
         "`scripts/bench.sh lb`, 2026-01-02",
-        "cores 2",
         "- wrk: 4.1",
         "| a | 1.50 |",
         "- no failed request",
         "benchmarks-lb.svg",
     ):
         assert part in text
-    assert "svg" not in section("lb", "Costs", RESULT, picture=False)
+    assert "svg" not in section("lb", "Costs", RESULT, [])
+
+
+def test_a_result_that_did_not_pass_says_so() -> None:
+    assert "**It did not pass" in section("lb", "Costs", RESULT | {"passed": False}, [])
