@@ -6,13 +6,15 @@ and the workers counted, that no client saw. An open model waits for the last an
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from comet import database, tallies
 from comet.cluster import Cluster, worker_owner
 from comet.config import load
 from comet.errors import UserError
+from lb import counters
 from scripts.bench.cluster import BenchCluster
 from scripts.bench.observed import BY_WORKER, OK, ORDERED, Observed
 from scripts.bench.proc import tree_cpu
@@ -31,13 +33,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Look:
-    """All that counts, at one moment: by LB, by worker, what was injected by kind, CPU seconds by replica."""
+    """All that counts, at one moment: by LB, by worker, what was injected by kind, CPU seconds by replica, and the answers that the LBs
+    had from each worker."""
 
     at: float
     lbs: Mapping[str, Mapping[str, int]]
     workers: Mapping[str, Row]
     injected: Mapping[str, int]
     cpu: Mapping[str, float]
+    shares: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class Growth:
     workers: Mapping[str, Row]
     injected: Mapping[str, int]
     cpu: Mapping[str, float]
+    shares: Mapping[str, int] = field(default_factory=dict)
 
     def all_lbs(self, field_: str) -> int:
         return sum(each[field_] for each in self.lbs.values())
@@ -64,7 +69,22 @@ def look(of: BenchCluster) -> Look:
     workers, injected = _workers(of, names)
     lbs = {name: of.counters(name) for name, row in rows.items() if row["role"] == "lb"}
     cpu = {name: tree_cpu(int(row["pid"])) for name, row in rows.items() if row["pid"]}
-    return Look(time.monotonic(), lbs, workers, injected, cpu)
+    return Look(time.monotonic(), lbs, workers, injected, cpu, _shares(of))
+
+
+def total(of: BenchCluster, names: Sequence[str]) -> dict[str, int]:
+    """The LBs' counters, added up."""
+    return dict(sum((Counter(of.counters(name)) for name in names), Counter()))
+
+
+def _shares(of: BenchCluster) -> dict[str, int]:
+    found: Counter[str] = Counter()
+    for path in (of.folder / ".comet" / "run").glob("lb-*.counters"):
+        with contextlib.suppress(OSError, ValueError):
+            for name, edge in counters.look(path).edges().items():
+                if name:
+                    found[name] += sum(edge[1:6])  # by the status's first digit
+    return dict(found)
 
 
 def _workers(of: BenchCluster, names: Mapping[str, str]) -> tuple[dict[str, Row], dict[str, int]]:
@@ -99,7 +119,8 @@ def growth(before: Look, after: Look) -> Growth:
     injected = {kind: count - before.injected.get(kind, 0) for kind, count in after.injected.items()}
     span = after.at - before.at
     cpu = {name: (spent - before.cpu[name]) / span * 100 for name, spent in after.cpu.items() if spent >= before.cpu.get(name, spent + 1)}
-    return Growth(lbs, workers, injected, cpu)
+    shares = {name: count - before.shares.get(name, 0) for name, count in after.shares.items() if count > before.shares.get(name, 0)}
+    return Growth(lbs, workers, injected, cpu, shares)
 
 
 @dataclass(frozen=True)

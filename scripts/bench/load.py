@@ -15,7 +15,7 @@ from comet.config import load as read_config
 from comet.crowd import Ask
 from scripts.bench import machine
 from scripts.bench.answers import Answers, Limits, missed, of_sending
-from scripts.bench.books import UNSEEN, Growth, Look, growth, look, quiet, settle
+from scripts.bench.books import UNSEEN, Growth, Look, growth, look, quiet, settle, total
 from scripts.bench.bottleneck import Figures
 from scripts.bench.chart import Chart
 from scripts.bench.cluster import BenchCluster
@@ -96,7 +96,7 @@ def run(options: argparse.Namespace) -> int:
         say(f"smoke phase: {'; '.join(smoke) or 'passed'}; loading for {options.seconds:g} s")
         before = look(of)
         psutil.cpu_percent()
-        seen = offer(load, ports)
+        seen = offer(load, ports, lambda: total(of, list(ports)))
         busy = psutil.cpu_percent()
         wait_for(lambda: quiet(of, list(ports)), 40, "the LBs have nothing in flight")
         grown = _settled(of, before, seen, load, len(ports))
@@ -146,7 +146,8 @@ def _smoke(ports: dict[str, int], own: bool) -> list[str]:
 
 def _answers(seen: Seen, grown: Growth, workers: list[str], busy: float, load: Load) -> Answers:
     whole = seen.whole()
-    shares = {name: whole.workers[name] for name in sorted({*workers, *whole.workers}, key=_by_number)}
+    # Not of what clients had: whom a client left waiting as it went would be missing, and that is mostly the slowest.
+    shares = {name: grown.shares.get(name, 0) for name in sorted({*workers, *grown.shares}, key=_by_number)}
     requests_ = max(1, grown.responses)
     times = {name: row.micros / row.count / 1000 for name, row in grown.workers.items() if row.count}
     cpu = {role: {name: share for name, share in grown.cpu.items() if name.startswith(role)} for role in ("lb", "worker")}
@@ -193,14 +194,7 @@ def fill(report: Report, load: Load, smoke: list[str], seen: Seen, grown: Growth
     report.charts.append(
         Chart("Answers by worker", "even is good", ["answers"], list(answers.shares), [[float(n)] for n in answers.shares.values()])
     )
-    slices = [each for each in seen.by_slice() if each.answered]
-    field = "corrected" if load.rate else "raw"
-    report.samples = {"requests/s": Samples("1/s", "more", [each.rate for each in slices])}
-    for point in (50.0, 99.0):
-        report.samples[f"latency p{point:g}"] = Samples(
-            "ms", "less", [percentile_ms(getattr(each, field), point) or 0.0 for each in slices]
-        )
-    report.samples["failures beyond the injected"] = Samples("per slice", "less", [float(each.failures.total()) for each in slices])
+    report.samples = samples(load, seen)
     report.data = {
         "whole": whole.as_dict(),
         "lbs": {name: each.as_dict() for name, each in by_lb.items()},
@@ -208,6 +202,23 @@ def fill(report: Report, load: Load, smoke: list[str], seen: Seen, grown: Growth
     }
     report.data |= {"shares": answers.shares, "injected": dict(grown.injected), "sending": vars(seen.sending) if seen.sending else None}
     report.data |= {"uneven_percent": answers.uneven, "beyond_injected": answers.beyond, "p99_ms": answers.p99_ms}
+
+
+def samples(load: Load, seen: Seen) -> dict[str, Samples]:
+    """The slices: an open model's as its clients saw them, a closed one's as the LBs did."""
+    if load.rate:
+        slices = [each for each in seen.by_slice() if each.answered]
+        times = {point: [percentile_ms(each.corrected, point) or 0.0 for each in slices] for point in (50.0, 99.0)}
+        found = {"requests/s": Samples("1/s", "more", [each.rate for each in slices])}
+        found |= {f"latency p{point:g}": Samples("ms", "less", values) for point, values in times.items()}
+        return found | {"failures": Samples("per slice", "less", [float(each.failures.total()) for each in slices])}
+    passages = seen.passages()
+    return {
+        "requests/s": Samples("1/s", "more", [each.rate for each in passages]),
+        "latency p50 at the LBs": Samples("ms", "less", [each.p50_ms for each in passages]),
+        "latency p99 at the LBs": Samples("ms", "less", [each.p99_ms for each in passages]),
+        "LBs' own errors": Samples("per slice", "less", [float(each.own_errors) for each in passages]),
+    }
 
 
 def judge(report: Report, load: Load, smoke: list[str], seen: Seen, grown: Growth, answers: Answers, limits: Limits) -> None:

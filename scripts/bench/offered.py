@@ -1,16 +1,23 @@
-"""Load on all LBs of a cluster at once, in slices of time: closed (so many clients, each waits for its answer; wrk) or open (a constant
-rate, whatever the answers do; paced). The slices are repeated measurements, by which two results can be told apart from noise."""
+"""Load on all LBs of a cluster at once: closed (so many clients, each waits for its answer; wrk) or open (a constant rate, whatever the
+answers do; paced).
+
+Slices of its time are repeated measurements, by which two results can be told apart from noise. An open model's clients sort their requests
+into them. wrk cannot, and to stop it for each slice would lose the requests that are out, the slowest first: so the LBs' counters are read
+at every slice's end instead.
+"""
 
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
 
 from comet.crowd import Ask
+from comet.rates import BUCKETS, percentile
 from scripts.bench import paced
 from scripts.bench.observed import Observed, beside, in_turn
 from scripts.bench.paced import Sending
@@ -33,8 +40,8 @@ class Load:
         return max(1, self.clients // lbs)
 
     def most_out(self, lbs: int) -> int:
-        """How many requests are out when clients leave, at the most, all slices together."""
-        return 0 if self.rate else self.connections(lbs) * lbs * self.slices
+        """How many requests are out when clients leave, at the most."""
+        return 0 if self.rate else self.connections(lbs) * lbs
 
     def __str__(self) -> str:
         what = ", ".join(f"{ask.method} {ask.path}" + (f" with {len(ask.body):,} bytes" if ask.body else "") for ask in self.asks)
@@ -46,14 +53,29 @@ class Load:
         return f"{how}, {self.seconds:g} s in {self.slices} slices; {what}"
 
 
+Counts = Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Passage:
+    """One slice as the LBs counted it, all together: answers a second, ms of their time there, and the LBs' own errors."""
+
+    rate: float
+    p50_ms: float
+    p99_ms: float
+    own_errors: int
+
+
 @dataclass(frozen=True)
 class Seen:
-    """By slice and LB; the generators' CPU in percent of a core (the busiest one's), and of the open model how the rate was kept."""
+    """By slice (one of a closed model) and LB; the generators' CPU in percent of a core (the mean of them), how the rate was kept (open),
+    and what the LBs counted at every slice's end (closed)."""
 
     slices: Sequence[Mapping[str, Observed]]
     generator_cpu: float
     generators: int
     sending: Sending | None = None
+    marks: Sequence[tuple[float, Counts]] = field(default_factory=tuple)
 
     def by_slice(self) -> list[Observed]:
         return [beside(part.values()) for part in self.slices]
@@ -64,9 +86,25 @@ class Seen:
     def whole(self) -> Observed:
         return in_turn(self.by_slice())
 
+    def passages(self) -> list[Passage]:
+        """Slices in which something was answered."""
+        found = [passage(*before, *after) for before, after in pairwise(self.marks)]
+        return [each for each in found if each is not None]
 
-def offer(load: Load, ports: Mapping[str, int]) -> Seen:
-    """Load the LBs. BenchError: a generator failed."""
+
+def passage(began: float, before: Counts, ended: float, after: Counts) -> Passage | None:
+    """What came between two looks at the LBs' counters; None where nothing did."""
+    grown = {name: count - before.get(name, 0) for name, count in after.items()}
+    times = [grown.get(f"latency_{bucket}", 0) for bucket in range(BUCKETS)]
+    p50, p99 = percentile(times, 0.5), percentile(times, 0.99)
+    if p50 is None or p99 is None or ended <= began:
+        return None
+    answers = sum(grown.get(f"responses_{digit}xx", 0) for digit in range(2, 6))
+    return Passage(answers / (ended - began), p50, p99, grown.get("own_errors", 0))
+
+
+def offer(load: Load, ports: Mapping[str, int], look: Callable[[], Counts]) -> Seen:
+    """Load the LBs; `look` reads their counters, added up. BenchError: a generator failed."""
     if load.rate:
         slices, sending = paced.run(ports, load.asks, load.rate, load.seconds, load.slices, load.clients)
         return Seen(slices, sending.cpu, 1, sending)
@@ -74,28 +112,35 @@ def offer(load: Load, ports: Mapping[str, int]) -> Seen:
     with tempfile.TemporaryDirectory(prefix="comet-bench-") as folder:
         script = Path(folder) / "load.lua"
         script.write_text(sorting(load.asks))
-        parts = [_slice(load, ports, script) for _ in range(load.slices)]
+        found, marks = _closed(load, ports, script, look)
     now, took = psutil.Process().cpu_times(), time.monotonic() - began
     spent = now.children_user + now.children_system - own.children_user - own.children_system
-    return Seen(parts, spent / took / len(ports) * 100, len(ports))
+    return Seen([found], spent / took / len(ports) * 100, len(ports), None, marks)
 
 
-def _slice(load: Load, ports: Mapping[str, int], script: Path) -> dict[str, Observed]:
-    """One wrk for each LB, side by side."""
+def _closed(
+    load: Load, ports: Mapping[str, int], script: Path, look: Callable[[], Counts]
+) -> tuple[dict[str, Observed], list[tuple[float, Counts]]]:
+    """One wrk for each LB, side by side, and looks at the counters meanwhile."""
     found: dict[str, Observed] = {}
     failed: list[str] = []
 
     def one(name: str, port: int) -> None:
         try:
-            found[name] = observe(port, script, load.connections(len(ports)), load.seconds / load.slices)
+            found[name] = observe(port, script, load.connections(len(ports)), load.seconds)
         except BenchError as error:
             failed.append(f"{name}: {error}")
 
     threads = [threading.Thread(target=one, args=each) for each in ports.items()]
     for thread in threads:
         thread.start()
+    began = time.monotonic()
+    marks = [(began, look())]
+    for number in range(load.slices):
+        time.sleep(max(0.0, began + load.seconds * (number + 1) / load.slices - time.monotonic()))
+        marks.append((time.monotonic(), look()))
     for thread in threads:
         thread.join()
     if failed:
         raise BenchError("; ".join(failed))
-    return {name: found[name] for name in ports}
+    return {name: found[name] for name in ports}, marks

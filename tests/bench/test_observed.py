@@ -4,6 +4,7 @@ import pytest
 
 from comet.crowd import INJECTED, Ask
 from scripts.bench.observed import Observed, beside, in_turn, kind_of, kind_of_trouble
+from scripts.bench.offered import passage
 from scripts.bench.wrk import parse_observed, sorting
 
 
@@ -52,3 +53,13 @@ def test_side_by_side_lasts_as_long_as_one_and_in_turn_as_long_as_all() -> None:
     assert (in_turn([one, one]).seconds, in_turn([one, one]).kinds["reset"]) == (4.0, 4)
     again = Observed.from_dict(one.as_dict())
     assert (again.kinds, again.workers, again.raw.get_total_count()) == (one.kinds, one.workers, 8)
+
+
+def test_a_slice_as_the_lbs_counted_it() -> None:
+    before = {f"responses_{digit}xx": 10 for digit in range(2, 6)} | {"own_errors": 1, "latency_40": 40}
+    after = before | {"responses_2xx": 110, "own_errors": 3, "latency_40": 140}
+    found = passage(5.0, before, 7.0, after)
+    assert found is not None
+    assert (found.rate, found.own_errors) == (50.0, 2)
+    assert 1.0 < found.p50_ms < found.p99_ms < 1.3  # bucket 40 begins at 1.024 ms
+    assert passage(5.0, before, 7.0, before) is None
