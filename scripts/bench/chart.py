@@ -8,7 +8,7 @@ from scripts.bench.table import text
 
 COLOURS = ("#2563eb", "#f59e0b", "#10b981", "#8b5cf6", "#6b7280", "#ef4444")
 FONT = "DejaVu Sans, Helvetica, sans-serif"
-WIDTH, LEFT, RIGHT, BAR, GAP, TOP = 900, 250, 90, 14, 12, 74
+WIDTH, LEFT, RIGHT, BAR, GAP, TOP = 900, 290, 90, 14, 12, 74
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from scripts.bench.table import Cell, Table, text
+from scripts.bench.table import Cell, Table, label, text
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --paper: #fff; --soft: #5c6670; --rule: #d5dae0;
@@ -28,7 +28,7 @@ def page(result: dict[str, Any], tables: Sequence[Table], pictures: Sequence[str
     verdict = '<span class="good">passed</span>' if result["passed"] else '<span class="bad">did not pass</span>'
     notes = "".join(f"<li{_alarm(note)}>{escape(note)}</li>" for note in result["notes"])
     facts = result["settings"] | {"versions": ", ".join(f"{name} {of}" for name, of in result["versions"].items())}
-    facts |= {"machine": ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in result["machine"].items())}
+    facts |= {"machine": ", ".join(f"{label(key)} {value}" for key, value in result["machine"].items())}
     told = "".join(f"<dt>{escape(str(key))}</dt><dd>{escape(str(value))}</dd>" for key, value in facts.items())
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">

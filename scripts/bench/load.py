@@ -185,7 +185,7 @@ def fill(report: Report, load: Load, smoke: list[str], seen: Seen, grown: Growth
     workers = Table("Workers", ["worker", "answers", "share %", "from the fair share %", "mean ms in the worker", "CPU % of a core"])
     total, fair = sum(answers.shares.values()), sum(answers.shares.values()) / max(1, len(answers.shares))
     for name, count in answers.shares.items():
-        off = f"{(count / fair - 1) * 100:+.1f}" if fair else "-"
+        off = f"{round((count / fair - 1) * 100, 1) + 0.0:+.1f}" if fair else "-"
         share = count / total * 100 if total else None
         workers.rows.append([name, count, share, off, answers.figures.worker_ms.get(name), answers.figures.worker_cpu.get(name)])
     report.tables += [balancers, latency, workers]

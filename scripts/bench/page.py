@@ -11,12 +11,14 @@ from typing import Any
 from scripts.bench.modes import BENCHES
 from scripts.bench.proc import BenchError
 from scripts.bench.report import RESULTS, ROOT, say
-from scripts.bench.table import Table, markdown
+from scripts.bench.table import Table, label, markdown
 
 OPENING = """# Benchmarks
 
-{how}. Figures of one machine, shared with other work as it may be: compare within a table, which is always one run with its rounds
-interleaved, never between tables.
+{how}.
+
+Figures of one machine, shared with other work as it may be: compare within a table, which is always one run with its rounds interleaved,
+never between tables.
 """
 
 
@@ -66,10 +68,10 @@ def _pictures(name: str, folder: Path, target: Path) -> list[str]:
 
 def _machine(result: dict[str, Any]) -> str:
     told = {key: value for key, value in result["machine"].items() if key != "load_average_before"}
-    facts = [f"| {key.replace('_', ' ')} | {value} |" for key, value in told.items()]
+    facts = [f"| {label(key)} | {value} |" for key, value in told.items()]
     day = datetime.fromisoformat(result["at"]).date()
     return "\n".join(
-        ["| machine | |", "| --- | --- |", f"| date | {day} |", *facts, f"| comet | {result['versions'].get('comet', '')} |", ""]
+        ["| machine | |", "| --- | --- |", f"| date | {day} |", *facts, f"| commit | {result['versions'].get('commit', '')} |", ""]
     )
 
 
@@ -84,8 +86,9 @@ def section(bench: str, title: str, result: dict[str, Any], pictures: Sequence[s
     ]
     if not result.get("passed", True):
         lines += ["**It did not pass: see the notes below its tables.**", ""]
-    versions = {key: value for key, value in result["versions"].items() if key != "comet"}
-    lines += [f"- {key}: {value}" for key, value in (versions | result["settings"]).items()]
+    versions = ", ".join(f"{key} {value}" for key, value in result["versions"].items() if key != "commit")
+    lines += [f"- versions: {versions}"] if versions else []
+    lines += [f"- {label(key)}: {value}" for key, value in result["settings"].items()]
     for table in result["tables"]:
         lines += ["", markdown(Table(table["title"], table["columns"], table["rows"]))]
     lines += ["", *[f"- {note}" for note in result["notes"]]]

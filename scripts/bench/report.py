@@ -12,7 +12,7 @@ from typing import Any
 from scripts.bench import chart, curve, htmlpage, machine
 from scripts.bench.chart import Chart
 from scripts.bench.curve import Curve
-from scripts.bench.table import Cell, Table, render, text
+from scripts.bench.table import Cell, Table, label, render, text
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / ".comet" / "bench"
@@ -59,7 +59,7 @@ class Report:
             "bench": self.bench,
             "at": self.began,
             "machine": self.machine,
-            "versions": self.versions | {"comet": machine.commit(ROOT)},
+            "versions": self.versions | {"commit": machine.commit(ROOT)},
             "settings": self.settings,
             "passed": self.passed,
             "notes": self.notes,
@@ -71,7 +71,7 @@ class Report:
     def as_text(self) -> str:
         """What the terminal shows."""
         known = self.as_dict()
-        facts = ", ".join(f"{key} {value}" for key, value in self.machine.items())
+        facts = ", ".join(f"{label(key)} {value}" for key, value in self.machine.items())
         parts = [f"{self.bench}, {self.began}", f"machine: {facts}"]
         parts.append("versions: " + ", ".join(f"{key} {value}" for key, value in known["versions"].items()))
         parts.extend(f"{key}: {value}" for key, value in self.settings.items())

@@ -21,16 +21,16 @@ def test_a_curve_is_well_formed_and_escapes() -> None:
 
 
 def widths(drawn: str) -> list[float]:
-    return [float(found) for found in re.findall(r'<rect x="250" y="\d+" width="([\d.]+)"', drawn)]
+    return [float(found) for found in re.findall(r'<rect x="290" y="\d+" width="([\d.]+)"', drawn)]
 
 
 def test_bars_of_one_series_share_a_scale_so_that_an_uneven_share_shows() -> None:
-    assert widths(bars(Chart("t", "n", ["answers"], ["worker-0", "worker-1"], [[100.0], [50.0]]))) == [560.0, 280.0]
+    assert widths(bars(Chart("t", "n", ["answers"], ["worker-0", "worker-1"], [[100.0], [50.0]]))) == [520.0, 260.0]
 
 
 def test_bars_of_several_series_are_compared_within_their_group() -> None:
     drawn = bars(Chart("t", "n", ["a", "b"], ["x", "y"], [[100.0, 50.0], [2.0, None]]))
-    assert widths(drawn) == [560.0, 280.0, 560.0]
+    assert widths(drawn) == [520.0, 260.0, 520.0]
 
 
 def test_a_bar_of_what_never_came_is_drawn() -> None:

@@ -17,7 +17,7 @@ def test_a_section_says_how_when_and_where_and_what() -> None:
     for part in (
         "## Costs",
         "`scripts/bench.sh lb`, 2026-01-02",
-        "- wrk: 4.1",
+        "- versions: wrk 4.1",
         "| a | 1.50 |",
         "- no failed request",
         "benchmarks-lb.svg",
