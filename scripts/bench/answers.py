@@ -5,9 +5,12 @@ from dataclasses import dataclass
 
 from scripts.bench.bottleneck import Figures, bottleneck
 from scripts.bench.hdr import percentile_ms
-from scripts.bench.observed import ORDERED, Observed
+from scripts.bench.observed import BY_LB, ORDERED, RESET, TIMEOUT, Observed
 from scripts.bench.paced import LATE, Sending
 from scripts.bench.stats import evenness
+
+LIKE_INJECTED = (RESET, TIMEOUT, BY_LB)
+"""What a client sees of a hang, a reset or a cut answer that was injected, through an LB that may have repeated the request in vain."""
 
 BALANCED = 5.0  # percent by which a share may lie from the fair one
 
@@ -44,7 +47,9 @@ class Answers:
     @property
     def beyond(self) -> int:
         """Failures beyond what was injected."""
-        return max(0, self.seen.failures.total() - self.hidden)
+        failures = self.seen.failures
+        like = sum(failures[kind] for kind in LIKE_INJECTED)
+        return max(0, like - self.hidden) + failures.total() - like
 
     def sentences(self) -> list[str]:
         """The four questions."""
@@ -76,7 +81,7 @@ class Answers:
     def _failures(self) -> str:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in self.seen.failures.most_common())
         told = f"failures beyond the {self.seen.kinds[ORDERED]:,} injected: {self.beyond:,}" + (f" ({kinds})" if kinds else "")
-        return told + (f"; {self.hidden:,} injected hangs, resets and cut answers explain as many" if self.hidden and kinds else "")
+        return told + (f"; {self.hidden:,} hangs, resets and cut answers were injected too" if self.hidden and kinds else "")
 
 
 def missed(limits: Limits, of: Answers) -> list[str]:

@@ -9,7 +9,6 @@ import contextlib
 from pathlib import Path
 
 import psutil
-import requests
 
 from comet.config import load as read_config
 from comet.crowd import Ask
@@ -25,11 +24,10 @@ from scripts.bench.observed import BY_LB, BY_WORKER, CLIENT_ERROR, OK, ORDERED, 
 from scripts.bench.offered import Load, Seen, offer
 from scripts.bench.proc import BenchError, wait_for
 from scripts.bench.report import Report, Samples, finish, say
+from scripts.bench.smoke import PATH, smoke
 from scripts.bench.subject import subject
 from scripts.bench.table import Table
 
-PATH = "/api/v1/hello"
-STATS = ("SuccessfulRequests", "FailedRequests", "TotalRequests", "AverageResponseTime")
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS")
 CLIENTS, MOST = 64, 1000  # of a closed model; of an open one at a time
 SLICE = 3.0  # seconds, about
@@ -92,8 +90,8 @@ def run(options: argparse.Namespace) -> int:
         ports = {name: int(row["port"]) for name, row in rows.items() if row["role"] == "lb"}
         workers = [name for name, row in rows.items() if row["role"] == "worker" and row["state"] == "ready"]
         report.settings = {"cluster": told, "load": f"{load}, over {len(ports)} LBs and {len(workers)} workers"}
-        smoke = _smoke(ports, own=read_config(of.path).own_service)
-        say(f"smoke phase: {'; '.join(smoke) or 'passed'}; loading for {options.seconds:g} s")
+        wrong = smoke(ports, own=read_config(of.path).own_service)
+        say(f"smoke phase: {'; '.join(wrong) or 'passed'}; loading for {options.seconds:g} s")
         before = look(of)
         psutil.cpu_percent()
         seen = offer(load, ports, lambda: total(of, list(ports)))
@@ -101,8 +99,8 @@ def run(options: argparse.Namespace) -> int:
         wait_for(lambda: quiet(of, list(ports)), 40, "the LBs have nothing in flight")
         grown = _settled(of, before, seen, load, len(ports))
     answers = _answers(seen, grown, workers, busy, load)
-    fill(report, load, smoke, seen, grown, answers)
-    judge(report, load, smoke, seen, grown, answers, Limits(options.max_p99, options.max_errors, options.max_uneven))
+    fill(report, load, seen, grown, answers)
+    judge(report, load, wrong, seen, grown, answers, Limits(options.max_p99, options.max_errors, options.max_uneven))
     return finish(report, options.json)
 
 
@@ -122,26 +120,6 @@ def _settled(of: BenchCluster, before: Look, seen: Seen, load: Load, lbs: int) -
     with contextlib.suppress(BenchError):  # That they do not, the ledger says.
         wait_for(agree, 5, "the books agree", pause=0.5)
     return grown[0]
-
-
-def _smoke(ports: dict[str, int], own: bool) -> list[str]:
-    """What of the contract's first promises does not hold; of a service of one's own only what holds for any."""
-    wrong: list[str] = []
-    for name, port in ports.items():
-        base = f"http://127.0.0.1:{port}"
-        try:
-            hello = requests.get(base + ("/" if own else PATH), timeout=60)
-            if hello.headers.get("X-Comet-LB") != name or "X-Comet-Worker" not in hello.headers:
-                wrong.append(f"{name}: answers without its own name or a worker's ({hello.status_code} {hello.text.strip()[:80]})")
-            elif not own and hello.status_code not in (200, *range(500, 600)):
-                wrong.append(f"{name}: {PATH} answers {hello.status_code} {hello.text.strip()[:80]}")
-            if not own and tuple(requests.get(base + "/worker/stats", timeout=60).json()) != STATS:
-                wrong.append(f"{name}: /worker/stats lacks its four lists")
-            if not own and requests.get(base + "/no/such/path", timeout=60).status_code != 404:
-                wrong.append(f"{name}: an unknown path is not 404")
-        except (requests.RequestException, ValueError) as error:
-            wrong.append(f"{name}: {error}")
-    return wrong
 
 
 def _answers(seen: Seen, grown: Growth, workers: list[str], busy: float, load: Load) -> Answers:
@@ -166,7 +144,7 @@ def _by_number(name: str) -> tuple[str, int]:
 FAILURES = (REFUSED, RESET, TIMEOUT, BY_LB, BY_WORKER, CLIENT_ERROR)
 
 
-def fill(report: Report, load: Load, smoke: list[str], seen: Seen, grown: Growth, answers: Answers) -> None:
+def fill(report: Report, load: Load, seen: Seen, grown: Growth, answers: Answers) -> None:
     """Tables, plots, samples."""
     whole, by_lb = seen.whole(), seen.by_lb()
     balancers = Table("Requests by load balancer", ["LB", "requests", "requests/s", "ok", "injected", *FAILURES, "CPU % of a core"])
@@ -221,7 +199,7 @@ def samples(load: Load, seen: Seen) -> dict[str, Samples]:
     }
 
 
-def judge(report: Report, load: Load, smoke: list[str], seen: Seen, grown: Growth, answers: Answers, limits: Limits) -> None:
+def judge(report: Report, load: Load, wrong: list[str], seen: Seen, grown: Growth, answers: Answers, limits: Limits) -> None:
     """The sentences, and whether the test passed."""
     settled = settle(seen.whole(), grown, load.most_out(len(seen.by_lb())), counted(load))
     report.notes += answers.sentences()
@@ -230,10 +208,10 @@ def judge(report: Report, load: Load, smoke: list[str], seen: Seen, grown: Growt
     else:
         report.notes.append(f"the generators used {seen.generator_cpu:.0f} % of a core each ({seen.generators} wrk)")
     report.notes.append(f"ledger: {settled}")
-    report.notes.append(f"smoke phase: {'; '.join(smoke) if smoke else 'passed'}")
+    report.notes.append(f"smoke phase: {'; '.join(wrong) or 'passed'}")
     broken = missed(limits, answers)
     report.notes += [f"threshold MISSED: {each}" for each in broken]
     if limits != Limits() and not broken:
         report.notes.append("all thresholds hold")
     report.data["ledger"] = vars(settled)
-    report.passed = not smoke and not settled.wrong and not broken
+    report.passed = not wrong and not settled.wrong and not broken

@@ -24,6 +24,12 @@ def test_injected_failures_are_no_failures_and_others_are_named() -> None:
     told = answers().sentences()
     assert "failures beyond the 100 injected: 10 (6 reset, 4 5xx by the LB)" in told
     assert answers(hidden=6).beyond == 4
+    assert answers(hidden=50).beyond == 0
+
+
+def test_injected_resets_do_not_excuse_failures_of_another_kind() -> None:
+    seen = Observed(1.0, Counter({"ok": 90, "5xx by the worker": 3, "refused": 2, "reset": 5}))
+    assert answers(hidden=100, seen=seen).beyond == 5
 
 
 @pytest.mark.parametrize(("shares", "said"), [((480, 480), "yes: every"), ((490, 470), "yes: the furthest"), ((640, 320), "NO: ")])
