@@ -6,7 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
-from scripts.bench.modes import DEFAULT, MODES
+from scripts.bench.modes import BENCHES, DEFAULT, MODES
 from scripts.bench.proc import BenchError
 from scripts.bench.report import say
 
@@ -20,12 +20,9 @@ def main(arguments: list[str]) -> int:
     modes = parser.add_subparsers(title="modes", metavar="MODE", dest="mode")
     for name, each in MODES.items():
         child = modes.add_parser(name, help=each.told, description=each.told)
-        child.add_argument(
-            "--json",
-            type=Path,
-            metavar="FILE",
-            help=f"where the result goes; default .comet/bench/{name}.json, pictures and page beside it",
-        )
+        if each in BENCHES:
+            where = f"where the result goes; default .comet/bench/{name}.json, pictures and page beside it"
+            child.add_argument("--json", type=Path, metavar="FILE", help=where)
         if name == arguments[0]:
             importlib.import_module(f"scripts.bench.{each.module}").add_options(child)
     options = parser.parse_args(arguments)

@@ -66,5 +66,10 @@ def _group(group: str, values: Sequence[float | None], y: int, scale: float | No
         # A bar that never ended is as long as there is room.
         width = min(1.0, value / largest if value < float("inf") else 1.0) * (WIDTH - LEFT - RIGHT) if largest else 0.0
         parts.append(f'<rect x="{LEFT}" y="{top + 1}" width="{max(width, 1):.1f}" height="{BAR - 2}" fill="{colour}"/>')
-        parts.append(f'<text x="{LEFT + width + 6:.1f}" y="{top + 11}">{text(value)}</text>')
+        parts.append(f'<text x="{LEFT + width + 6:.1f}" y="{top + 11}">{text(_whole(value))}</text>')
     return parts
+
+
+def _whole(value: float) -> float:
+    """A count as a count: 40, not 40.0."""
+    return int(value) if value < float("inf") and value == int(value) else value

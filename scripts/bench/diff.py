@@ -23,6 +23,7 @@ from scripts.bench.table import Cell, Table, render
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("a", type=Path, metavar="A", help="a result (JSON), the one to compare with")
     parser.add_argument("b", type=Path, metavar="B", help="another result of the same bench")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the table as JSON too")
     parser.add_argument("--fail-on-worse", action="store_true", help="exit 1 when something is worse beyond the noise")
 
 

@@ -102,7 +102,13 @@ def run(options: argparse.Namespace) -> int:
     report.samples = {f"{name}, {kind}": Samples("bytes each", "less", [of[n]]) for name, of in listed for n, kind in enumerate(KINDS)}
     groups = [f"{name}, {kind}" for name in names for kind in KINDS]
     values = [[value] for of in bytes_each for value in of]
-    chart = Chart("Private memory per idle connection, bytes", f"{options.connections} connections", ["bytes"], groups, values)
+    chart = Chart(
+        "Private memory per idle connection, bytes",
+        f"comet holds {options.connections:,} connections, its rivals {min(options.connections, RIVALS_LIMIT):,}",
+        ["bytes"],
+        groups,
+        values,
+    )
     report.charts.append(chart)
     report.versions["kernel"] = str(machine.describe()["kernel"])
     return finish(report, options.json)

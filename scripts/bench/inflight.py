@@ -45,6 +45,10 @@ class Shot:
     worker_mib: float
 
     @property
+    def name(self) -> str:
+        return f"{self.clients:,} clients, {self.workers} worker{'s' * (self.workers > 1)}"
+
+    @property
     def requests(self) -> int:
         return sum(each.requests for each in self.bursts)
 
@@ -149,9 +153,9 @@ def fill(report: Report, shots: list[Shot], cores: int) -> None:
     report.notes += [note for shot in shots for note in _goals(shot, cores)]
     report.passed = not any("MISSED" in note for note in report.notes)
     for shot in shots:
-        report.samples[f"{shot.clients} clients, {shot.workers} workers"] = Samples("1/s", "more", [shot.rate])
+        report.samples[shot.name] = Samples("1/s", "more", [shot.rate])
     report.data = {"shots": [vars(shot) | {"bursts": [vars(each) for each in shot.bursts]} for shot in shots]}
-    groups = [f"{shot.clients} clients, {shot.workers} workers" for shot in shots]
+    groups = [shot.name for shot in shots]
     allowed = [min(shot.limits(cores)) for shot in shots]
     values = [[top, shot.rate] for top, shot in zip(allowed, shots, strict=True)]
     report.charts.append(Chart("Requests per second", "more is better", ["allowed by delay and CPU", "reached"], groups, values))

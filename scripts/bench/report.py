@@ -12,6 +12,7 @@ from typing import Any
 from scripts.bench import chart, curve, htmlpage, machine
 from scripts.bench.chart import Chart
 from scripts.bench.curve import Curve
+from scripts.bench.proc import BenchError
 from scripts.bench.table import Cell, Table, label, render, text
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,15 +93,18 @@ def drawn(picture: Chart | Curve) -> str:
 
 
 def finish(report: Report, target: Path | None) -> int:
-    """Print, write, and return the exit code. `target` names the JSON file; pictures and page go beside it."""
+    """Print, write, and return the exit code. `target` names the JSON file; pictures and page go beside it. BenchError: they cannot."""
     print(report.as_text(), flush=True)
     path = target or RESULTS / f"{report.bench}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report.as_dict(), indent=1) + "\n")
-    pictures = [drawn(each) for each in report.charts]
-    written = [path, *_pictures(pictures, path)]
     page = path.with_suffix(".html")
-    page.write_text(htmlpage.page(report.as_dict(), report.tables, pictures))
+    pictures = [drawn(each) for each in report.charts]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(report.as_dict(), indent=1) + "\n")
+        written = [path, *_pictures(pictures, path)]
+        page.write_text(htmlpage.page(report.as_dict(), report.tables, pictures))
+    except OSError as error:
+        raise BenchError(f"the result cannot be written: {error.filename or path}: {error.strerror}") from None
     print("\nwritten: " + ", ".join(map(str, [*written, page])), flush=True)
     return 0 if report.passed else 1
 
