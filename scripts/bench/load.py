@@ -84,7 +84,7 @@ def run(options: argparse.Namespace) -> int:
     except ValueError as error:
         say(str(error))
         return 2
-    report = Report("load", versions={"wrk": machine.number("wrk", "-v")})
+    report = Report("load", versions={} if load.rate else {"wrk": machine.number("wrk", "-v")})
     with subject(options.config, options.runtime) as (of, told):
         rows = of.rows()
         ports = {name: int(row["port"]) for name, row in rows.items() if row["role"] == "lb"}

@@ -60,7 +60,7 @@ def _pictures(name: str, folder: Path, target: Path) -> list[str]:
     for old in [*target.glob(f"benchmarks-{name}.svg"), *target.glob(f"benchmarks-{name}-[0-9].svg")]:
         old.unlink()
     found = []
-    for picture in sorted([*folder.glob(f"{name}.svg"), *folder.glob(f"{name}-[0-9].svg")]):
+    for picture in [*folder.glob(f"{name}.svg"), *sorted(folder.glob(f"{name}-[0-9].svg"))]:
         shutil.copy(picture, target / f"benchmarks-{picture.name}")
         found.append(f"benchmarks-{picture.name}")
     return found
