@@ -21,7 +21,7 @@ from scripts.bench import machine
 from scripts.bench.chart import Chart
 from scripts.bench.cluster import BenchCluster, cluster
 from scripts.bench.proc import memory, reset_peak, tree_cpu
-from scripts.bench.report import Report, finish, say
+from scripts.bench.report import Report, Samples, finish, say
 from scripts.bench.table import Cell, Table
 from scripts.bench.wrk import DONE, Burst, burst
 
@@ -47,6 +47,10 @@ class Shot:
     cpu: dict[str, float]
     busy: float
     worker_mib: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.clients:,} clients, {self.workers} worker{'s' * (self.workers > 1)}"
 
     @property
     def requests(self) -> int:
@@ -84,7 +88,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    report = Report("inflight", versions={"wrk": machine.version("wrk", "-v")})
+    report = Report("inflight", versions={"wrk": machine.number("wrk", "-v")})
     report.settings = {
         "cluster": f"runtime process, 2 LBs, avg-delay {DELAY:g}, failure 0",
         "load": f"wrk, closed model, half of the clients at each LB, {options.seconds:g} s",
@@ -163,8 +167,10 @@ def fill(report: Report, shots: list[Shot], cores: int) -> None:
     report.tables.append(table)
     report.notes += [note for shot in shots for note in _goals(shot, cores)]
     report.passed = not any("MISSED" in note for note in report.notes)
+    for shot in shots:
+        report.samples[shot.name] = Samples("1/s", "more", [shot.rate])
     report.data = {"shots": [vars(shot) | {"bursts": [vars(each) for each in shot.bursts]} for shot in shots]}
-    groups = [f"{shot.clients} clients, {shot.workers} workers" for shot in shots]
+    groups = [shot.name for shot in shots]
     allowed = [min(shot.limits(cores)) for shot in shots]
     values = [[top, shot.rate] for top, shot in zip(allowed, shots, strict=True)]
     report.charts.append(Chart("Requests per second", "more is better", ["allowed by delay and CPU", "reached"], groups, values))

@@ -25,13 +25,13 @@ class BenchError(Exception):
     """What a bench cannot go on without; its text is one clear line for the user."""
 
 
-def wait_for(look: Callable[[], T], seconds: float, what: str) -> T:
+def wait_for(look: Callable[[], T], seconds: float, what: str, pause: float = 0.01) -> T:
     """The first true answer of `look`. BenchError when none comes in time."""
     deadline = time.monotonic() + seconds
     while not (answer := look()):
         if time.monotonic() > deadline:
             raise BenchError(f"not within {seconds:g} s: {what}")
-        time.sleep(0.01)
+        time.sleep(pause)
     return answer
 
 
@@ -124,13 +124,19 @@ def running(
         process.wait()
 
 
-def serving(process: "subprocess.Popen[bytes]", port: int, log: Path, name: str) -> None:
-    """Wait until a process accepts; BenchError with its last words when it ends instead."""
+def serving(process: "subprocess.Popen[bytes]", port: int, log: Path, name: str, seconds: float = 15.0) -> None:
+    """Wait until a process accepts; BenchError with its last words when it ends instead, or does not in time."""
+
+    def words() -> str:
+        said = log.read_text(errors="replace").strip().splitlines()
+        return " / ".join(said[-3:]) if said else "not a word"
 
     def look() -> bool:
         if process.poll() is not None:
-            said = log.read_text(errors="replace").strip().splitlines()
-            raise BenchError(f"{name} ended at once: {said[-1] if said else 'without a word'}")
+            raise BenchError(f"{name} ended at once: {words()}")
         return accepts(port)
 
-    wait_for(look, 15, f"{name} accepts on port {port}")
+    try:
+        wait_for(look, seconds, f"{name} accepts on port {port}")
+    except BenchError as error:
+        raise BenchError(f"{error}; its last words: {words()}" if process.poll() is None else str(error)) from None

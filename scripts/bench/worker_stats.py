@@ -21,7 +21,7 @@ from pathlib import Path
 from scripts.bench import machine
 from scripts.bench.chart import Chart
 from scripts.bench.proc import free_ports, running, serving, tree_cpu
-from scripts.bench.report import ROOT, Report, finish, say
+from scripts.bench.report import ROOT, Report, Samples, finish, say
 from scripts.bench.stats import median
 from scripts.bench.table import Table
 from scripts.bench.wrk import DONE, Burst, burst
@@ -78,7 +78,7 @@ def subjects(folder: Path) -> Iterator[dict[str, tuple[int, int]]]:
 
 
 def run(options: argparse.Namespace) -> int:
-    report = Report("stats", versions={"wrk": machine.version("wrk", "-v"), "sqlite": sqlite3.sqlite_version})
+    report = Report("stats", versions={"wrk": machine.number("wrk", "-v"), "sqlite": sqlite3.sqlite_version})
     report.settings = {
         "bare": "Flask + waitress, defaults but for connection_limit 2000, nothing counted",
         "worker": "delay 0, failure 0, SQLite in WAL mode, synchronous=NORMAL",
@@ -117,6 +117,8 @@ def _cost(report: Report, folder: Path, options: argparse.Namespace) -> bool:
             costs.append([median(cpu["bare"]), median(cpu["worker"])])
             shares = [median(ratios) * 100, min(ratios) * 100, max(ratios) * 100]
             table.rows.append([in_flight, *costs[-1], *shares, p50["bare"], p50["worker"], errors, "yes" if met else "NO"])
+            for name, values in cpu.items():
+                report.samples[f"{in_flight} in flight: {name}"] = Samples("CPU us/request", "less", values)
             report.data[str(in_flight)] = {"cpu_us": cpu, "bursts": {key: [vars(each) for each in done] for key, done in bursts.items()}}
     report.tables.append(table)
     groups = [f"{number} in flight" for number in IN_FLIGHT]
