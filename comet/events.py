@@ -75,6 +75,7 @@ _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "admin_exited": lambda record: f"admin server exited: {exit_text(record.get('code'), record.get('signal'))}; it is started again",
     "engine_lost": lambda record: f"Docker engine lost: {record.get('reason', '')}",
     "engine_back": lambda record: "Docker engine back",
+    "relay_restarted": lambda _: "the relay to the database was gone; it runs again",
     "supervisor_started": lambda record: f"supervisor started (PID {record.get('pid')})",
     "supervisor_stopped": lambda record: "supervisor stopped",
 }

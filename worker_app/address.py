@@ -76,3 +76,17 @@ def at(where: str) -> Database:
 
         return PostgresDatabase(where)
     raise WorkerError(f"COMET_DATABASE: {dialect} is not supported (allowed: {EXAMPLES})")
+
+
+def main() -> int:
+    """`python -m worker_app.address`: whether the database can be used from here; one line on stderr and 1 where it cannot."""
+    try:
+        at(given()).create()
+    except WorkerError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
