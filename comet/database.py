@@ -25,7 +25,7 @@ from comet.cluster import Cluster, Owner, worker_owner
 from comet.config import Config
 from comet.drivers.execute import as_owner
 from comet.errors import UserError
-from comet.location import ALLOWED, Location, parse
+from comet.location import ALLOWED, Location, is_url, parse
 
 SIDE_FILES = ("", "-wal", "-shm", "-journal")
 SOCKET_FOLDERS = ("/var/run/postgresql", "/tmp")
@@ -71,7 +71,7 @@ class Access:
 def place(config: Config, cluster: Cluster) -> Place | Server:
     """Where the database of this config lies; UserError for a location that is not supported."""
     origin = f"{config.path.name}:{config.lines.get('stats-dir', 1)}: stats-dir"
-    if "://" in config.stats_dir:
+    if is_url(config.stats_dir):
         try:
             return Server(_complete(parse(config.stats_dir)), origin)
         except ValueError as error:

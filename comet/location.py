@@ -90,14 +90,19 @@ def parse(url: str) -> Location:
     return location
 
 
+def is_url(text: str) -> bool:
+    """Whether this is meant as a server's URL, and not as a path."""
+    return "://" in text or text.startswith(tuple(f"{scheme}:" for scheme in SCHEMES))
+
+
 def without_password(text: str) -> str:
     """A stats-dir as it may be shown to anybody; a path stays as it is."""
-    if "://" not in text:
+    if not is_url(text):
         return text
     try:
         return str(parse(text))
     except ValueError:
-        return f"{text.partition('://')[0]}://…"
+        return f"{text.partition(':')[0]}://…"
 
 
 def _address(host: str, port: str) -> str:

@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -135,6 +136,22 @@ class Server:
     def superuser(self, database: str = "postgres") -> psycopg.Connection:
         return psycopg.connect(host=str(self.sockets), port=self.port, user="postgres", dbname=database, autocommit=True)
 
+    @contextlib.contextmanager
+    def also_at(self, address: str, rule: str) -> Iterator[None]:
+        """A stopped server is started to listen at one more address, under one more rule; afterwards it runs as before."""
+        files = {path: path.read_text() for path in (self.data / "postgresql.conf", self.data / "pg_hba.conf")}
+        settings, rules = files
+        try:
+            settings.write_text(f"{files[settings]}listen_addresses = '127.0.0.1,{address}'\n")
+            rules.write_text(f"{files[rules]}{rule}\n")
+            self.start()
+            yield
+            self.stop()
+        finally:
+            for path, content in files.items():
+                path.write_text(content)
+            self.start()
+
     def destroy(self) -> None:
         for process in self.processes():
             with contextlib.suppress(psutil.Error):
@@ -169,11 +186,15 @@ class Database:
     @contextlib.contextmanager
     def locked(self, seconds: float) -> Iterator[None]:
         """Somebody holds the table of the workers for so long, from now on."""
-        ends = time.monotonic() + seconds
-        with self.superuser() as session, session.transaction():
-            session.execute("LOCK TABLE workers IN ACCESS EXCLUSIVE MODE")
+        session = self.superuser()
+        session.execute("BEGIN")
+        session.execute("LOCK TABLE workers IN ACCESS EXCLUSIVE MODE")
+        release = threading.Timer(seconds, session.close)
+        release.start()
+        try:
             yield
-            time.sleep(max(0.0, ends - time.monotonic()))
+        finally:
+            release.join()
 
 
 @contextlib.contextmanager

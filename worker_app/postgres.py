@@ -61,16 +61,17 @@ class Session(psycopg.Connection[tuple[Any, ...]]):
 
     def lost(self) -> bool:
         """Whether the server has ended the session meanwhile; asks nobody."""
-        if self.pgconn.status != pq.ConnStatus.OK:
-            return True
         poll = select.poll()
-        poll.register(self.pgconn.socket, select.POLLIN)
-        if poll.poll(0):
+        # A server that goes says so first: its end is seen only behind its last words.
+        while self.pgconn.status == pq.ConnStatus.OK:
+            poll.register(self.pgconn.socket, select.POLLIN)
+            if not poll.poll(0):
+                return False
             try:
                 self.pgconn.consume_input()
             except psycopg.OperationalError:
                 return True
-        return self.pgconn.status != pq.ConnStatus.OK
+        return True
 
 
 def parameters(url: str) -> dict[str, Any]:
@@ -115,12 +116,16 @@ def connect(known: dict[str, Any], patience: float, lock_patience: float | None 
     session.patience = patience
     session.autocommit = True
     wait = round((patience if lock_patience is None else lock_patience) * 1000)
-    # A commit that the server has only promised would be lost with it, and an answer was sent on its strength.
-    session.execute(
-        "SELECT set_config('lock_timeout', %s, false),"
-        " set_config('synchronous_commit', replace(current_setting('synchronous_commit'), 'off', 'on'), false)",
-        (str(wait),),
-    )
+    try:
+        # A commit that the server has only promised would be lost with it, and an answer was sent on its strength.
+        session.execute(
+            "SELECT set_config('lock_timeout', %s, false),"
+            " set_config('synchronous_commit', replace(current_setting('synchronous_commit'), 'off', 'on'), false)",
+            (str(wait),),
+        )
+    except psycopg.Error:
+        session.close()
+        raise
     session.autocommit = autocommit
     return session
 
@@ -146,7 +151,7 @@ HINTS = (
     ("permission denied", "grant this user all rights on Comet's tables"),
     ("Peer authentication failed", "over a socket the server looks at the uid; name a host, or mend its pg_hba.conf"),
     ("read-only transaction", "a standby cannot keep statistics; name the primary server"),
-    ("no schema has been selected", "the schema of its search_path does not exist; create it"),
+    ("no schema has been selected", "the schema of its search_path does not exist, or this user may not use it"),
     ("lock timeout", "locked by another session for too long"),
 )
 

@@ -75,10 +75,9 @@ class PostgresStore:
         """Prepare the database and register the worker. WorkerError: one line that says why not."""
         try:
             self._open(postgres.PATIENCE)
-        except psycopg.Error as error:
+        except (psycopg.Error, WorkerError) as error:
+            self._drop()
             raise WorkerError(f"{postgres.shown(self._known)}: {postgres.explain(error)}") from None
-        except WorkerError as error:
-            raise WorkerError(f"{postgres.shown(self._known)}: {error}") from None
 
     def commit(self, tally: Tally) -> None:
         if self._session is None or self._session.lost():
