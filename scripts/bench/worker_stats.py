@@ -1,7 +1,8 @@
 """`bench.sh stats`: what exact statistics cost a worker, and whether they are exact when it is killed.
 
-Cost: a worker of ours (delay 0, no failures, every answer committed before it is sent) next to a bare Flask+waitress hello that counts
-nothing. Each round gives both the same load, one after the other, and their CPU time per request is compared within the round; the goal
+Cost: workers of ours (delay 0, no failures, every answer committed before it is sent), one that counts in SQLite and one in PostgreSQL, next
+to a bare Flask+waitress hello that counts nothing. The server is a private one on the same machine that syncs every commit to disk; its
+CPU time is a column of its own, as it may well run elsewhere. Each round gives all the same load, one after the other, and their CPU time per request is compared within the round; the goal
 is 90 % of the bare one's requests per CPU second at every number in flight. The ledger: a worker is killed with SIGKILL under load, over
 and over on one database; what it counted less what clients saw must never be negative, nor more than was in flight.
 """
