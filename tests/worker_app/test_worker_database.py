@@ -34,7 +34,7 @@ def path(tmp_path: Path) -> str:
     return str(tmp_path / "stats.db")
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def where(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A database of either dialect: what a test says must hold for both."""
     if request.param == "sqlite":
