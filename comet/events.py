@@ -95,6 +95,7 @@ _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "state_unwritable": lambda record: (
         f".comet/state.json cannot be written ({record.get('reason')}): the next supervisor may not adopt what runs; free some space"
     ),
+    "relay_restarted": lambda _: "the relay to the database was gone; it runs again",
     "supervisor_started": lambda record: f"supervisor started (PID {record.get('pid')})",
     "supervisor_stopped": lambda record: "supervisor stopped",
 }

@@ -10,7 +10,7 @@ from comet import service
 from comet.backoff import RestartPolicy
 from comet.cluster import Cluster, Owner
 from comet.config import Config
-from comet.database import SOURCES, Place, worker_environment
+from comet.database import SOURCES, Access, worker_environment
 from comet.drivers.container import ContainerLaunch
 from comet.drivers.execute import ExecLaunch
 from comet.drivers.forkserver import LbLaunch
@@ -36,7 +36,7 @@ class Surroundings:
     """What the replicas are placed into."""
 
     cluster: Cluster
-    database: Place
+    database: Access
     owner: Owner
     image: str | None = None
 
@@ -157,11 +157,11 @@ def _contained(config: Config, around: Surroundings, image: str, name: str) -> C
     return ContainerLaunch(
         image=image,
         arguments=_arguments(config, name, f"0.0.0.0:{CONTAINER_PORT}", "container", f"/faults/{name}.json"),
-        environment={"COMET_DATABASE": around.database.url_under("/data"), "COMET_REPLICA": name},
+        environment={**around.database.environment, "COMET_REPLICA": name},
         user=f"{around.owner.uid}:{around.owner.gid}",
         host=config.worker_host,
         container_port=CONTAINER_PORT,
-        mounts=((str(around.database.file.parent), "/data", False), (str(around.cluster.path("faults")), "/faults", True)),
+        mounts=(*around.database.mounts, (str(around.cluster.path("faults")), "/faults", True)),
         memory=config.worker_memory,
         pids=WORKER_PIDS,
         fingerprint="",
@@ -173,7 +173,7 @@ def _executed(config: Config, around: Surroundings, name: str, port: int) -> Exe
     arguments = _arguments(config, name, f"{host}:{port}", "process", str(around.cluster.path("faults", f"{name}.json")))
     return ExecLaunch(
         argv=(sys.executable, "-m", "worker_app", *arguments, "--memory", str(config.worker_memory)),
-        environment=worker_environment(around.database.url),
+        environment=worker_environment(around.database.environment),
         owner=around.owner,
         cwd="/",
         fingerprint="",

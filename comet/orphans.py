@@ -32,8 +32,8 @@ WORKER_COMMAND = re.compile(r"--name (worker-\d+)")
 
 @dataclass(frozen=True)
 class Orphan:
-    """Something of the cluster that is alive. `name` is None for helpers (forkserver, resource tracker, admin server); `since` is wall
-    time, for people; by `birth` (`born`) a process is known again."""
+    """Something of the cluster that is alive. `name` is None for helpers (forkserver, resource tracker, admin server, relay); `since` is
+    wall time, for people; by `birth` (`born`) a process is known again."""
 
     name: str | None
     kind: str
@@ -44,6 +44,11 @@ class Orphan:
     running: bool = True
     fingerprint: str | None = None
     birth: float | None = None
+
+    @property
+    def is_relay(self) -> bool:
+        """Whether it is the container beside the workers, not one of them."""
+        return self.name is None and self.kind == "container"
 
     @property
     def role(self) -> str:
@@ -185,13 +190,14 @@ def end(cluster: Cluster, found: Iterable[Orphan], client: docker.DockerClient |
     every = list(found)
     balancers = [orphan for orphan in every if orphan.kind == "process" and orphan.role == "lb"]
     yield from _end_processes(balancers, grace)
-    for orphan in every:
+    # The relay last: workers commit until their end.
+    for orphan in sorted(every, key=lambda each: each.is_relay):
         if orphan.kind == "container" and client is not None:
             _end_container(client, orphan, grace)
-            yield f"{orphan.name}: container {short(orphan.id)} removed"
+            yield f"{orphan.name or 'relay'}: container {short(orphan.id)} removed"
     workers = [orphan for orphan in every if orphan.kind == "process" and orphan.role != "lb" and orphan.name]
     yield from _end_processes(workers, grace)
-    helpers = [orphan for orphan in every if orphan.name is None]
+    helpers = [orphan for orphan in every if orphan.name is None and orphan.kind == "process"]
     yield from _end_processes(helpers, 1.0)
 
 
@@ -222,4 +228,4 @@ def _end_container(client: docker.DockerClient, orphan: Orphan, grace: float) ->
     except ENGINE_ERRORS as error:
         # 404: gone; 409: somebody else removes it just now.
         if getattr(error, "status_code", None) not in (404, 409):
-            raise UserError(f"{orphan.name}: its container cannot be removed: {told(error)}") from None
+            raise UserError(f"{orphan.name or 'relay'}: its container cannot be removed: {told(error)}") from None

@@ -16,6 +16,8 @@ here=$(dirname -- "${BASH_SOURCE[0]}")
 . "$here/lib/needs.sh"
 # shellcheck source=scripts/lib/tools.sh
 . "$here/lib/tools.sh"
+# shellcheck source=scripts/lib/postgres.sh
+. "$here/lib/postgres.sh"
 
 # The tools lie in sbin on Debian, which is not in an ordinary user's PATH.
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
@@ -48,6 +50,7 @@ case $mode in
   load | stats | inflight) need wrk rsvg-convert ;;
   recovery | chaos) need rsvg-convert ;;
 esac
+case $mode in stats | all) ensure_postgres "one of the databases measured" ;; esac
 if [ "$mode" = load ] && [ -z "$runtime" ]; then
   [ -e "$config" ] || config=$ROOT/config.yaml
   runtime=$(runtime_of "$config")
