@@ -6,7 +6,6 @@ kernel's per-process clock (clock_getcpuclockid(3)): nanoseconds, where /proc/PI
 
 import contextlib
 import os
-import random
 import shutil
 import signal
 import socket
@@ -17,6 +16,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import psutil
+
+from comet.errors import UserError
+from comet.listeners import find_free
 
 T = TypeVar("T")
 
@@ -36,17 +38,12 @@ def wait_for(look: Callable[[], T], seconds: float, what: str, pause: float = 0.
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports in a row that are free now, outside the range from which the kernel takes ports of its own accord."""
-    for _ in range(200):
-        first = random.randrange(25000, 32000 - count)
-        with contextlib.ExitStack() as held:
-            try:
-                for port in range(first, first + count):
-                    held.enter_context(socket.socket()).bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return list(range(first, first + count))
-    raise BenchError(f"found no {count} free ports in a row")
+    """Ports in a row that are free now. BenchError: there are none."""
+    try:
+        first = find_free("127.0.0.1", count)
+    except UserError as error:
+        raise BenchError(error.message) from None
+    return list(range(first, first + count))
 
 
 def accepts(port: int) -> bool:
