@@ -1,0 +1,336 @@
+"""`runtime: swarm` on a real swarm: three machines in network namespaces, an engine in each. Load balancers, clients and everything that is
+killed are within them. The tests of this file follow one cluster through its life, in order."""
+
+import contextlib
+import io
+import json
+import os
+import tarfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+
+from comet import image as images
+from comet.cluster import Cluster
+from tests.integration.clusters import House, eventually, house
+from tests.swarm.crowd import Crowd
+from tests.swarm.hosts import Hosts, hosts
+
+pytestmark = [pytest.mark.slow, pytest.mark.docker]
+
+IMAGE = "comet-test:1"
+CHECK = "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/healthz', timeout=4)"
+OWN = {
+    "runtime": "swarm",
+    "worker_image": IMAGE,
+    "worker_target_port": 8080,
+    "worker_command": "['--listen', '0.0.0.0:{port}', '--identity', 'container', '--faults', '/etc/faults.json']",
+    "worker_environment": "{COMET_DATABASE: 'sqlite:////tmp/stats.db'}",
+    "worker_read_only": "true",
+    "worker_pids": 200,
+    "worker_memory": "128m",
+    "avg_delay": None,
+    "failure": None,
+    "health_interval": 1,
+    "health_timeout": 1,
+    "start_timeout": 30,
+}
+
+
+def own_image(folder: Path) -> str:
+    """The worker's image as somebody's own: with a health check of its own, and quick."""
+    client = docker.from_env()
+    with contextlib.closing(client):
+        tag = images.ensure_image(client, folder, lambda told: None)
+        container = client.api.create_container(tag)
+        try:
+            packed = io.BytesIO()
+            with tarfile.open(fileobj=packed, mode="w") as tar:
+                content = json.dumps({"avg-delay": 20, "failure": 0}).encode()
+                entry = tarfile.TarInfo("faults.json")
+                entry.size, entry.mode = len(content), 0o644
+                tar.addfile(entry, io.BytesIO(content))
+            client.api.put_archive(container["Id"], "/etc", packed.getvalue())
+            check = json.dumps(["CMD", "python3", "-c", CHECK][1:])
+            changes = [f"HEALTHCHECK --interval=1s --timeout=5s --retries=3 CMD {check}", "STOPSIGNAL SIGTERM"]
+            return str(client.api.commit(container["Id"], changes=changes)["Id"])
+        finally:
+            client.api.remove_container(container["Id"], force=True)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+    folder = tmp_path_factory.mktemp("image")
+    Cluster(folder).create()
+    made = own_image(folder)
+    source = docker.from_env()
+    try:
+        with hosts(3) as machines:
+            machines.load(source, made, IMAGE)
+            yield machines
+    finally:
+        with contextlib.suppress(docker.errors.DockerException):
+            source.images.remove(made)
+        source.close()
+
+
+@pytest.fixture(scope="module")
+def manager(lab: Hosts) -> docker.DockerClient:
+    """What manages the swarm, in which the three are from the first use on."""
+    client = lab.client(1)
+    if client.info()["Swarm"]["LocalNodeState"] == "inactive":
+        lab.swarm()
+    return client
+
+
+def at(lab: Hosts, made: House, number: int = 1) -> House:
+    """Everything of this cluster happens on that machine."""
+    made.command = (*lab.enter(number), *made.command[-2:])
+    made.environment = {"DOCKER_HOST": lab.socket(number)}
+    return made
+
+
+@pytest.fixture(scope="module")
+def cluster(lab: Hosts, manager: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """Three workers behind two load balancers on h1, running."""
+    with house(tmp_path_factory.mktemp("cluster"), worker=3, **OWN) as made:
+        at(lab, made).start()
+        yield made
+
+
+def workers(made: House) -> dict[str, dict[str, Any]]:
+    return {name: row for name, row in made.replicas().items() if row["role"] == "worker"}
+
+
+def settled(made: House, count: int = 3) -> Callable[[], bool]:
+    """Whether all workers are ready, each on a task of its own, and every load balancer finds them well."""
+
+    def look() -> bool:
+        listed = made.ps()
+        rows = [row for row in listed["replicas"] if row["role"] == "worker"]
+        well = [edge["healthy"] for edge in listed["edges"]]
+        return len({row["id"] for row in rows if row["state"] == "ready"}) == count and len(well) == 2 * count and all(well)
+
+    return look
+
+
+def crowd(lab: Hosts, made: House) -> Crowd:
+    first = made.config["load-balancer-port"]
+    return Crowd(lab, 1, [first, first + 1])
+
+
+def counted(made: House) -> int:
+    """TotalRequests over all workers."""
+    return int(json.loads(made.comet("stats", "--json").stdout)["TotalRequests"][0]["total"])
+
+
+def told(made: House, *arguments: str) -> str:
+    """The one line of a command that fails."""
+    done = made.comet(*arguments)
+    assert done.returncode in (1, 2), done.stdout
+    (line,) = done.stderr.strip().splitlines()
+    return line
+
+
+def test_no_swarm_and_no_manager_are_one_line_each(lab: Hosts, tmp_path: Path) -> None:
+    with house(tmp_path, **OWN) as made:
+        assert "this Docker engine is in no swarm; make one (docker swarm init)" in told(at(lab, made), "run", "--detach")
+        lab.swarm()
+        at(lab, made, 2)
+        line = told(made, "run", "--detach")
+        assert "this node is a worker of its swarm, not a manager" in line
+        assert "10.77.0.1" in line
+        made.assert_nothing_left()
+
+
+def test_statistics_in_a_file_and_faults_by_a_folder_are_refused(lab: Hosts, tmp_path: Path) -> None:
+    with house(tmp_path, runtime="swarm", fault_point="worker") as made:
+        done = made.comet("check")
+        assert done.returncode == 2
+        assert "stats-dir: worker-stats.db is a file, and other machines cannot reach it" in done.stderr
+        assert "fault-point: worker acts through a folder of this machine" in done.stderr
+
+
+def test_an_image_that_is_missing_is_told_with_the_nodes(lab: Hosts, manager: docker.DockerClient, tmp_path: Path) -> None:
+    with house(tmp_path, worker=3, **(OWN | {"worker_image": "comet-test:nowhere"})) as made:
+        done = at(lab, made).comet("run", "--detach")
+        assert done.returncode == 1
+        assert "No such image: comet-test:nowhere" in done.stderr
+        assert "on h1, h2, h3" in done.stderr
+        made.assert_nothing_left()
+        assert manager.services.list() == []
+
+
+def test_the_workers_are_one_service_spread_over_the_nodes(cluster: House, manager: docker.DockerClient) -> None:
+    rows = workers(cluster)
+    assert {row["node"] for row in rows.values()} == {"h1", "h2", "h3"}
+    assert all((row["kind"], row["pid"], row["state"]) == ("task", None, "ready") for row in rows.values())
+    assert "NODE" in cluster.comet("ps").stdout.splitlines()[0]
+    (service,) = manager.services.list()
+    spec = service.attrs["Spec"]
+    assert spec["Labels"]["comet.cluster"] == cluster.cluster_id
+    assert spec["TaskTemplate"]["Resources"]["Limits"] == {"MemoryBytes": 128 << 20, "Pids": 200}
+    assert (spec["UpdateConfig"]["Order"], spec["UpdateConfig"]["FailureAction"]) == ("start-first", "rollback")
+    assert spec["EndpointSpec"]["Ports"][0]["PublishMode"] == "host"
+
+
+def test_requests_go_round_over_all_nodes(cluster: House, lab: Hosts) -> None:
+    with crowd(lab, cluster) as clients:
+        eventually(lambda: sum(clients.answers.values()) > 60)
+    assert clients.failures == {}
+    assert set(clients.by_worker) == {"worker-0", "worker-1", "worker-2"}
+
+
+def test_scaled_from_3_to_12_to_3_without_a_failed_request(cluster: House, lab: Hosts) -> None:
+    before = counted(cluster)
+    with crowd(lab, cluster) as clients:
+        assert cluster.comet("scale", "worker=12").returncode == 0
+        eventually(settled(cluster, 12), what="12 workers")
+        assert set(Counter(row["node"] for row in workers(cluster).values()).values()) == {4}
+        assert cluster.comet("scale", "worker=3").returncode == 0
+        eventually(settled(cluster))
+    assert clients.failures == {}
+    assert list(workers(cluster)) == ["worker-0", "worker-1", "worker-2"]
+    assert counted(cluster) - before == clients.answers["200"]
+
+
+def test_a_reload_rolls_all_without_a_failed_request(cluster: House, lab: Hosts) -> None:
+    before, ids = counted(cluster), {row["id"] for row in workers(cluster).values()}
+    cluster.write(worker_environment="{COMET_DATABASE: 'sqlite:////tmp/other.db'}")
+    with crowd(lab, cluster) as clients:
+        done = cluster.comet("reload")
+        assert done.returncode == 0, done.stderr
+        eventually(settled(cluster))
+    assert clients.failures == {}
+    assert not ids & {row["id"] for row in workers(cluster).values()}
+    assert all(row["restarts"] == 0 for row in workers(cluster).values())
+    assert counted(cluster) - before == clients.answers["200"]
+
+
+def test_an_update_that_fails_is_taken_back_and_told(cluster: House, lab: Hosts) -> None:
+    kept = cluster.config["worker-command"]
+    cluster.write(worker_command="['--no-such-option']")
+    with crowd(lab, cluster) as clients:
+        line = told(cluster, "reload")
+        assert "the swarm went back to the former version" in line
+        eventually(settled(cluster))
+    assert clients.failures == {}
+    cluster.write(worker_command=kept)
+    assert cluster.comet("reload").returncode == 0
+
+
+def test_one_worker_cannot_be_restarted_alone(cluster: House) -> None:
+    assert told(cluster, "restart", "worker-1").endswith("a swarm replaces the workers of a service all together: restart worker")
+
+
+def test_the_log_of_a_task_comes_from_its_node(cluster: House) -> None:
+    for name in workers(cluster):
+        assert "listening on 0.0.0.0:8080" in cluster.comet("logs", name).stdout
+
+
+def test_faults_are_brought_about_by_the_balancers(cluster: House, lab: Hosts) -> None:
+    assert cluster.comet("faults", "worker-1", "--failure", "100").returncode == 0
+    with crowd(lab, cluster) as clients:
+        eventually(lambda: clients.answers["500"] > 3)
+    assert cluster.comet("faults", "all", "--clear").returncode == 0
+    assert clients.by_worker["worker-1"] == 0
+    assert "acts within the worker, and fault-point is lb" in told(cluster, "faults", "worker-1", "--memory", "100")
+
+
+def test_a_killed_task_is_counted_and_comes_back(cluster: House, lab: Hosts) -> None:
+    here = next(name for name, row in workers(cluster).items() if row["node"] == "h1")
+    elsewhere = next(name for name, row in workers(cluster).items() if row["node"] == "h2")
+    assert "a swarm's manager cannot kill there; on that machine: docker kill" in told(cluster, "kill", elsewhere)
+    with crowd(lab, cluster) as clients:
+        assert cluster.comet("kill", here).returncode == 0
+        eventually(lambda: workers(cluster)[here]["restarts"] == 1, what="the death is noticed")
+        eventually(settled(cluster))
+    assert clients.failures == {}
+    assert workers(cluster)[here]["last_exit"]["signal"] == "SIGKILL"
+
+
+def test_a_node_that_dies_under_load_costs_no_request(cluster: House, lab: Hosts) -> None:
+    victim = next(row["node"] for row in workers(cluster).values() if row["node"] != "h1")
+    lost = [name for name, row in workers(cluster).items() if row["node"] == victim]
+    before = counted(cluster)
+    with crowd(lab, cluster) as clients:
+        eventually(lambda: clients.answers["200"] > 50)
+        lab.power_off(int(victim[1:]))
+        eventually(lambda: all(workers(cluster)[name]["node"] not in (victim, None) for name in lost), 60, "they run elsewhere")
+        eventually(settled(cluster), 60)
+    assert clients.failures == {}
+    # A request in flight on the lost node was repeated elsewhere: the load balancers count it once, where it was answered.
+    assert counted(cluster) - before == clients.answers["200"]
+    (event,) = cluster.events("node_down")
+    assert event["node"] == victim
+    lab.start(int(victim[1:]))
+    eventually(lambda: cluster.events("node_ready"), what="the node is back")
+
+
+def test_a_partition_that_heals_costs_no_request_and_leaves_no_double(cluster: House, lab: Hosts) -> None:
+    victim = next(row["node"] for row in workers(cluster).values() if row["node"] != "h1")
+    number = int(victim[1:])
+    with crowd(lab, cluster) as clients:
+        lab.link(number, up=False)
+        eventually(lambda: all(row["node"] != victim for row in workers(cluster).values()), 60, "they run elsewhere")
+        eventually(settled(cluster), 60)
+        lab.link(number, up=True)
+        eventually(lambda: lab.client(number).containers.list() == [], 60, "what was cut off has ended")
+    assert clients.failures == {}
+    assert len(workers(cluster)) == 3
+
+
+def test_a_drained_node_hands_over_without_a_failed_request(cluster: House, lab: Hosts, manager: docker.DockerClient) -> None:
+    assert cluster.comet("restart", "worker").returncode == 0  # Nothing else spreads tasks over a node that is back.
+    eventually(settled(cluster))
+    node = next(each for each in manager.nodes.list() if each.attrs["Description"]["Hostname"] == "h2")
+    assert any(row["node"] == "h2" for row in workers(cluster).values())
+    with crowd(lab, cluster) as clients:
+        node.update({**node.attrs["Spec"], "Availability": "drain"})
+        eventually(lambda: all(row["node"] not in ("h2", None) for row in workers(cluster).values()), 60)
+        eventually(settled(cluster), 60)
+    assert clients.failures == {}
+    node.reload()
+    node.update({**node.attrs["Spec"], "Availability": "active"})
+
+
+def test_without_a_manager_the_others_serve_on(cluster: House, lab: Hosts) -> None:
+    rows = workers(cluster)
+    with crowd(lab, cluster) as clients:
+        lab.power_off(1, cable=False)
+        eventually(lambda: cluster.events("engine_lost"), what="the manager is missed")
+        assert any(row["node"] != "h1" for row in rows.values())
+        seen = clients.answers["200"]
+        eventually(lambda: clients.answers["200"] > seen + 100)
+        assert "does not answer" in cluster.events("engine_lost")[-1]["reason"]
+        lab.start(1)
+        eventually(lambda: cluster.events("engine_back"), 60, "the manager is back")
+        eventually(settled(cluster), 90)
+    assert clients.failures == {}
+
+
+def test_a_supervisor_after_this_one_adopts_every_task(cluster: House) -> None:
+    before = {name: (row["id"], row["node"], row["port"]) for name, row in workers(cluster).items()}
+    os.kill(cluster.supervisor_pid(), 9)
+    orphans = workers(cluster)
+    assert {name: (row["id"], row["node"], row["port"]) for name, row in orphans.items()} == before
+    assert all(row["orphan"] for row in orphans.values())
+    cluster.start()
+    assert {name: (row["id"], row["node"], row["port"]) for name, row in workers(cluster).items()} == before
+    eventually(settled(cluster))
+
+
+def test_orphans_are_ended_without_a_supervisor_and_nothing_is_left(cluster: House, lab: Hosts, manager: docker.DockerClient) -> None:
+    os.kill(cluster.supervisor_pid(), 9)
+    began = time.monotonic()
+    cluster.stop()
+    assert time.monotonic() - began < 60
+    cluster.assert_nothing_left()
+    assert manager.services.list() == []
+    assert manager.secrets.list() == []
+    eventually(lambda: all(lab.client(number).containers.list() == [] for number in lab.numbers))
