@@ -24,11 +24,14 @@ KINDS = {"docker": ("container", "container"), "process": ("process", "worker-pr
 """Of each runtime: the kind of its workers, and their driver."""
 
 CONTAINER_PORT = 8080
-CHECK = """import socket, sys
+CHECK = r"""import socket, sys
 with socket.create_connection(("127.0.0.1", int(sys.argv[1])), 5) as peer:
     peer.sendall(f"GET {sys.argv[2]} HTTP/1.0\r\n\r\n".encode())
     sys.exit(not peer.recv(64).split()[1].startswith((b"2", b"3")))"""
 """What a node's engine runs within a task to see whether it is well: no more of Python than that takes."""
+
+NEVER = 1_000_000
+"""So many failed checks in a row nobody sees."""
 
 CHECK_TIME = 5.0
 """Seconds that such a check may take: unlike the load balancers', it starts a process, on a machine that may be busy."""
@@ -205,7 +208,7 @@ def _placed(config: Config, around: Surroundings, image: str) -> ServiceLaunch:
         health=("python3", "-I", "-S", "-c", CHECK, str(CONTAINER_PORT), config.health_path),
         health_interval=config.health_interval,
         health_timeout=max(config.health_timeout, CHECK_TIME),
-        health_fall=config.health_fall,
+        health_retries=config.health_restart or NEVER,
         start_timeout=config.start_timeout,
         constraints=config.worker_constraints,
         secret=around.database.url,

@@ -46,7 +46,7 @@ class ServiceLaunch:
     health: tuple[str, ...] = ()
     health_interval: float = 5.0
     health_timeout: float = 2.0
-    health_fall: int = 2
+    health_retries: int = 6
     start_timeout: float = 60.0
     constraints: tuple[str, ...] = ()
     confined: bool = True
@@ -64,8 +64,9 @@ def secret_name(cluster_id: str, content: str) -> str:
     return f"comet-{cluster_id}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
 
 
-def service(cluster_id: str, launch: ServiceLaunch, replicas: int, secret_id: str | None, force: int = 0) -> dict[str, Any]:
-    """The service's whole specification; `force` is a number that, when it changes, has all tasks replaced."""
+def service(cluster_id: str, launch: ServiceLaunch, replicas: int, secret_id: str | None, checked: bool, force: int = 0) -> dict[str, Any]:
+    """The service's whole specification. `checked`: its tasks have a health check, the launch's or their image's; `force` is a number
+    that, when it changes, has all tasks replaced."""
     return {
         "Name": service_name(cluster_id),
         "Labels": {"comet.cluster": cluster_id, "comet.fingerprint": launch.fingerprint},
@@ -78,8 +79,8 @@ def service(cluster_id: str, launch: ServiceLaunch, replicas: int, secret_id: st
             "ForceUpdate": force,
         },
         "Mode": {"Replicated": {"Replicas": replicas}},
-        "UpdateConfig": _rollout(replicas, "rollback", launch.health),
-        "RollbackConfig": _rollout(replicas, "pause", launch.health),
+        "UpdateConfig": _rollout(replicas, "rollback", checked),
+        "RollbackConfig": _rollout(replicas, "pause", checked),
         "EndpointSpec": {"Mode": "dnsrr", "Ports": [{"Protocol": "tcp", "TargetPort": launch.port, "PublishMode": "host"}]},
     }
 
@@ -109,7 +110,7 @@ def _container(cluster_id: str, launch: ServiceLaunch, secret_id: str | None) ->
             "Test": ["CMD", *launch.health],
             "Interval": round(launch.health_interval * SECOND),
             "Timeout": round(launch.health_timeout * SECOND),
-            "Retries": launch.health_fall,
+            "Retries": launch.health_retries,
             "StartPeriod": round(launch.start_timeout * SECOND),
         }
     if launch.secret is not None and secret_id is not None:
@@ -124,11 +125,11 @@ def _limits(launch: ServiceLaunch) -> dict[str, int]:
     return limits if launch.cpus is None else limits | {"NanoCPUs": round(launch.cpus * SECOND)}
 
 
-def _rollout(replicas: int, on_failure: str, health: tuple[str, ...]) -> dict[str, Any]:
+def _rollout(replicas: int, on_failure: str, checked: bool) -> dict[str, Any]:
     return {
         "Parallelism": max(1, -(-replicas // WAVES)),
         "Order": "start-first",
-        "Delay": 0 if health else round(UNCHECKED_DELAY * SECOND),
+        "Delay": 0 if checked else round(UNCHECKED_DELAY * SECOND),
         "FailureAction": on_failure,
         "Monitor": round(MONITOR * SECOND),
         "MaxFailureRatio": 0,

@@ -71,16 +71,16 @@ class Manager:
             if present["Spec"]["Mode"]["Replicated"]["Replicas"] != replicas:
                 self._change(lambda spec: servicespec.resized(spec, replicas))
         elif launch is not None and replicas:
-            made = servicespec.service(self._cluster_id, launch, replicas, self._secret(launch))
+            made = servicespec.service(self._cluster_id, launch, replicas, self._secret(launch), self._checked(launch))
             self._post("/services/create", made, launch.image)
 
     def update(self, launch: ServiceLaunch) -> None:
         """Have the tasks made as `launch` says, all of them anew also where nothing has changed."""
-        secret = self._secret(launch)
+        secret, checked = self._secret(launch), self._checked(launch)
 
         def changed(spec: Mapping[str, Any]) -> Service:
             force = int(spec["TaskTemplate"].get("ForceUpdate") or 0) + 1
-            return servicespec.service(self._cluster_id, launch, spec["Mode"]["Replicated"]["Replicas"], secret, force)
+            return servicespec.service(self._cluster_id, launch, spec["Mode"]["Replicated"]["Replicas"], secret, checked, force)
 
         self._change(changed, launch.image)
 
@@ -131,6 +131,16 @@ class Manager:
             if "out of sequence" in str(error):
                 raise _OutOfDate from None
             raise
+
+    def _checked(self, launch: ServiceLaunch) -> bool:
+        """Whether the swarm can tell a task that answers from one that was only started."""
+        if launch.health:
+            return True
+        try:
+            check = self._api.inspect_image(launch.image)["Config"].get("Healthcheck") or {}
+        except docker.errors.NotFound:
+            return False
+        return check.get("Test", ["NONE"])[0] != "NONE"
 
     def _secret(self, launch: ServiceLaunch) -> str | None:
         """The id of the secret with this launch's content, which is made where it is missing."""

@@ -29,7 +29,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import docker
-import requests
+
+from comet.engine import EngineError, ping
 
 PREFIX = "comet-swarm-"
 NETWORK = "10.77.0"
@@ -199,9 +200,8 @@ class Hosts:
     def _await(self, number: int) -> None:
         deadline = time.monotonic() + READY_WITHIN
         while True:
-            with contextlib.suppress(docker.errors.DockerException, requests.RequestException, OSError):
-                self.client(number).ping()
-                return
+            with contextlib.suppress(EngineError):
+                return ping(str(self._folder / str(number) / "sock"))
             if self._engines[number].poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"the engine of h{number} did not start:\n{self.log(number)[-3000:]}")
             time.sleep(0.05)

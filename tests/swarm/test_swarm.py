@@ -15,6 +15,7 @@ from typing import Any
 import docker
 import pytest
 
+from comet import expand
 from comet import image as images
 from comet.cluster import Cluster
 from tests.integration.clusters import House, eventually, house
@@ -24,7 +25,7 @@ from tests.swarm.hosts import Hosts, hosts
 pytestmark = [pytest.mark.slow, pytest.mark.docker]
 
 IMAGE = "comet-test:1"
-CHECK = "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/healthz', timeout=4)"
+CHECK = ["python3", "-I", "-S", "-c", expand.CHECK, "8080", "/healthz"]
 OWN = {
     "runtime": "swarm",
     "worker_image": IMAGE,
@@ -56,8 +57,8 @@ def own_image(folder: Path) -> str:
                 entry.size, entry.mode = len(content), 0o644
                 tar.addfile(entry, io.BytesIO(content))
             client.api.put_archive(container["Id"], "/etc", packed.getvalue())
-            check = json.dumps(["CMD", "python3", "-c", CHECK][1:])
-            changes = [f"HEALTHCHECK --interval=1s --timeout=5s --retries=3 CMD {check}", "STOPSIGNAL SIGTERM"]
+            check = json.dumps(CHECK)
+            changes = [f"HEALTHCHECK --interval=2s --timeout=10s --retries=6 CMD {check}"]
             return str(client.api.commit(container["Id"], changes=changes)["Id"])
         finally:
             client.api.remove_container(container["Id"], force=True)
@@ -101,6 +102,7 @@ def cluster(lab: Hosts, manager: docker.DockerClient, tmp_path_factory: pytest.T
     with house(tmp_path_factory.mktemp("cluster"), worker=3, **OWN) as made:
         at(lab, made).start()
         yield made
+        print(made.comet("events", "--tail", "60").stdout)  # Shown where a test failed.
 
 
 def workers(made: House) -> dict[str, dict[str, Any]]:
@@ -247,8 +249,9 @@ def test_a_killed_task_is_counted_and_comes_back(cluster: House, lab: Hosts) -> 
     elsewhere = next(name for name, row in workers(cluster).items() if row["node"] == "h2")
     assert "a swarm's manager cannot kill there; on that machine: docker kill" in told(cluster, "kill", elsewhere)
     with crowd(lab, cluster) as clients:
+        before = workers(cluster)[here]["restarts"]
         assert cluster.comet("kill", here).returncode == 0
-        eventually(lambda: workers(cluster)[here]["restarts"] == 1, what="the death is noticed")
+        eventually(lambda: workers(cluster)[here]["restarts"] == before + 1, what="the death is noticed")
         eventually(settled(cluster))
     assert clients.failures == {}
     assert workers(cluster)[here]["last_exit"]["signal"] == "SIGKILL"
