@@ -130,8 +130,8 @@ class Fleet:
             if adoption.listener is not None:
                 self.listeners.hold(spec.name, adoption.listener)
             self.processes.watch(spec, replica.instance, Launched(replica.pid, lambda: None))
-        elif self.swarm is not None and adoption.orphan.task is not None:
-            self.swarm.adopt(spec, replica.instance, adoption.orphan.task)
+        elif self.swarm is not None and adoption.orphan.task is not None and replica.endpoint is not None:
+            self.swarm.adopt(spec, replica.instance, adoption.orphan.task, replica.id or "", replica.endpoint.port)
         elif self.containers is not None:
             self.containers.adopt(spec, replica.instance, adoption.orphan.id)
         if not replica.was_ready and adoption.member.probe is not None:
@@ -210,7 +210,7 @@ class Fleet:
             role=spec.role,
             kind=spec.kind,
             driver=spec.driver,
-            port=spec.port,
+            port=replica.endpoint.port if replica.endpoint is not None else spec.port,
             state=replica.state.value,
             instance=replica.instance,
             restarts=replica.restarts,

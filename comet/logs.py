@@ -80,8 +80,8 @@ def _from_swarm(cluster: Cluster, name: str, count: int, follow: bool) -> Iterat
 def _task_of(cluster: Cluster, client: docker.DockerClient, name: str) -> str | None:
     """The task that is the replica of this name now."""
     record = StateFile(cluster.path("state.json")).read().get(name)
-    serving, _ = manager.Manager(client, cluster.id or "").serving()
-    return next((task.id for task in serving if record is not None and task.container == record.id), None)
+    tasks = manager.Manager(client, cluster.id or "").read({}).tasks
+    return next((task.id for task in tasks if record is not None and task.container == record.id), None)
 
 
 def _stamped(client: docker.DockerClient, container: str, follow: bool, **limits: Any) -> Iterator[tuple[str, str]]:

@@ -93,11 +93,16 @@ def containers(client: docker.DockerClient, cluster_id: str) -> list[Orphan]:
     return [orphan for entry in ours if (orphan := _container(client, entry)) is not None]
 
 
+def known_ports(records: Mapping[str, Record]) -> dict[str, int]:
+    """The ports that tasks were seen at, by container."""
+    return {record.id: record.port for record in records.values() if record.kind == "task" and record.id is not None}
+
+
 def tasks(client: docker.DockerClient, cluster_id: str, records: Mapping[str, Record]) -> list[Orphan]:
     """The tasks of the cluster's service that serve; none where the engine manages no swarm. The records tell their names, as far as
     those still serve; the others take what numbers are free."""
     try:
-        serving, fingerprint = manager.Manager(client, cluster_id).serving()
+        serving, fingerprint = manager.Manager(client, cluster_id).serving(known_ports(records))
     except docker.errors.APIError:
         return []
     names = {record.id: name for name, record in records.items() if record.kind == "task"}

@@ -104,10 +104,15 @@ class Seat:
     since: float = 0.0
 
 
-def reading(service: Mapping[str, Any], tasks: Iterable[Mapping[str, Any]], nodes: Iterable[Mapping[str, Any]]) -> Reading:
+Ports = Mapping[str, int]
+"""Published ports by container id. An engine's manager that was started again may have forgotten them (Docker 20.10 does), so who reads it
+remembers."""
+
+
+def reading(service: Mapping[str, Any], tasks: Iterable[Mapping[str, Any]], nodes: Iterable[Mapping[str, Any]], ports: Ports) -> Reading:
     """The engine API's objects, as far as they concern us."""
     known = {node["ID"]: _node(node) for node in nodes}
-    made = sorted((_task(task, known) for task in tasks), key=lambda task: task.created)
+    made = sorted((_task(task, known, ports) for task in tasks), key=lambda task: task.created)
     return Reading(service, tuple(made), tuple(known.values()))
 
 
@@ -118,14 +123,15 @@ def _node(node: Mapping[str, Any]) -> Node:
         # A manager may not know under which address others see it; what they dial it by is right.
         address = str(manager.get("Addr") or address).rpartition(":")[0].strip("[]") or address
     name = str((node.get("Description") or {}).get("Hostname") or node["ID"])
-    return Node(node["ID"], name, address, status.get("State") == "ready", str(status.get("Message") or ""))
+    # A manager that has just begun to lead calls every node unknown until it has heard of it.
+    return Node(node["ID"], name, address, status.get("State") != "down", str(status.get("Message") or ""))
 
 
-def _task(task: Mapping[str, Any], nodes: Mapping[str, Node]) -> Task:
+def _task(task: Mapping[str, Any], nodes: Mapping[str, Node], known: Ports) -> Task:
     status = task.get("Status") or {}
     container = status.get("ContainerStatus") or {}
     ports = (status.get("PortStatus") or {}).get("Ports") or []
-    code = container.get("ExitCode")
+    code, identity = container.get("ExitCode"), str(container.get("ContainerID") or "")[:SHORT_ID]
     return Task(
         id=str(task["ID"]),
         slot=int(task.get("Slot") or 0),
@@ -134,8 +140,8 @@ def _task(task: Mapping[str, Any], nodes: Mapping[str, Node]) -> Task:
         desired=str(task.get("DesiredState") or ""),
         # A node that was removed from the swarm is down for good.
         node=nodes.get(task["NodeID"], Node(task["NodeID"], task["NodeID"][:SHORT_ID], "", False)) if task.get("NodeID") else None,
-        container=str(container.get("ContainerID") or "")[:SHORT_ID],
-        port=next((int(port["PublishedPort"]) for port in ports if port.get("PublishedPort")), None),
+        container=identity,
+        port=next((int(port["PublishedPort"]) for port in ports if port.get("PublishedPort")), known.get(identity)),
         code=None if code is None else int(code),
         error=str(status.get("Err") or "").removeprefix("task: "),
         at=str(status.get("Timestamp") or ""),
@@ -207,6 +213,8 @@ def pending(seat: Seat, tasks: Sequence[Task]) -> str:
         return "the swarm has made no task for it"
     if last.serves and last.endpoint is not None:
         return f"{last.endpoint.host}:{last.endpoint.port} on {last.endpoint.node} does not answer from here"
+    if last.state == "running" and last.port is None:
+        return "its task runs, and the swarm has forgotten on which port (restart worker gives it another)"
     return f"its task is {last.state}" + (f": {last.error}" if last.error else "")
 
 

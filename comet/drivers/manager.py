@@ -16,7 +16,7 @@ import requests.exceptions
 from comet import servicespec
 from comet.errors import UserError
 from comet.servicespec import ServiceLaunch, secret_name, service_name
-from comet.tasks import ENDED, Reading, Task, reading
+from comet.tasks import ENDED, Ports, Reading, Task, reading
 
 ENGINE_ERRORS = (docker.errors.DockerException, requests.exceptions.RequestException, OSError)
 
@@ -31,16 +31,16 @@ class Manager:
         self._cluster_id = cluster_id
         self._name = service_name(cluster_id)
 
-    def read(self) -> Reading:
-        """The service, its tasks and the swarm's nodes as the manager sees them now."""
+    def read(self, ports: Ports) -> Reading:
+        """The service, its tasks and the swarm's nodes as the manager sees them now; `ports` are those known so far."""
         service = self._service()
         if service is None:
-            return reading({}, (), self._api.nodes())
-        return reading(service, self._api.tasks(filters={"service": [service["ID"]]}), self._api.nodes())
+            return reading({}, (), self._api.nodes(), ports)
+        return reading(service, self._api.tasks(filters={"service": [service["ID"]]}), self._api.nodes(), ports)
 
-    def serving(self) -> tuple[list[Task], str | None]:
+    def serving(self, ports: Ports) -> tuple[list[Task], str | None]:
         """The tasks that serve now, and the fingerprint that the service was made with."""
-        now = self.read()
+        now = self.read(ports)
         labels = (now.service.get("Spec") or {}).get("Labels") or {}
         return [task for task in now.tasks if task.serves], labels.get("comet.fingerprint")
 

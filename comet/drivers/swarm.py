@@ -24,7 +24,7 @@ from comet.errors import UserError
 from comet.events import Event
 from comet.replica import Observation, Removed, ReplicaSpec, Revived, StartFailed
 from comet.servicespec import ServiceLaunch
-from comet.tasks import Reading, Seat, Task, judged, pending, seated
+from comet.tasks import Ports, Reading, Seat, Task, judged, pending, seated
 
 REST, HURRY = 1.0, 0.2
 """Seconds between two readings."""
@@ -57,6 +57,7 @@ class SwarmDriver:
         self._specs: dict[str, ReplicaSpec] = {}
         self._seats: dict[str, Seat] = {}
         self._last = Reading({}, (), ())
+        self._ports: Ports = {}
         self._lost: str | None = None
         self._due = False
         self._updating = False
@@ -76,8 +77,9 @@ class SwarmDriver:
         self._seats[spec.name] = replace(former, instance=instance, task=None, waiting=True, leaving=False)
         self._apply_soon()
 
-    def adopt(self, spec: ReplicaSpec, instance: int, task: str) -> None:
-        """Know a task that serves already."""
+    def adopt(self, spec: ReplicaSpec, instance: int, task: str, container: str, port: int) -> None:
+        """Know a task that serves already, by its id, the short one of its container, and the port that it published."""
+        self._ports = {**self._ports, container: port}
         self._specs[spec.name] = spec
         self._seats[spec.name] = Seat(spec.name, instance, task)
         self._apply_soon()
@@ -216,6 +218,7 @@ class SwarmDriver:
                 name = "node_ready" if node.up else "node_down"
                 self._tell(Event(name, None, {"node": node.name} if node.up else {"node": node.name, "reason": node.said}))
         self._last = fresh
+        self._ports = {task.container: task.port for task in fresh.tasks if task.port is not None}
         self._look()
         self._read.set()
 
@@ -299,7 +302,7 @@ class SwarmDriver:
         lost = False
         while not self._closed.is_set():
             try:
-                fresh = self._manager.read()
+                fresh = self._manager.read(self._ports)
             except ENGINE_ERRORS as error:
                 if not lost and not self._closed.is_set():
                     lost = True
