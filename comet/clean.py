@@ -4,7 +4,7 @@ import contextlib
 import shutil
 from collections.abc import Iterator
 
-from comet import engine, faultfiles, scalefile
+from comet import engine, faultfiles, scalefile, secretfiles
 from comet.cluster import Cluster
 from comet.drivers.container import ENGINE_ERRORS
 from comet.errors import UserError
@@ -20,6 +20,7 @@ def forget_run(cluster: Cluster) -> None:
     StateFile(cluster.path("state.json")).remove()
     scalefile.forget(cluster)
     faultfiles.forget(cluster)
+    secretfiles.forget(cluster)
     cluster.clear_run()
 
 

@@ -4,25 +4,33 @@ SQLite's write-ahead log needs side files in the same directory for every proces
 directory of its own, which can be mounted into containers as a whole, and the path of the config is a symbolic link to it: removing
 the link means to begin anew.
 
-The schema is the worker's business: everything that needs SQL is executed as `python -m worker_app.database`, by the worker's user.
+A URL names a database on a server, which nothing is made or moved for.
+
+The schema is the worker's business: everything that needs SQL is executed as `python -m worker_app.database`, by the worker's user. A
+server's URL may hold a password: it is told to that command on its standard input.
 """
 
 import json
 import os
+import pwd
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from comet.cluster import Cluster, Owner
+from comet.cluster import Cluster, Owner, worker_owner
 from comet.config import Config
 from comet.drivers.execute import as_owner
 from comet.errors import UserError
+from comet.location import ALLOWED, Location, is_url, parse
 
 SIDE_FILES = ("", "-wal", "-shm", "-journal")
+SOCKET_FOLDERS = ("/var/run/postgresql", "/tmp")
+"""Where a server's socket lies whose URL names no host: Debian's place, and PostgreSQL's own."""
+
 SOURCES = Path(__file__).resolve().parents[1]
 """The folder that holds the packages comet, lb and worker_app."""
 
@@ -43,23 +51,56 @@ class Place:
         return f"sqlite:///{directory}/{self.file.name}"
 
 
-def place(config: Config, cluster: Cluster) -> Place:
+@dataclass(frozen=True)
+class Server:
+    """A database on a server. `origin` is where the user named it; errors begin with it."""
+
+    location: Location
+    origin: str
+
+
+@dataclass(frozen=True)
+class Access:
+    """How a worker comes to its database: what its environment tells of it, and what of the host it has to see, as (source, target,
+    read-only); of a swarm's task also the content of its secret."""
+
+    environment: Mapping[str, str]
+    mounts: tuple[tuple[str, str, bool], ...] = ()
+    secret: str | None = field(default=None, repr=False)
+
+
+def place(config: Config, cluster: Cluster) -> Place | Server:
     """Where the database of this config lies; UserError for a location that is not supported."""
-    if "://" in config.stats_dir:
-        scheme = config.stats_dir.partition(":")[0]
-        line = config.lines.get("stats-dir", 1)
-        raise UserError(f"{config.path.name}:{line}: stats-dir: {scheme} databases are not supported (allowed: the path of a file)", 2)
+    origin = f"{config.path.name}:{config.lines.get('stats-dir', 1)}: stats-dir"
+    if is_url(config.stats_dir):
+        try:
+            return Server(_complete(parse(config.stats_dir)), origin)
+        except ValueError as error:
+            raise UserError(f"{origin}: {error} (allowed: {ALLOWED})", 2) from None
     if "\0" in config.stats_dir or not Path(config.stats_dir).name:
-        line = config.lines.get("stats-dir", 1)
-        raise UserError(f"{config.path.name}:{line}: stats-dir: {config.stats_dir!r} names no file (allowed: the path of a file)", 2)
+        raise UserError(f"{origin}: {config.stats_dir!r} names no file (allowed: {ALLOWED})", 2)
     link = Path(os.path.abspath(config.folder / config.stats_dir))
     own = cluster.path("stats") if link.parent == config.folder else link.with_name(f"{link.name}.d")
     return Place(link, own / link.name)
 
 
-def prepare(where: Place, owner: Owner) -> list[str]:
+def _complete(location: Location) -> Location:
+    """What libpq would look up on the host is looked up here: in a container it would find something else."""
+    try:
+        user = pwd.getpwuid(worker_owner().uid).pw_name
+    except KeyError:
+        user = None
+    if not location.parameters.get("user") and user is None:
+        raise ValueError("it names no user")
+    return location.with_defaults(user, next((folder for folder in SOCKET_FOLDERS if os.path.isdir(folder)), SOCKET_FOLDERS[0]))
+
+
+def prepare(where: Place | Server, owner: Owner) -> list[str]:
     """Make or check the database and its link; returns what a user should be told. UserError leaves every existing file as it was."""
     told: list[str] = []
+    if isinstance(where, Server):
+        _run(where, owner, "create")
+        return told
     try:
         if where.link.is_symlink():
             _check_link(where)
@@ -78,27 +119,30 @@ def prepare(where: Place, owner: Owner) -> list[str]:
     return told
 
 
-def read_stats(where: Place, owner: Owner) -> dict[str, Any]:
+def read_stats(where: Place | Server, owner: Owner) -> dict[str, Any]:
     """The statistics in the shape of `/worker/stats`."""
-    if not where.file.exists():
-        raise UserError(f"there are no statistics yet: {where.link} does not exist (start the cluster first)", 3)
+    _require(where)
     stats: dict[str, Any] = json.loads(_run(where, owner, "stats"))
     return stats
 
 
-def report(where: Place, owner: Owner) -> dict[str, Any]:
+def report(where: Place | Server, owner: Owner) -> dict[str, Any]:
     """All that is kept of each worker, and of all together: percentiles, injections and what else `/worker/stats` has no room for."""
-    if not where.file.exists():
-        raise UserError(f"there are no statistics yet: {where.link} does not exist (start the cluster first)", 3)
+    _require(where)
     kept: dict[str, Any] = json.loads(_run(where, owner, "report"))
     return kept
 
 
-def reset(where: Place, owner: Owner, living: Collection[str] = ()) -> None:
+def reset(where: Place | Server, owner: Owner, living: Collection[str] = ()) -> None:
     """Begin the statistics anew; the rows of the workers whose ids are `living` stay, with zeros."""
-    if where.file.exists():
+    if isinstance(where, Server) or where.file.exists():
         names = [worker["name"] for worker in report(where, owner)["workers"]] if living else []
         _run(where, owner, "reset", "--keep", *rows_of(living, names))
+
+
+def _require(where: Place | Server) -> None:
+    if isinstance(where, Place) and not where.file.exists():
+        raise UserError(f"there are no statistics yet: {where.link} does not exist (start the cluster first)", 3)
 
 
 def rows_of(living: Collection[str], names: Sequence[str]) -> list[str]:
@@ -158,17 +202,23 @@ def _make_empty(file: Path, owner: Owner) -> None:
             os.chown(side, owner.uid, owner.gid)
 
 
-def _run(where: Place, owner: Owner, *command: str) -> str:
+def _run(where: Place | Server, owner: Owner, *command: str) -> str:
     argv = as_owner((sys.executable, "-m", "worker_app.database", *command), owner)
-    environment = worker_environment(where.url)
-    done = subprocess.run(argv, env=environment, cwd="/", capture_output=True, text=True, timeout=60, check=False)
+    given, url = ({"COMET_DATABASE_FILE": "-"}, where.location.url) if isinstance(where, Server) else ({"COMET_DATABASE": where.url}, "")
+    origin = where.origin if isinstance(where, Server) else where.link
+    try:
+        done = subprocess.run(
+            argv, env=worker_environment(given), cwd="/", input=url, capture_output=True, text=True, timeout=60, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise UserError(f"{origin}: the database does not answer within 60 s") from None
     if done.returncode:
         reason = done.stderr.strip() or f"exit code {done.returncode}"
-        raise UserError(f"{where.link}: {reason}")
+        raise UserError(f"{origin}: {reason}", 2 if isinstance(where, Server) and command == ("create",) else 1)
     return done.stdout
 
 
-def worker_environment(url: str) -> dict[str, str]:
-    """The environment in which this Python runs the worker application on this host."""
+def worker_environment(given: Mapping[str, str]) -> dict[str, str]:
+    """The environment in which this Python runs the worker application on this host; `given`: what tells of the database."""
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL", "TZ") if name in os.environ}
-    return kept | {"PYTHONPATH": str(SOURCES), "PYTHONDONTWRITEBYTECODE": "1", "COMET_DATABASE": url}
+    return kept | {"PYTHONPATH": str(SOURCES), "PYTHONDONTWRITEBYTECODE": "1", **given}

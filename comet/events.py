@@ -78,6 +78,7 @@ _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "node_down": lambda record: f"node {record.get('node')} is down" + (f": {record['reason']}" if record.get("reason") else ""),
     "node_ready": lambda record: f"node {record.get('node')} is back",
     "engine_back": lambda record: "Docker engine back",
+    "relay_restarted": lambda _: "the relay to the database was gone; it runs again",
     "supervisor_started": lambda record: f"supervisor started (PID {record.get('pid')})",
     "supervisor_stopped": lambda record: "supervisor stopped",
 }

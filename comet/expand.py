@@ -10,13 +10,13 @@ from comet import service
 from comet.backoff import RestartPolicy
 from comet.cluster import WORKER_UID, Cluster, Owner
 from comet.config import Config
-from comet.database import SOURCES, Place, worker_environment
+from comet.database import SOURCES, Access, worker_environment
 from comet.drivers.container import ContainerLaunch
 from comet.drivers.execute import ExecLaunch
 from comet.drivers.forkserver import LbLaunch
 from comet.faultfiles import POINTS
 from comet.replica import Endpoint, ReplicaSpec
-from comet.servicespec import SECRET_FILE, TASK_NAME, ServiceLaunch
+from comet.servicespec import TASK_NAME, ServiceLaunch
 from comet.supervise import HERE, Enlisted
 from lb.settings import Settings
 
@@ -51,7 +51,7 @@ class Surroundings:
     """What the replicas are placed into."""
 
     cluster: Cluster
-    database: Place
+    database: Access
     owner: Owner
     image: str | None = None
 
@@ -182,11 +182,11 @@ def _contained(config: Config, around: Surroundings, image: str, name: str) -> C
     return ContainerLaunch(
         image=image,
         arguments=_arguments(config, name, f"0.0.0.0:{CONTAINER_PORT}", "container", f"/faults/{name}.json"),
-        environment={"COMET_DATABASE": around.database.url_under("/data"), "COMET_REPLICA": name},
+        environment={**around.database.environment, "COMET_REPLICA": name},
         user=f"{around.owner.uid}:{around.owner.gid}",
         host=config.worker_host,
         container_port=CONTAINER_PORT,
-        mounts=((str(around.database.file.parent), "/data", False), (str(around.cluster.path("faults")), "/faults", True)),
+        mounts=(*around.database.mounts, (str(around.cluster.path("faults")), "/faults", True)),
         memory=config.worker_memory,
         pids=WORKER_PIDS,
         fingerprint="",
@@ -197,7 +197,7 @@ def _placed(config: Config, around: Surroundings, image: str) -> ServiceLaunch:
     return ServiceLaunch(
         image=image,
         arguments=_arguments(config, "worker", f"0.0.0.0:{CONTAINER_PORT}", "container"),
-        environment={"COMET_DATABASE_FILE": f"/run/secrets/{SECRET_FILE}", "COMET_REPLICA": TASK_NAME},
+        environment={**around.database.environment, "COMET_REPLICA": TASK_NAME},
         user=f"{WORKER_UID}:{WORKER_UID}",
         port=CONTAINER_PORT,
         mounts=(),
@@ -211,7 +211,7 @@ def _placed(config: Config, around: Surroundings, image: str) -> ServiceLaunch:
         health_retries=config.health_restart or NEVER,
         start_timeout=config.start_timeout,
         constraints=config.worker_constraints,
-        secret=around.database.url,
+        secret=around.database.secret,
     )
 
 
@@ -220,7 +220,7 @@ def _executed(config: Config, around: Surroundings, name: str, port: int) -> Exe
     arguments = _arguments(config, name, f"{host}:{port}", "process", str(around.cluster.path("faults", f"{name}.json")))
     return ExecLaunch(
         argv=(sys.executable, "-m", "worker_app", *arguments, "--memory", str(config.worker_memory)),
-        environment=worker_environment(around.database.url),
+        environment=worker_environment(around.database.environment),
         owner=around.owner,
         cwd="/",
         fingerprint="",

@@ -38,7 +38,7 @@ WORKER_COMMAND = re.compile(r"--name (worker-\d+)")
 
 @dataclass(frozen=True)
 class Orphan:
-    """Something of the cluster that is alive. `name` is None for helpers (forkserver, resource tracker, admin server);
+    """Something of the cluster that is alive. `name` is None for helpers (forkserver, resource tracker, admin server, relay);
     `task` is the id of a swarm's task, `endpoint` where that runs."""
 
     name: str | None
@@ -51,6 +51,11 @@ class Orphan:
     fingerprint: str | None = None
     task: str | None = None
     endpoint: Endpoint | None = None
+
+    @property
+    def is_relay(self) -> bool:
+        """Whether it is the container beside the workers, not one of them."""
+        return self.name is None and self.kind == "container"
 
     @property
     def role(self) -> str:
@@ -222,14 +227,15 @@ def end(cluster: Cluster, found: Iterable[Orphan], client: docker.DockerClient |
     every = list(found)
     balancers = [orphan for orphan in every if orphan.kind == "process" and orphan.role == "lb"]
     yield from _end_processes(balancers, grace)
-    for orphan in every:
+    # The relay last: workers commit until their end.
+    for orphan in sorted(every, key=lambda each: each.is_relay):
         if orphan.kind == "container" and client is not None:
             _end_container(client, orphan, grace)
-            yield f"{orphan.name}: container {short(orphan.id)} removed"
+            yield f"{orphan.name or 'relay'}: container {short(orphan.id)} removed"
     yield from _end_service(cluster, [orphan for orphan in every if orphan.task is not None], client, grace)
     workers = [orphan for orphan in every if orphan.kind == "process" and orphan.role != "lb" and orphan.name]
     yield from _end_processes(workers, grace)
-    helpers = [orphan for orphan in every if orphan.name is None]
+    helpers = [orphan for orphan in every if orphan.name is None and orphan.kind == "process"]
     yield from _end_processes(helpers, 1.0)
 
 
@@ -283,4 +289,4 @@ def _end_container(client: docker.DockerClient, orphan: Orphan, grace: float) ->
     except ENGINE_ERRORS as error:
         # 404: gone; 409: somebody else removes it just now.
         if getattr(error, "status_code", None) not in (404, 409):
-            raise UserError(f"{orphan.name}: its container cannot be removed: {told(error)}") from None
+            raise UserError(f"{orphan.name or 'relay'}: its container cannot be removed: {told(error)}") from None

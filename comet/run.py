@@ -16,13 +16,14 @@ from typing import Any
 
 import docker
 
-from comet import __version__, database, engine, expand, faultfiles, orphans, scalefile
+from comet import __version__, database, engine, expand, faultfiles, orphans, reach, scalefile, secretfiles
 from comet.admin.desk import Desk
 from comet.cluster import Cluster, worker_owner
 from comet.config import PORT_KEYS, Config, port_ranges
 from comet.control import ControlServer, Handler
 from comet.display import Display, Message
 from comet.drivers.manager import require_manager
+from comet.drivers.relay import Relay, trial
 from comet.errors import Busy, UserError
 from comet.events import Event, exit_text
 from comet.fleet import Fleet
@@ -55,6 +56,10 @@ BUSY_PAUSE = 0.2
 """Seconds after which a reload that waits its turn tries again."""
 
 
+RELAY_PAUSE = 1.0
+"""Seconds between two looks at the relay."""
+
+
 class Run:
     """Everything between the lock and its release."""
 
@@ -74,6 +79,8 @@ class Run:
         self._engine_lost = False
         self._hurried_at: float | None = None
         self._reloading: asyncio.Task[None] | None = None
+        self._relay: Relay | None = None
+        self._keeping: asyncio.Task[None] | None = None
         self._desk = Desk(cluster, self._fleet, self._journal, self._in_force, lambda: self._operations is not None)
 
     async def serve(self) -> int:
@@ -103,14 +110,19 @@ class Run:
         client = await self._wait.blocking(ENGINES[config.runtime]) if config.runtime in ENGINES else None
         here = await self._wait.blocking(lambda: require_manager(client)) if client is not None and config.runtime == "swarm" else None
         found = await self._wait.blocking(lambda: orphans.find(cluster, client))
+        in_containers = client is not None and here is None and not config.own_service
+        relayed = await self._wait.blocking(lambda: reach.relayed(where)) if in_containers else None
+        if relayed is not None:
+            found = [orphan for orphan in found if not orphan.is_relay]
         self._require_ports(found)
         fleet.launcher.prepare()
         admin = await self._open_admin(found)
         if not config.own_service:
             for line in await self._wait.blocking(lambda: database.prepare(where, worker_owner())):
                 self._step(line)
-        image = await self._build(client, config) if client is not None and config.worker else None
-        around = expand.Surroundings(cluster, where, worker_owner(), image)
+        image = await self._build(client, config) if client is not None and (config.worker or relayed) else None
+        access = database.Access({}) if config.own_service else await self._access(where, client, image, relayed)
+        around = expand.Surroundings(cluster, access, worker_owner(), image)
         members = self._members(around)
         if client is not None and here is not None:
             fleet.use_swarm(client, here)
@@ -169,6 +181,49 @@ class Run:
         self._step("looking for the worker image")
         return await self._wait.blocking(lambda: ensure_image(client, self._cluster.folder, self._step_from_thread, self._wait.cancelled))
 
+    async def _access(
+        self,
+        where: database.Place | database.Server,
+        client: docker.DockerClient | None,
+        image: str | None,
+        relayed: tuple[str, str] | None,
+    ) -> database.Access:
+        """How workers come to the database; before any is started it is tried whether they can."""
+        cluster, owner = self._cluster, worker_owner()
+        if self._config.runtime == "swarm":
+            return await self._wait.blocking(lambda: reach.by_task(where))
+        if client is None:
+            return reach.by_process(where, cluster, owner)
+        access = await self._wait.blocking(lambda: reach.by_container(where, cluster, owner))
+        if isinstance(where, database.Place) or image is None:
+            return access
+        if relayed is not None:
+            self._relay = Relay(client, cluster.id or "", image, owner, cluster.path(reach.RELAY), relayed)
+            await self._wait.blocking(self._relay.ensure)
+        trouble = await self._wait.blocking(lambda: trial(client, cluster.id or "", image, owner, access.environment, access.mounts))
+        if trouble is not None:
+            raise UserError(f"{where.origin}: from within a container: {trouble}", 2)
+        if self._relay is not None:
+            self._keeping = self._loop.create_task(self._keep_relay(self._relay))
+        return access
+
+    async def _keep_relay(self, relay: Relay) -> None:
+        while True:
+            await asyncio.sleep(RELAY_PAUSE)
+            try:
+                if await asyncio.to_thread(relay.ensure):
+                    self._tell(Event("relay_restarted"))
+            except UserError as error:
+                self._tell(Event("engine_error", None, {"reason": error.message}))
+
+    async def _remove_relay(self) -> None:
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.gather(self._keeping, return_exceptions=True)
+        if self._relay is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.to_thread(self._relay.remove), ENGINE_PATIENCE)
+
     def _write_faults(self, members: list[Enlisted]) -> None:
         names = [member.spec.name for member in members if member.spec.role == "worker"]
         try:
@@ -221,6 +276,7 @@ class Run:
             self._step("stopping: requests in flight may finish")
         supervisor.want(names, Wanted.DOWN)
         stuck = await self._await_stopped()
+        await self._remove_relay()
         self._control.close()
         self._desk.close()
         self._fleet.close()
@@ -228,6 +284,7 @@ class Run:
             self._fleet.state.remove()
             scalefile.forget(self._cluster)
             faultfiles.forget(self._cluster)
+            secretfiles.forget(self._cluster)
             self._cluster.clear_run()
         else:
             left = ", ".join(stuck)

@@ -21,7 +21,7 @@ from pathlib import Path
 from comet.base_image import Base, make_private, run_step
 from comet.errors import UserError
 
-WORKER_PACKAGES = ("Flask", "waitress", "SQLAlchemy")
+WORKER_PACKAGES = ("Flask", "waitress", "SQLAlchemy", "psycopg")
 INSTALLER = "pip"  # it travels along, as a base of our own has none
 COMPLETE = ".complete"
 OLDEST_GLIBC = 17  # manylinux2014's; wheels older than that are of other names

@@ -20,6 +20,8 @@ here=$(dirname -- "${BASH_SOURCE[0]}")
 . "$here/lib/browser.sh"
 # shellcheck source=scripts/lib/prometheus.sh
 . "$here/lib/prometheus.sh"
+# shellcheck source=scripts/lib/postgres.sh
+. "$here/lib/postgres.sh"
 
 unit=
 case ${1:-} in
@@ -46,6 +48,7 @@ else
   ensure_engine "$@"
   ensure_browser
   ensure_prometheus
+  ensure_postgres "the statistics are tested with it"
   scripts/check.sh || checks=$?
   # Most tests wait for processes and containers rather than compute: several files at a time, each as a whole in one process.
   set -- -n "${COMET_TEST_JOBS:-2}" --dist loadfile "$@"

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests import postgres
 from tests.integration.clusters import House, house
 
 
@@ -24,3 +25,10 @@ def make_house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..
 def runtime(request: pytest.FixtureRequest) -> str:
     """Both ways to run workers: what a test says must hold for either."""
     return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[postgres.Server]:
+    """A running PostgreSQL server; tests that need a database take one of their own from it, and leave the server running."""
+    with postgres.server() as made:
+        yield made

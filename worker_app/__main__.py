@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import signal
 import socket
 import sys
@@ -12,7 +11,7 @@ import time
 from collections.abc import Sequence
 
 from worker_app import __doc__ as summary
-from worker_app import burn, sqlite
+from worker_app import address, burn
 from worker_app.app import BlockingEntry, Services, create_app
 from worker_app.draws import Faults
 from worker_app.errors import WorkerError
@@ -21,7 +20,6 @@ from worker_app.faults import FaultPlan
 from worker_app.identity import CONTAINER, PROCESS, of_this_process
 from worker_app.ledger import Ledger, Notify
 from worker_app.server import WorkerServer
-from worker_app.sqlite_store import SqliteReader, SqliteStore
 from worker_app.tally import Record
 from worker_app.watch import INTERVAL, FaultFile
 
@@ -90,8 +88,8 @@ def serve(options: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
     listener = _bind(*options.listen)
-    path = sqlite.path_of(os.environ.get("COMET_DATABASE", ""))
-    store = SqliteStore(path, identity.row_name)
+    database = address.at(address.given())
+    store = database.store(identity.row_name)
     store.open()
     faults = Faults(FaultPlan(), started=_boottime(), boot_id=_boot_id(), seed=options.seed)
     _follow_faults(loop, options, faults)
@@ -107,7 +105,7 @@ def serve(options: argparse.Namespace) -> int:
         ledgers[0].submit([entry])
         return entry.wait()
 
-    application = create_app(Services(identity.greeting(), SqliteReader(path), lambda: faults.next(_boottime()), count))
+    application = create_app(Services(identity.greeting(), database.reader(), lambda: faults.next(_boottime()), count))
     server = WorkerServer(application, listener, loop, faults, ledger_of, options.threads)
     host, port = listener.getsockname()[:2]
     log.info("%s listening on %s:%d, counting as %s", identity.greeting().removeprefix("hello from "), host, port, store.name)

@@ -1,58 +1,52 @@
 """`python -m worker_app.database create|stats|report|reset`: the statistics database by hand, with and without running workers.
 
-The address comes from the environment variable COMET_DATABASE (a password in a URL must not stand in a process listing). Errors are one
-line on stderr and exit code 1.
+The address comes from the environment (see `worker_app.address`): a password in a URL must not stand in a process listing. Errors are
+one line on stderr and exit code 1.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
-import os
-import sqlite3
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import Connection, delete, select, text, update
 from sqlalchemy.exc import DatabaseError
 
-from worker_app import layout, schema, sqlite
+from worker_app import address, layout, schema
 from worker_app.errors import NotCommitted, WorkerError
 from worker_app.latency import LAST_BUCKET, percentile_ms, upper_bound_ms
-from worker_app.sqlite_store import SqliteReader
 from worker_app.stats import mean_ms, render
 
 _SUMS = ("successful", "failed", "unplanned", "disconnected", "duration_us")
 
 
-def create(path: str) -> None:
+def create(where: str) -> None:
     """Make the database if it is missing, migrate or take over an older one, check an existing one. WorkerError: not usable."""
-    sqlite.prepare(path)
-    engine = schema.engine_for(path)
-    with engine.connect() as connection:
-        verdict = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
-    if verdict != "ok":
-        raise WorkerError(f"{path}: damaged ({verdict}); move it away to begin anew")
+    address.at(where).create()
 
 
-def stats(path: str) -> str:
+def stats(where: str) -> str:
     """The text of `/worker/stats`."""
-    _require(path)
-    reader = SqliteReader(path)
+    database = address.at(where)
+    database.require()
+    reader = database.reader()
     try:
         return render(reader.rows())
+    except NotCommitted as error:
+        raise WorkerError(f"{database.name}: {error}") from None
     finally:
         reader.close()
 
 
-def report(path: str) -> str:
+def report(where: str) -> str:
     """Everything that is kept per worker, as JSON: what the contract's answer has no room for."""
-    _require(path)
-    engine = schema.engine_for(path)
-    with engine.connect() as connection:
+    with _opened(where) as connection:
         rows = connection.execute(select(schema.workers).order_by(schema.workers.c.first_started, schema.workers.c.id)).mappings().all()
         buckets: dict[str, dict[int, int]] = {}
         for worker, bucket, count in connection.execute(select(schema.latency)):
@@ -90,15 +84,14 @@ def _figures(row: Mapping[str, Any], buckets: dict[int, int], injected: dict[str
     }
 
 
-def reset(path: str, keep: Sequence[str] = ()) -> None:
+def reset(where: str, keep: Sequence[str] = ()) -> None:
     """Set the workers named in `keep` to zero and drop all other rows, at one moment. A living worker that was not named registers
     itself again, with zeros, within about a second."""
-    _require(path)
-    engine = schema.engine_for(path)
-    with engine.connect() as connection:
-        driver = connection.connection.driver_connection
-        assert isinstance(driver, sqlite3.Connection)
-        driver.execute("BEGIN IMMEDIATE")
+    with _opened(where) as connection:
+        schema.lock(connection)
+        if connection.dialect.name == "postgresql":
+            # Those who write wait, those who read do not.
+            connection.execute(text("LOCK TABLE workers IN EXCLUSIVE MODE"))
         connection.execute(delete(schema.latency))
         connection.execute(delete(schema.injections))
         connection.execute(delete(schema.workers).where(schema.workers.c.name.not_in(list(keep))))
@@ -108,20 +101,24 @@ def reset(path: str, keep: Sequence[str] = ()) -> None:
         connection.commit()
 
 
-def _require(path: str) -> None:
-    """Reading and resetting make no file."""
-    if sqlite.identity(path) is None:
-        raise WorkerError(f"{path}: no such database")
+@contextlib.contextmanager
+def _opened(where: str) -> Iterator[Connection]:
+    """A connection to statistics that are there. WorkerError: one line that begins with the database's name."""
+    database = address.at(where)
+    database.require()
     try:
-        ready = schema.check(path)
-    except WorkerError as error:
-        raise WorkerError(f"{path}: {error}") from None
-    if not ready:
-        raise WorkerError(f"{path}: not yet a Comet statistics database (create makes it one)")
+        with database.engine().connect() as connection:
+            yield connection
+    except DatabaseError as error:
+        raise WorkerError(f"{database.name}: {database.explain(error)}") from None
+    except database.errors as error:
+        raise WorkerError(f"{database.name}: {database.explain(error)}") from None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m worker_app.database", description="The statistics database named by COMET_DATABASE.")
+    parser = argparse.ArgumentParser(
+        prog="python -m worker_app.database", description="The statistics database named by COMET_DATABASE or COMET_DATABASE_FILE."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("create", help="make, migrate or check it")
     commands.add_parser("stats", help="print what /worker/stats answers")
@@ -129,22 +126,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     resetting = commands.add_parser("reset", help="zero the counters and drop former workers")
     resetting.add_argument("--keep", nargs="*", default=[], metavar="NAME", help="rows that stay, with zeros")
     options = parser.parse_args(argv)
-    path = ""
     try:
-        path = sqlite.path_of(os.environ.get("COMET_DATABASE", ""))
+        where = address.given()
         if options.command == "create":
-            create(path)
+            create(where)
         elif options.command == "stats":
-            print(stats(path))
+            print(stats(where))
         elif options.command == "report":
-            print(report(path))
+            print(report(where))
         else:
-            reset(path, options.keep)
-    except (WorkerError, NotCommitted) as error:
+            reset(where, options.keep)
+    except WorkerError as error:
         print(error, file=sys.stderr)
         return 1
-    except (DatabaseError, sqlite3.Error, OSError) as error:
-        print(f"{path}: {sqlite.explain(error, path)}", file=sys.stderr)
+    except OSError as error:
+        print(f"the database: {error.strerror or error}", file=sys.stderr)
         return 1
     return 0
 

@@ -4,3 +4,8 @@ from __future__ import annotations
 
 VERSION = 1  # of the schema
 RETIRED = "retired"  # the row into which the oldest former workers are folded
+LOCK = 0x636F6D6574  # PostgreSQL: the advisory lock of those who register, fold, make or migrate ("comet")
+
+HEARTBEAT = 60.0  # seconds between two signs of life of an idle worker
+FORMER_ROWS = 1000  # rows of former workers kept one by one
+FORMER_AFTER = 600.0  # seconds without a sign of life after which a row counts as a former worker's

@@ -188,15 +188,12 @@ class Ledger:
                 self._say(None)
                 return
             self._say(trouble)
-            now = time.monotonic()
-            overdue = [entry for entry in entries if entry.deadline <= now]
-            if overdue:
-                self._notify(overdue, False)
-            if self._closing is not None and now >= self._closing:
+            entries = self._refuse_overdue(entries)
+            if self._closing is not None and time.monotonic() >= self._closing:
                 return
             time.sleep(RETRY)
             fresh, more = self._take()
-            entries = [entry for entry in entries if entry.deadline > now] + fresh
+            entries += fresh
             notes.disconnected += more.disconnected
             notes.injections.update(more.injections)
             if not entries:
@@ -204,6 +201,15 @@ class Ledger:
                     self._notes.disconnected += notes.disconnected
                     self._notes.injections.update(notes.injections)
                 return
+
+    def _refuse_overdue(self, entries: list[Entry]) -> list[Entry]:
+        """Settle what has waited too long; the rest."""
+        now = time.monotonic()
+        overdue = [entry for entry in entries if entry.deadline <= now]
+        if not overdue:
+            return entries
+        self._notify(overdue, False)
+        return [entry for entry in entries if entry.deadline > now]
 
     def _commit(self, sums: Tally) -> str | None:
         """One transaction in the database that is at the address now; None when it is done, else why it surely is not."""
@@ -234,13 +240,16 @@ class Ledger:
         self._broken = None
 
     def _find_out(self, reason: str) -> bool:
-        """Hold the answers until it is known whether a broken commit took: until then neither 200 nor 503 would be true."""
+        """Hold the answers until it is known whether a broken commit took: until then neither 200 nor 503 would be true. What was
+        handed in later is surely uncounted, and is refused when it is overdue."""
         self._say(f"a commit broke off ({reason})")
         while True:
             try:
                 return self._store.verify()
             except Undecided:
                 time.sleep(RETRY)
+            self._receive(0.0)
+            self._pending = self._refuse_overdue(self._pending)
 
     def _tick(self) -> None:
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -22,6 +23,7 @@ from sqlalchemy import (
     String,
     Table,
     create_engine,
+    func,
     insert,
     inspect,
     select,
@@ -82,27 +84,50 @@ def engine_for(path: str, timeout: float = sqlite.PATIENCE) -> Engine:
     return create_engine("sqlite://", creator=lambda: sqlite.connect(path, timeout), poolclass=NullPool)
 
 
-def check(path: str, timeout: float = sqlite.PATIENCE) -> bool:
-    """Whether the file is ours and of this version. Writes nothing. WorkerError: somebody else's, or of a later version."""
-    with _connected(path, timeout) as connection:
+def postgres_engine(known: dict[str, Any], patience: float = 10.0) -> Engine:
+    """An engine over a PostgreSQL database, known by libpq's parameters; its connections wait at most `patience` seconds at a time."""
+    from worker_app import postgres
+
+    return create_engine(
+        "postgresql+psycopg://",
+        creator=lambda: postgres.connect(known, patience, autocommit=False),
+        poolclass=NullPool,
+        use_native_hstore=False,
+        isolation_level="REPEATABLE READ",
+    )
+
+
+def check(engine: Engine) -> bool:
+    """Whether the database is ours and of this version. Writes nothing. WorkerError: somebody else's, or of a later version."""
+    with _connected(engine) as connection:
         return _state(connection) == layout.VERSION
 
 
-def build(path: str, timeout: float = sqlite.PATIENCE) -> None:
+def build(engine: Engine) -> None:
     """Make, migrate or take over the tables in one transaction. WorkerError: not ours to touch."""
-    with _connected(path, timeout) as connection:
-        driver = connection.connection.driver_connection
-        assert isinstance(driver, sqlite3.Connection)
-        driver.execute("BEGIN IMMEDIATE")
+    with _connected(engine) as connection:
+        lock(connection)
         _prepare(connection)
         connection.commit()
 
 
+def lock(connection: Connection) -> None:
+    """Begin a transaction beside which no other changes the tables' definition or registers a worker."""
+    if connection.dialect.name == "postgresql":
+        # Before the transaction's snapshot: what others did until the lock was ours has to be seen.
+        connection.execution_options(isolation_level="READ COMMITTED")
+        connection.execute(select(func.pg_advisory_xact_lock(layout.LOCK)))
+        return
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, sqlite3.Connection)
+    driver.execute("BEGIN IMMEDIATE")
+
+
 @contextlib.contextmanager
-def _connected(path: str, timeout: float) -> Iterator[Connection]:
+def _connected(engine: Engine) -> Iterator[Connection]:
     """A connection whose errors are the driver's own."""
     try:
-        with engine_for(path, timeout).connect() as connection:
+        with engine.connect() as connection:
             yield connection
     except DBAPIError as error:
         raise (error.orig or error) from None
@@ -136,7 +161,8 @@ def _state(connection: Connection) -> int:
         return version
     if not tables:
         return 0
-    if tables == {ORIGINAL_TABLE} and {item["name"] for item in inspector.get_columns(ORIGINAL_TABLE)} == ORIGINAL_COLUMNS:
+    sqlite_file = connection.dialect.name == "sqlite"
+    if sqlite_file and tables == {ORIGINAL_TABLE} and {item["name"] for item in inspector.get_columns(ORIGINAL_TABLE)} == ORIGINAL_COLUMNS:
         return 0
     raise WorkerError(f"not a Comet statistics database (it has the tables {', '.join(sorted(tables)[:5])})")
 

@@ -107,7 +107,8 @@ def _build(path: str, connection: sqlite3.Connection, patience: float, deadline:
     # SQLAlchemy takes half of a worker's start; only a database that must be made or changed needs it.
     from worker_app import schema
 
-    schema.check(path, patience)
+    engine = schema.engine_for(path, patience)
+    schema.check(engine)
     while True:
         try:
             # The switch to WAL does not wait by the busy timeout.
@@ -117,7 +118,7 @@ def _build(path: str, connection: sqlite3.Connection, patience: float, deadline:
             if "locked" not in str(error) or time.monotonic() >= deadline:
                 raise
             time.sleep(0.02)
-    schema.build(path, patience)
+    schema.build(engine)
 
 
 def _clear_side_files(path: str, stale: tuple[Identity, ...]) -> None:

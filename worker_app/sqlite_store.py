@@ -16,21 +16,22 @@ import random
 import sqlite3
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from worker_app import sqlite
 from worker_app.errors import NotCommitted, Undecided, WorkerError
-from worker_app.layout import RETIRED
+from worker_app.layout import FORMER_AFTER, FORMER_ROWS, HEARTBEAT, RETIRED
 from worker_app.stats import StatsRow
 from worker_app.tally import Tally
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
 
 log = logging.getLogger("worker_app")
 
 BUSY_SLICE = 0.2  # seconds one attempt waits for other writers; the ledger looks at its deadlines in between
 REOPEN_PATIENCE = 1.0  # seconds for connecting anew while answers wait
-HEARTBEAT = 60.0  # seconds between two signs of life of an idle worker
 CHECKPOINT_EVERY = 500  # commits of two to three pages: about SQLite's own thousand pages
-FORMER_ROWS = 1000  # rows of former workers kept one by one
-FORMER_AFTER = 600.0  # seconds without a sign of life after which a row counts as a former worker's
 
 _ADD = """INSERT INTO workers
  (name, first_started, updated, successful, failed, unplanned, disconnected, duration_us, last_batch) VALUES (?,?,?,?,?,?,?,?,?)
@@ -265,3 +266,47 @@ class SqliteReader:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+class SqliteDatabase:
+    """The `Database` that a SQLite URL or the path of a file names; see `address.Database`."""
+
+    errors: tuple[type[Exception], ...] = (sqlite3.Error, OSError)
+
+    def __init__(self, where: str) -> None:
+        self.name = sqlite.path_of(where) if "://" in where else os.path.abspath(where)
+
+    def create(self) -> None:
+        sqlite.prepare(self.name)
+        with self.engine().connect() as connection:
+            verdict = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
+        if verdict != "ok":
+            raise WorkerError(f"{self.name}: damaged ({verdict}); move it away to begin anew")
+
+    def require(self) -> None:
+        from worker_app import schema
+
+        if sqlite.identity(self.name) is None:
+            raise WorkerError(f"{self.name}: no such database")
+        try:
+            ready = schema.check(self.engine())
+        except WorkerError as error:
+            raise WorkerError(f"{self.name}: {error}") from None
+        except (sqlite3.Error, OSError) as error:
+            raise WorkerError(f"{self.name}: {self.explain(error)}") from None
+        if not ready:
+            raise WorkerError(f"{self.name}: not yet a Comet statistics database (create makes it one)")
+
+    def store(self, choose_name: Callable[[set[str]], str]) -> SqliteStore:
+        return SqliteStore(self.name, choose_name)
+
+    def reader(self) -> SqliteReader:
+        return SqliteReader(self.name)
+
+    def engine(self) -> Engine:
+        from worker_app import schema
+
+        return schema.engine_for(self.name)
+
+    def explain(self, error: BaseException) -> str:
+        return sqlite.explain(error, self.name)

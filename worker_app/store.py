@@ -13,7 +13,12 @@ from worker_app.tally import Tally
 
 
 class Store(Protocol):
-    """A connection that writes one worker's row; used by one thread at a time."""
+    """A connection that writes one worker's row; used by one thread at a time. `name` is the row's, known from `open` on."""
+
+    name: str
+
+    def open(self) -> None:
+        """Prepare the database and register the worker. WorkerError: one line that says why not."""
 
     def commit(self, tally: Tally) -> None:
         """One transaction. Waits at most a fraction of a second for other writers."""
@@ -43,3 +48,5 @@ class Store(Protocol):
 class StatsReader(Protocol):
     def rows(self) -> list[StatsRow]:
         """All workers in order of first start. NotCommitted: the database does not answer."""
+
+    def close(self) -> None: ...

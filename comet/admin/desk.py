@@ -4,7 +4,6 @@ Everything here runs in the supervisor's loop. With `admin-port: 0` no desk is m
 """
 
 import asyncio
-import re
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -19,6 +18,7 @@ from comet.events import Event
 from comet.fleet import Fleet
 from comet.journal import Journal, Record
 from comet.listeners import bound, holder
+from comet.location import without_password
 from comet.rates import Sample, bounds_s
 from comet.recoveries import Recoveries
 from comet.replica import Wanted
@@ -105,4 +105,4 @@ class Desk:
 def shown(config: Config) -> Mapping[str, Any]:
     """The config as a file would have it, without what is nobody's business."""
     values = {key: getattr(config, key.replace("-", "_")) for key in KEYS}
-    return values | {"stats-dir": re.sub(r"//[^/@]*@", "//", config.stats_dir)}
+    return values | {"stats-dir": without_password(config.stats_dir)}

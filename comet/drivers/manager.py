@@ -140,7 +140,7 @@ class Manager:
             check = self._api.inspect_image(launch.image)["Config"].get("Healthcheck") or {}
         except docker.errors.NotFound:
             return False
-        return check.get("Test", ["NONE"])[0] != "NONE"
+        return bool(check.get("Test", ["NONE"])[0] != "NONE")
 
     def _secret(self, launch: ServiceLaunch) -> str | None:
         """The id of the secret with this launch's content, which is made where it is missing."""

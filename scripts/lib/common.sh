@@ -56,3 +56,19 @@ apt_install() {
   run_logged "apt-get install $*" as_root env DEBIAN_FRONTEND=noninteractive \
     apt-get -o Acquire::Retries=3 -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "$@"
 }
+
+POLICY=/usr/sbin/policy-rc.d
+
+# apt_install_unstarted WHY PACKAGE… : the same, but no service is started. A policy that forbids starts, for the time of the installation,
+# keeps this machine as it was (see invoke-rc.d(8)).
+apt_install_unstarted() {
+  local made='' status=0
+  if [ ! -e "$POLICY" ]; then
+    made=yes
+    printf '#!/bin/sh\nexit 101\n' | as_root tee "$POLICY" >/dev/null
+    as_root chmod 755 "$POLICY"
+  fi
+  apt_install "$@" || status=$?
+  if [ -n "$made" ]; then as_root rm -f -- "$POLICY"; fi
+  return "$status"
+}

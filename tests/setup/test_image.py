@@ -160,14 +160,16 @@ def test_only_the_newest_stage_and_those_of_running_builds_are_kept() -> None:
 
 def test_requirements_are_the_lines_of_setup_cfg(tmp_path: Path) -> None:
     setup = tmp_path / "setup.cfg"
-    setup.write_text("[options]\ninstall_requires =\n    docker >=7\n    flask >=3,<4\n    waitress\n    SQLAlchemy >=2.0,<3\n")
-    assert wheels.requirements(setup) == ["flask >=3,<4", "waitress", "SQLAlchemy >=2.0,<3"]
+    setup.write_text(
+        "[options]\ninstall_requires =\n    docker >=7\n    flask >=3,<4\n    waitress\n    SQLAlchemy >=2.0,<3\n    psycopg[binary]\n"
+    )
+    assert wheels.requirements(setup) == ["flask >=3,<4", "waitress", "SQLAlchemy >=2.0,<3", "psycopg[binary]"]
 
 
 def test_a_package_that_setup_cfg_does_not_name_is_an_error(tmp_path: Path) -> None:
     setup = tmp_path / "setup.cfg"
     setup.write_text("[options]\ninstall_requires =\n    Flask-Login\n    waitress\n")
-    with pytest.raises(UserError, match="does not name Flask, SQLAlchemy"):
+    with pytest.raises(UserError, match="does not name Flask, SQLAlchemy, psycopg"):
         wheels.requirements(setup)
     with pytest.raises(UserError, match="only from a clone"):
         wheels.requirements(tmp_path / "nowhere.cfg")

@@ -9,13 +9,17 @@ import sqlite3
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
+from sqlalchemy import insert
 
-from worker_app import database, layout, schema, sqlite
+from worker_app import address, database, layout, schema, sqlite
 from worker_app.errors import NotCommitted, WorkerError
 from worker_app.identity import CONTAINER, PROCESS, Identity
 from worker_app.sqlite_store import SqliteReader, SqliteStore
+from worker_app.store import Store
 from worker_app.tally import Record, Tally, tally
 
 ORIGINAL_DDL = (
@@ -29,8 +33,16 @@ def path(tmp_path: Path) -> str:
     return str(tmp_path / "stats.db")
 
 
-def opened(path: str, name: str = "fdbaa57c12d3", kind: str = CONTAINER) -> SqliteStore:
-    store = SqliteStore(path, Identity(kind, name).row_name)
+@pytest.fixture(params=["sqlite", "postgresql"])
+def where(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database of either dialect: what a test says must hold for both."""
+    if request.param == "sqlite":
+        return str(tmp_path / "stats.db")
+    return str(request.getfixturevalue("postgres_server").schema().url)
+
+
+def opened(where: str, name: str = "fdbaa57c12d3", kind: str = CONTAINER) -> Store:
+    store = address.at(where).store(Identity(kind, name).row_name)
     store.open()
     return store
 
@@ -39,8 +51,8 @@ def some(successful: int = 0, failed: int = 0, us: int = 1000) -> Tally:
     return tally([Record(False, us)] * successful + [Record(True, us, injected=("failure",))] * failed)
 
 
-def rows(path: str) -> list[tuple[str, int, int, int]]:
-    reader = SqliteReader(path)
+def rows(where: str) -> list[tuple[str, int, int, int]]:
+    reader = address.at(where).reader()
     try:
         return [(row.name, row.successful, row.failed, row.duration_us) for row in reader.rows()]
     finally:
@@ -51,12 +63,13 @@ def digest(path: str) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def sql(path: str, *statements: str) -> list[tuple[object, ...]]:
-    connection = sqlite3.connect(path)
+def sql(where: str, *statements: str) -> list[tuple[object, ...]]:
+    connection: Any = psycopg.connect(where) if "://" in where else sqlite3.connect(where)
     try:
         found: list[tuple[object, ...]] = []
         for statement in statements:
-            found = connection.execute(statement).fetchall()
+            cursor = connection.execute(statement)
+            found = cursor.fetchall() if cursor.description else []
         connection.commit()
         return found
     finally:
@@ -75,12 +88,12 @@ def test_f22_the_journal_is_wal_and_commits_do_not_wait_for_the_disk(path: str) 
     store.close()
 
 
-def test_create_is_repeatable_and_leaves_counts_alone(path: str) -> None:
-    store = opened(path)
+def test_create_is_repeatable_and_leaves_counts_alone(where: str) -> None:
+    store = opened(where)
     store.commit(some(3, 1))
     store.close()
-    database.create(path)
-    assert rows(path) == [("fdbaa57c12d3", 3, 1, 4000)]
+    database.create(where)
+    assert rows(where) == [("fdbaa57c12d3", 3, 1, 4000)]
 
 
 @pytest.mark.parametrize("content", [b"not a database at all" * 100, b"SQLite format 3\0" + b"\xff" * 4096])
@@ -93,32 +106,38 @@ def test_a_damaged_file_is_refused_in_one_line_and_left_untouched(path: str, con
     assert digest(path) == before
 
 
-def test_somebody_elses_database_is_refused_and_left_untouched(path: str) -> None:
-    sql(path, "CREATE TABLE addresses (name)", "INSERT INTO addresses VALUES ('x')")
-    before = digest(path)
+def test_somebody_elses_database_is_refused_and_left_untouched(where: str) -> None:
+    sql(where, "CREATE TABLE addresses (name varchar(9))", "INSERT INTO addresses VALUES ('x')")
+    sqlite_file = "://" not in where
+    before = digest(where) if sqlite_file else ""
     with pytest.raises(WorkerError, match=r"not a Comet statistics database.*addresses"):
-        database.create(path)
-    assert digest(path) == before
-    assert sql(path, "PRAGMA journal_mode") == [("delete",)]
+        database.create(where)
+    if sqlite_file:
+        assert digest(where) == before
+        assert sql(where, "PRAGMA journal_mode") == [("delete",)]
+    else:
+        assert sql(where, "SELECT tablename FROM pg_tables WHERE schemaname = current_schema()") == [("addresses",)]
 
 
-def test_a_newer_schema_is_refused(path: str) -> None:
-    database.create(path)
-    sql(path, f"UPDATE comet_schema SET version = {layout.VERSION + 1}")
+def test_a_newer_schema_is_refused(where: str) -> None:
+    database.create(where)
+    sql(where, f"UPDATE comet_schema SET version = {layout.VERSION + 1}")
     with pytest.raises(WorkerError, match="newer Comet"):
-        database.create(path)
+        database.create(where)
 
 
-def test_an_older_schema_is_migrated(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = opened(path)
+def test_an_older_schema_is_migrated(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = opened(where)
     store.commit(some(1))
     store.close()
     monkeypatch.setattr(layout, "VERSION", layout.VERSION + 1)
-    step = {layout.VERSION - 1: lambda connection: connection.exec_driver_sql("ALTER TABLE workers ADD COLUMN colour TEXT DEFAULT 'red'")}
+    step = {
+        layout.VERSION - 1: lambda connection: connection.exec_driver_sql("ALTER TABLE workers ADD COLUMN colour VARCHAR(9) DEFAULT 'red'")
+    }
     monkeypatch.setattr(schema, "MIGRATIONS", step)
-    database.create(path)
-    assert sql(path, "SELECT version FROM comet_schema") == [(layout.VERSION,)]
-    assert sql(path, "SELECT colour, successful FROM workers") == [("red", 1)]
+    database.create(where)
+    assert sql(where, "SELECT version FROM comet_schema") == [(layout.VERSION,)]
+    assert sql(where, "SELECT colour, successful FROM workers") == [("red", 1)]
 
 
 def test_a_file_of_the_original_program_is_taken_over(path: str) -> None:
@@ -146,14 +165,14 @@ def test_a_missing_directory_is_named(tmp_path: Path) -> None:
         database.create(str(tmp_path / "nowhere" / "stats.db"))
 
 
-def test_many_workers_make_one_database(path: str) -> None:
+def test_many_workers_make_one_database(where: str) -> None:
     """Started at the same moment on no file at all, as the first start of a cluster is."""
     stores: list[SqliteStore] = []
     failures: list[BaseException] = []
 
     def start(number: int) -> None:
         try:
-            stores.append(opened(path, f"w{number}"))
+            stores.append(opened(where, f"w{number}"))
         except BaseException as error:
             failures.append(error)
 
@@ -165,83 +184,83 @@ def test_many_workers_make_one_database(path: str) -> None:
     for store in stores:
         store.close()
     assert failures == []
-    assert sorted(name for name, *_ in rows(path)) == [f"w{number}" for number in range(8)]
+    assert sorted(name for name, *_ in rows(where)) == [f"w{number}" for number in range(8)]
 
 
 # The rows
 
 
-def test_rows_stand_in_order_of_first_start_zeros_included(path: str) -> None:
+def test_rows_stand_in_order_of_first_start_zeros_included(where: str) -> None:
     for name in ("zz", "aa", "mm"):
-        opened(path, name).close()
-    opened(path, "zz").close()
-    assert rows(path) == [("zz", 0, 0, 0), ("aa", 0, 0, 0), ("mm", 0, 0, 0)]
+        opened(where, name).close()
+    opened(where, "zz").close()
+    assert rows(where) == [("zz", 0, 0, 0), ("aa", 0, 0, 0), ("mm", 0, 0, 0)]
 
 
-def test_the_order_holds_when_the_clock_is_set_back(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened(path, "first").close()
+def test_the_order_holds_when_the_clock_is_set_back(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened(where, "first").close()
     monkeypatch.setattr(time, "time", lambda: 1000.0)
-    opened(path, "second").close()
-    assert [name for name, *_ in rows(path)] == ["first", "second"]
+    opened(where, "second").close()
+    assert [name for name, *_ in rows(where)] == ["first", "second"]
 
 
-def test_f29_former_workers_stay_in_the_totals_until_reset(path: str) -> None:
-    store = opened(path, "former")
+def test_f29_former_workers_stay_in_the_totals_until_reset(where: str) -> None:
+    store = opened(where, "former")
     store.commit(some(2))
     store.close()
-    opened(path, "present").close()
-    assert json.loads(database.stats(path))["TotalRequests"] == [{"total": 2}, {"former": 2}, {"present": 0}]
-    database.reset(path, keep=["present"])
-    assert json.loads(database.stats(path))["TotalRequests"] == [{"total": 0}, {"present": 0}]
+    opened(where, "present").close()
+    assert json.loads(database.stats(where))["TotalRequests"] == [{"total": 2}, {"former": 2}, {"present": 0}]
+    database.reset(where, keep=["present"])
+    assert json.loads(database.stats(where))["TotalRequests"] == [{"total": 0}, {"present": 0}]
 
 
-def test_a_restarted_container_goes_on_and_a_reused_pid_does_not(path: str) -> None:
+def test_a_restarted_container_goes_on_and_a_reused_pid_does_not(where: str) -> None:
     for kind in (CONTAINER, PROCESS):
         for _ in range(2):
-            store = opened(path, f"id-{kind}", kind)
+            store = opened(where, f"id-{kind}", kind)
             store.commit(some(1))
             store.close()
-    assert [(name, good) for name, good, *_ in rows(path)] == [("id-container", 2), ("id-process", 1), ("id-process.2", 1)]
+    assert [(name, good) for name, good, *_ in rows(where)] == [("id-container", 2), ("id-process", 1), ("id-process.2", 1)]
 
 
-def test_f20_writers_add_and_never_overwrite(path: str) -> None:
-    first, second = opened(path, "same"), opened(path, "same")
+def test_f20_writers_add_and_never_overwrite(where: str) -> None:
+    first, second = opened(where, "same"), opened(where, "same")
     for _ in range(50):
         first.commit(some(1, 1))
         second.commit(some(2))
     first.close()
     second.close()
-    assert rows(path) == [("same", 150, 50, 200_000)]
+    assert rows(where) == [("same", 150, 50, 200_000)]
 
 
-def test_f24_the_average_is_over_all_requests_failed_ones_included(path: str) -> None:
-    store = opened(path)
+def test_f24_the_average_is_over_all_requests_failed_ones_included(where: str) -> None:
+    store = opened(where)
     store.commit(tally([Record(False, 900_000), Record(False, 300_000), Record(True, 0)]))
     store.close()
-    assert json.loads(database.stats(path))["AverageResponseTime"] == [{"total": 400.0}, {"fdbaa57c12d3": 400.0}]
+    assert json.loads(database.stats(where))["AverageResponseTime"] == [{"total": 400.0}, {"fdbaa57c12d3": 400.0}]
 
 
-def test_f28_a_row_says_when_it_was_last_written(path: str) -> None:
-    store = opened(path)
-    began = sql(path, "SELECT updated FROM workers")[0][0]
+def test_f28_a_row_says_when_it_was_last_written(where: str) -> None:
+    store = opened(where)
+    began = sql(where, "SELECT updated FROM workers")[0][0]
     time.sleep(0.01)
     store.commit(some(1))
     store.close()
-    assert sql(path, "SELECT updated > ? FROM workers".replace("?", str(began))) == [(1,)]
+    assert sql(where, f"SELECT 1 FROM workers WHERE updated > {began!r}") == [(1,)]
 
 
-def test_f21_f22_a_locked_database_is_an_error_that_leaves_no_trace(path: str) -> None:
-    store = opened(path)
+def test_f21_f22_a_locked_database_is_an_error_that_leaves_no_trace(where: str) -> None:
+    store = opened(where)
     store.commit(some(7))
-    other = sqlite3.connect(path, isolation_level=None)
-    other.execute("BEGIN EXCLUSIVE")
-    with pytest.raises(NotCommitted, match="locked"):
+    other: Any = psycopg.connect(where) if "://" in where else sqlite3.connect(where, isolation_level=None)
+    other.execute("LOCK TABLE workers" if "://" in where else "BEGIN EXCLUSIVE")
+    with pytest.raises(NotCommitted, match="lock"):
         store.commit(some(1))
     other.execute("ROLLBACK")
     other.close()
     store.commit(some(1))
     store.close()
-    assert rows(path)[0][1] == 8
+    assert rows(where)[0][1] == 8
 
 
 def test_a_full_disk_is_an_error_that_leaves_no_trace_and_passes(path: str) -> None:
@@ -262,65 +281,68 @@ def test_a_full_disk_is_an_error_that_leaves_no_trace_and_passes(path: str) -> N
     assert sql(path, "PRAGMA integrity_check") == [("ok",)]
 
 
-def test_a_reset_under_a_living_worker_is_not_undone(path: str) -> None:
-    store = opened(path)
+def test_a_reset_under_a_living_worker_is_not_undone(where: str) -> None:
+    store = opened(where)
     store.commit(some(5))
-    database.reset(path)
-    assert rows(path) == []
+    database.reset(where)
+    assert rows(where) == []
     store.tick(time.time())
-    assert rows(path) == [("fdbaa57c12d3", 0, 0, 0)]
+    assert rows(where) == [("fdbaa57c12d3", 0, 0, 0)]
     store.commit(some(1))
     store.close()
-    assert rows(path)[0][1] == 1
+    assert rows(where)[0][1] == 1
 
 
-def test_a_row_that_came_back_keeps_its_place(path: str) -> None:
-    first, second = opened(path, "first"), opened(path, "second")
-    database.reset(path)
+def test_a_row_that_came_back_keeps_its_place(where: str) -> None:
+    first, second = opened(where, "first"), opened(where, "second")
+    database.reset(where)
     second.tick(time.time())
     first.tick(time.time())
-    assert [name for name, *_ in rows(path)] == ["first", "second"]
+    assert [name for name, *_ in rows(where)] == ["first", "second"]
     first.close()
     second.close()
 
 
-def test_former_rows_past_the_limit_are_folded_into_one(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_former_rows_past_the_limit_are_folded_into_one(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker_app.sqlite_store.FORMER_ROWS", 3)
+    monkeypatch.setattr("worker_app.postgres_store.FORMER_ROWS", 3)
     for number in range(6):
-        store = opened(path, f"old-{number}")
+        store = opened(where, f"old-{number}")
         store.commit(some(1, 1))
         store.close()
-    sql(path, "UPDATE workers SET updated = 0")
-    living = opened(path, "living")
+    sql(where, "UPDATE workers SET updated = 0")
+    living = opened(where, "living")
     living.commit(some(1))
     living.close()
-    assert [(name, good, bad) for name, good, bad, _ in rows(path)] == [
+    assert [(name, good, bad) for name, good, bad, _ in rows(where)] == [
         ("retired", 3, 3),
         ("old-3", 1, 1),
         ("old-4", 1, 1),
         ("old-5", 1, 1),
         ("living", 1, 0),
     ]
-    assert sql(path, "SELECT sum(count) FROM latency") == [(13,)]
-    assert sql(path, "SELECT count FROM injections WHERE worker = 'retired'") == [(3,)]
+    assert sql(where, "SELECT sum(count) FROM latency") == [(13,)]
+    assert sql(where, "SELECT count FROM injections WHERE worker = 'retired'") == [(3,)]
 
 
-def test_living_workers_are_never_folded(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_living_workers_are_never_folded(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker_app.sqlite_store.FORMER_ROWS", 1)
+    monkeypatch.setattr("worker_app.postgres_store.FORMER_ROWS", 1)
     for number in range(4):
-        opened(path, f"w{number}").close()
-    assert len(rows(path)) == 4
+        opened(where, f"w{number}").close()
+    assert len(rows(where)) == 4
 
 
-def test_a_thousand_rows_are_answered(path: str) -> None:
-    database.create(path)
-    connection = sqlite3.connect(path)
-    connection.executemany(
-        "INSERT INTO workers VALUES (?,?,?,?,1,1,0,0,5,0)", [(number, f"w{number:04d}", float(number), 0.0) for number in range(1, 1001)]
-    )
-    connection.commit()
-    connection.close()
-    answer = json.loads(database.stats(path))
+def test_a_thousand_rows_are_answered(where: str) -> None:
+    database.create(where)
+    with address.at(where).engine().connect() as connection:
+        former = [
+            {"name": f"w{number:04d}", "first_started": float(number), "updated": 0.0, "successful": 1, "failed": 1, "duration_us": 5}
+            for number in range(1, 1001)
+        ]
+        connection.execute(insert(schema.workers), former)
+        connection.commit()
+    answer = json.loads(database.stats(where))
     assert answer["TotalRequests"][0] == {"total": 2000}
     assert len(answer["FailedRequests"]) == 1001
 
@@ -406,12 +428,12 @@ def run(*words: str) -> int:
     return database.main(list(words))
 
 
-def test_commands(path: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setenv("COMET_DATABASE", f"sqlite:///{path}")
+def test_commands(where: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COMET_DATABASE", where if "://" in where else f"sqlite:///{where}")
     assert run("stats") == 1
-    assert not os.path.exists(path)
+    assert not os.path.exists(where)
     assert run("create") == 0
-    store = opened(path)
+    store = opened(where)
     store.commit(some(2, 1, us=250_000))
     store.close()
     capsys.readouterr()
@@ -422,12 +444,12 @@ def test_commands(path: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     assert (worker["successful"], worker["failed"], worker["injections"], worker["mean_ms"]) == (2, 1, {"failure": 1}, 250.0)
     assert 250.0 <= worker["p99_ms"] <= 300.0
     assert run("reset", "--keep", "fdbaa57c12d3") == 0
-    assert rows(path) == [("fdbaa57c12d3", 0, 0, 0)]
+    assert rows(where) == [("fdbaa57c12d3", 0, 0, 0)]
     assert run("reset") == 0
-    assert rows(path) == []
+    assert rows(where) == []
 
 
-@pytest.mark.parametrize("url", ["", "postgresql://user:secret@host/db", "sqlite://", "nonsense"])
+@pytest.mark.parametrize("url", ["", "mysql://user:secret@host/db", "postgresql://user:secret%@host/db", "sqlite://", "nonsense"])
 @pytest.mark.parametrize("command", ["create", "stats", "report", "reset"])
 def test_a_bad_address_is_one_line(url: str, command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("COMET_DATABASE", url)

@@ -282,3 +282,28 @@ def test_a_commit_waits_for_company_only_while_more_are_on_their_way(store: Fake
     ledger.settle([Waiting()], 100)
     assert ledger.distance(waiting=1, in_flight=1) == 0.0
     assert ledger.distance(waiting=1, in_flight=200) <= module.LONGEST_SPACING
+
+
+def test_while_nobody_knows_of_a_commit_what_came_later_is_refused_in_time(store: FakeStore, desk: Desk, ledger: Ledger) -> None:
+    known = threading.Event()
+
+    def verify() -> bool:
+        if not known.is_set():
+            raise Undecided("no connection")
+        return True
+
+    store.verify = verify  # type: ignore[method-assign]
+    store.steps = [raising(Undecided("the connection broke"))]
+    first, later = Waiting(0.1), Waiting(0.1)
+    ledger.submit([first])
+    deadline = time.monotonic() + 2
+    while store.steps:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    ledger.submit([later])
+    assert desk.wait(1) == [False]
+    assert list(desk.answers) == [later]
+    known.set()
+    desk.wait(2)
+    assert desk.answers[first]  # however long it took: it is counted
+    assert store.total() == 0  # and not done twice

@@ -40,11 +40,12 @@ class Worker:
         name: str = "worker-0",
         faults: dict[str, Any] | None = None,
         args: tuple[str, ...] = (),
-        database: Path | None = None,
+        database: Path | str | None = None,
         prelude: str = "",
     ) -> None:
         directory.mkdir(exist_ok=True)
-        self.database = database or directory / "stats.db"
+        self.database = Path(database or directory / "stats.db")
+        url = database if isinstance(database, str) else f"sqlite:///{self.database}"
         self.log = directory / f"{name}.log"
         self.faults_file = directory / f"{name}.json"
         self.write_faults(QUIET if faults is None else faults)
@@ -53,7 +54,7 @@ class Worker:
             code = f"{prelude}\nimport sys; from worker_app.__main__ import main; sys.exit(main({command[3:]!r}))"
             command = [sys.executable, "-c", code]
         with self.log.open("w") as log:
-            self.process = subprocess.Popen(command, env={**os.environ, "COMET_DATABASE": f"sqlite:///{self.database}"}, stderr=log)
+            self.process = subprocess.Popen(command, env={**os.environ, "COMET_DATABASE": url}, stderr=log)
         self.port = 0
 
     def __enter__(self) -> Worker:
