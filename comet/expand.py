@@ -196,7 +196,7 @@ def _contained(config: Config, around: Surroundings, image: str, name: str) -> C
 def _placed(config: Config, around: Surroundings, image: str) -> ServiceLaunch:
     return ServiceLaunch(
         image=image,
-        arguments=_arguments(config, "worker", f"0.0.0.0:{CONTAINER_PORT}", "container"),
+        arguments=(*_arguments(config, "worker", f"0.0.0.0:{CONTAINER_PORT}", "container"), "--no-faults"),
         environment={**around.database.environment, "COMET_REPLICA": TASK_NAME},
         user=f"{WORKER_UID}:{WORKER_UID}",
         port=CONTAINER_PORT,

@@ -33,7 +33,7 @@ mode=load engine=yes
 for word in "$@"; do
   case $word in
     -h | --help) mode=help && break ;;
-    load | lb | idle | recovery | chaos | stats | inflight | page) mode=$word ;;
+    load | lb | idle | recovery | chaos | stats | inflight | swarm | page) mode=$word ;;
     process | --runtime=process | --no-docker) engine= ;;
   esac
 done
@@ -45,6 +45,7 @@ case $mode in
   load | stats | inflight) need wrk ;;
 esac
 case $mode in
+  swarm) ensure_engine ;;
   load | recovery | chaos) if [ -n "$engine" ]; then ensure_engine; fi ;;
 esac
 exec env PYTHONPATH="$ROOT" "$VENV/bin/python" -m scripts.bench "$@"

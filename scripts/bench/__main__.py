@@ -18,6 +18,7 @@ MODES = {
     "chaos": "random kills under load, with a ledger of every request",
     "stats": "cost of exact statistics next to none, 1 to 500 in flight, and the kill -9 ledger",
     "inflight": "clients x workers at a delay of 500 ms: throughput, latency, CPU per request, and what limited each",
+    "swarm": "a node of a Docker Swarm powered off under load: requests lost, failover beside the swarm's own",
     "page": "write docs/benchmarks.md from the latest results",
 }
 MODULES = {"stats": "worker_stats"}  # where the module's name is not the mode's

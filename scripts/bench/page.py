@@ -10,7 +10,7 @@ from scripts.bench.report import RESULTS, ROOT, say
 from scripts.bench.table import Table, markdown
 
 ORDER = {"lb": "What a request costs", "idle": "Idle connections", "recovery": "Recovery", "chaos": "Chaos", "load": "A cluster under load"}
-ORDER |= {"stats": "What exact statistics cost", "inflight": "Thousands in flight"}
+ORDER |= {"stats": "What exact statistics cost", "inflight": "Thousands in flight", "swarm": "A node dies"}
 OPENING = """# Benchmarks
 
 Written by `scripts/bench.sh page` from the results of the benches named below; each section says how to repeat it. Figures of one machine,

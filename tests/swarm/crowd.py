@@ -9,12 +9,14 @@ from types import TracebackType
 
 from tests.swarm.hosts import Hosts
 
+CLIENTS = 6
+
 
 class Crowd:
     """Clients on machine `number`, spread over these local ports, from the block's begin to its end. `answers` counts statuses and
     errors by name, `latest` is when the last answer came (monotonic seconds), `slowest` the longest wait (s)."""
 
-    def __init__(self, lab: Hosts, number: int, ports: list[int], clients: int = 6, pause: float = 0.02) -> None:
+    def __init__(self, lab: Hosts, number: int, ports: list[int], clients: int = CLIENTS, pause: float = 0.02) -> None:
         self._lab = lab
         self._number = number
         self._ports = ports

@@ -129,16 +129,17 @@ class Hosts:
             )  # fmt: skip
         return first
 
-    def load(self, source: docker.DockerClient, image: str, tag: str) -> None:
-        """Give every machine an image, under this tag."""
-        file = self._folder / "image.tar"
+    def load(self, source: docker.DockerClient, names: list[str]) -> None:
+        """Give every machine these images."""
+        file = self._folder / "images.tar"
         with file.open("wb") as out:
-            for chunk in source.images.get(image).save(named=True):
+            for chunk in source.api._stream_raw_result(
+                source.api._get(source.api._url("/images/get"), params={"names": names}, stream=True)
+            ):
                 out.write(chunk)
         for number in self.numbers:
             with file.open("rb") as packed:
-                loaded = self.client(number).images.load(packed)
-            loaded[0].tag(*tag.split(":"))
+                self.client(number).images.load(packed)
         file.unlink()
 
     def power_off(self, number: int, cable: bool = True) -> None:

@@ -2,10 +2,8 @@
 killed are within them. The tests of this file follow one cluster through its life, in order."""
 
 import contextlib
-import io
 import json
 import os
-import tarfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,69 +13,58 @@ from typing import Any
 import docker
 import pytest
 
-from comet import expand
+from comet import base_image, expand
 from comet import image as images
 from comet.cluster import Cluster
 from tests.integration.clusters import House, eventually, house
-from tests.swarm.crowd import Crowd
+from tests.postgres import PASSWORD, QUOTED
+from tests.swarm.crowd import CLIENTS, Crowd
+from tests.swarm.database import database
 from tests.swarm.hosts import Hosts, hosts
 
 pytestmark = [pytest.mark.slow, pytest.mark.docker]
 
+BUILT_IN = {
+    "runtime": "swarm",
+    "avg_delay": 0,
+    "failure": 0,
+    "worker_memory": "128m",
+    "health_interval": 2,
+    "health_timeout": 1,
+    "start_timeout": 60,
+}
 IMAGE = "comet-test:1"
-CHECK = ["python3", "-I", "-S", "-c", expand.CHECK, "8080", "/healthz"]
 OWN = {
     "runtime": "swarm",
     "worker_image": IMAGE,
     "worker_target_port": 8080,
-    "worker_command": "['--listen', '0.0.0.0:{port}', '--identity', 'container', '--faults', '/etc/faults.json']",
+    "worker_command": "['--listen', '0.0.0.0:{port}', '--identity', 'container']",
     "worker_environment": "{COMET_DATABASE: 'sqlite:////tmp/stats.db'}",
-    "worker_read_only": "true",
-    "worker_pids": 200,
-    "worker_memory": "128m",
     "avg_delay": None,
     "failure": None,
-    "health_interval": 1,
-    "health_timeout": 1,
-    "start_timeout": 30,
 }
-
-
-def own_image(folder: Path) -> str:
-    """The worker's image as somebody's own: with a health check of its own, and quick."""
-    client = docker.from_env()
-    with contextlib.closing(client):
-        tag = images.ensure_image(client, folder, lambda told: None)
-        container = client.api.create_container(tag)
-        try:
-            packed = io.BytesIO()
-            with tarfile.open(fileobj=packed, mode="w") as tar:
-                content = json.dumps({"avg-delay": 20, "failure": 0}).encode()
-                entry = tarfile.TarInfo("faults.json")
-                entry.size, entry.mode = len(content), 0o644
-                tar.addfile(entry, io.BytesIO(content))
-            client.api.put_archive(container["Id"], "/etc", packed.getvalue())
-            check = json.dumps(CHECK)
-            changes = [f"HEALTHCHECK --interval=2s --timeout=10s --retries=6 CMD {check}"]
-            return str(client.api.commit(container["Id"], changes=changes)["Id"])
-        finally:
-            client.api.remove_container(container["Id"], force=True)
+"""The same application, as somebody's own service."""
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
     folder = tmp_path_factory.mktemp("image")
     Cluster(folder).create()
-    made = own_image(folder)
     source = docker.from_env()
-    try:
-        with hosts(3) as machines:
-            machines.load(source, made, IMAGE)
-            yield machines
-    finally:
-        with contextlib.suppress(docker.errors.DockerException):
-            source.images.remove(made)
-        source.close()
+    with contextlib.closing(source), hosts(3) as machines:
+        # Where the base is the official one, a load balancer's machine without it would take another image for the right one.
+        base = base_image.present(source)
+        wanted = [images.ensure_image(source, folder, lambda told: None), *([base.reference] if base is not None else [])]
+        machines.load(source, wanted)
+        for number in machines.numbers:
+            machines.client(number).images.get(wanted[0]).tag(*IMAGE.split(":"))
+        yield machines
+
+
+@pytest.fixture(scope="module")
+def url(lab: Hosts) -> Iterator[str]:
+    with database(lab) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -97,9 +84,9 @@ def at(lab: Hosts, made: House, number: int = 1) -> House:
 
 
 @pytest.fixture(scope="module")
-def cluster(lab: Hosts, manager: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    """Three workers behind two load balancers on h1, running."""
-    with house(tmp_path_factory.mktemp("cluster"), worker=3, **OWN) as made:
+def cluster(lab: Hosts, manager: docker.DockerClient, url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """Three workers behind two load balancers on h1, running, with their statistics in PostgreSQL."""
+    with house(tmp_path_factory.mktemp("cluster"), worker=3, stats_dir=url, **BUILT_IN) as made:
         at(lab, made).start()
         yield made
         print(made.comet("events", "--tail", "60").stdout)  # Shown where a test failed.
@@ -150,12 +137,16 @@ def test_no_swarm_and_no_manager_are_one_line_each(lab: Hosts, tmp_path: Path) -
         made.assert_nothing_left()
 
 
-def test_statistics_in_a_file_and_faults_by_a_folder_are_refused(lab: Hosts, tmp_path: Path) -> None:
+def test_what_other_machines_cannot_reach_is_refused(tmp_path: Path) -> None:
     with house(tmp_path, runtime="swarm", fault_point="worker") as made:
         done = made.comet("check")
         assert done.returncode == 2
         assert "stats-dir: worker-stats.db is a file, and other machines cannot reach it" in done.stderr
         assert "fault-point: worker acts through a folder of this machine" in done.stderr
+        made.write(fault_point=None, stats_dir="postgresql://me:secret@localhost/stats")
+        line = told(made, "check")
+        assert "names this machine as each machine calls itself" in line
+        assert "secret" not in line
 
 
 def test_an_image_that_is_missing_is_told_with_the_nodes(lab: Hosts, manager: docker.DockerClient, tmp_path: Path) -> None:
@@ -168,6 +159,21 @@ def test_an_image_that_is_missing_is_told_with_the_nodes(lab: Hosts, manager: do
         assert manager.services.list() == []
 
 
+def test_a_service_of_ones_own_whose_update_fails_serves_on(lab: Hosts, manager: docker.DockerClient, tmp_path: Path) -> None:
+    with house(tmp_path, worker=2, **OWN) as made:
+        at(lab, made).start()
+        with crowd(lab, made) as clients:
+            kept = made.config["worker-command"]
+            made.write(worker_command="['--no-such-option']")
+            assert "the swarm went back to the former version" in told(made, "reload")
+            eventually(settled(made, 2))
+        assert set(clients.answers) <= {"200", "500"}  # This application fails on purpose where nobody tells it not to.
+        assert counted(made) == clients.answers.total()
+        made.write(worker_command=kept)
+        made.stop()
+        made.assert_nothing_left()
+
+
 def test_the_workers_are_one_service_spread_over_the_nodes(cluster: House, manager: docker.DockerClient) -> None:
     rows = workers(cluster)
     assert {row["node"] for row in rows.values()} == {"h1", "h2", "h3"}
@@ -176,9 +182,19 @@ def test_the_workers_are_one_service_spread_over_the_nodes(cluster: House, manag
     (service,) = manager.services.list()
     spec = service.attrs["Spec"]
     assert spec["Labels"]["comet.cluster"] == cluster.cluster_id
-    assert spec["TaskTemplate"]["Resources"]["Limits"] == {"MemoryBytes": 128 << 20, "Pids": 200}
+    assert spec["TaskTemplate"]["Resources"]["Limits"] == {"MemoryBytes": 128 << 20, "Pids": expand.WORKER_PIDS}
     assert (spec["UpdateConfig"]["Order"], spec["UpdateConfig"]["FailureAction"]) == ("start-first", "rollback")
     assert spec["EndpointSpec"]["Ports"][0]["PublishMode"] == "host"
+    assert spec["TaskTemplate"]["ContainerSpec"]["Healthcheck"]["Test"][:2] == ["CMD", "python3"]
+
+
+def test_the_password_of_the_database_is_a_secret_of_the_swarm(cluster: House, manager: docker.DockerClient) -> None:
+    (secret,) = manager.secrets.list()
+    assert secret.attrs["Spec"]["Labels"]["comet.cluster"] == cluster.cluster_id
+    (service,) = manager.services.list()
+    shown = json.dumps([service.attrs, manager.api.tasks(), [each.attrs for each in manager.containers.list()]])
+    assert QUOTED not in shown
+    assert PASSWORD not in shown
 
 
 def test_requests_go_round_over_all_nodes(cluster: House, lab: Hosts) -> None:
@@ -203,7 +219,7 @@ def test_scaled_from_3_to_12_to_3_without_a_failed_request(cluster: House, lab: 
 
 def test_a_reload_rolls_all_without_a_failed_request(cluster: House, lab: Hosts) -> None:
     before, ids = counted(cluster), {row["id"] for row in workers(cluster).values()}
-    cluster.write(worker_environment="{COMET_DATABASE: 'sqlite:////tmp/other.db'}")
+    cluster.write(worker_memory="160m")
     with crowd(lab, cluster) as clients:
         done = cluster.comet("reload")
         assert done.returncode == 0, done.stderr
@@ -212,18 +228,6 @@ def test_a_reload_rolls_all_without_a_failed_request(cluster: House, lab: Hosts)
     assert not ids & {row["id"] for row in workers(cluster).values()}
     assert all(row["restarts"] == 0 for row in workers(cluster).values())
     assert counted(cluster) - before == clients.answers["200"]
-
-
-def test_an_update_that_fails_is_taken_back_and_told(cluster: House, lab: Hosts) -> None:
-    kept = cluster.config["worker-command"]
-    cluster.write(worker_command="['--no-such-option']")
-    with crowd(lab, cluster) as clients:
-        line = told(cluster, "reload")
-        assert "the swarm went back to the former version" in line
-        eventually(settled(cluster))
-    assert clients.failures == {}
-    cluster.write(worker_command=kept)
-    assert cluster.comet("reload").returncode == 0
 
 
 def test_one_worker_cannot_be_restarted_alone(cluster: House) -> None:
@@ -267,8 +271,8 @@ def test_a_node_that_dies_under_load_costs_no_request(cluster: House, lab: Hosts
         eventually(lambda: all(workers(cluster)[name]["node"] not in (victim, None) for name in lost), 60, "they run elsewhere")
         eventually(settled(cluster), 60)
     assert clients.failures == {}
-    # A request in flight on the lost node was repeated elsewhere: the load balancers count it once, where it was answered.
-    assert counted(cluster) - before == clients.answers["200"]
+    # What was in flight on the lost node was repeated elsewhere: it may have been counted at both.
+    assert 0 <= counted(cluster) - before - clients.answers["200"] <= CLIENTS
     (event,) = cluster.events("node_down")
     assert event["node"] == victim
     lab.start(int(victim[1:]))
@@ -289,20 +293,21 @@ def test_a_partition_that_heals_costs_no_request_and_leaves_no_double(cluster: H
 
 
 def test_a_drained_node_hands_over_without_a_failed_request(cluster: House, lab: Hosts, manager: docker.DockerClient) -> None:
-    assert cluster.comet("restart", "worker").returncode == 0  # Nothing else spreads tasks over a node that is back.
-    eventually(settled(cluster))
-    node = next(each for each in manager.nodes.list() if each.attrs["Description"]["Hostname"] == "h2")
-    assert any(row["node"] == "h2" for row in workers(cluster).values())
+    before = counted(cluster)
+    victim = workers(cluster)["worker-0"]["node"]
+    node = next(each for each in manager.nodes.list() if each.attrs["Description"]["Hostname"] == victim)
     with crowd(lab, cluster) as clients:
         node.update({**node.attrs["Spec"], "Availability": "drain"})
-        eventually(lambda: all(row["node"] not in ("h2", None) for row in workers(cluster).values()), 60)
+        eventually(lambda: all(row["node"] not in (victim, None) for row in workers(cluster).values()), 60)
         eventually(settled(cluster), 60)
     assert clients.failures == {}
+    assert counted(cluster) - before == clients.answers["200"]
     node.reload()
     node.update({**node.attrs["Spec"], "Availability": "active"})
 
 
 def test_without_a_manager_the_others_serve_on(cluster: House, lab: Hosts) -> None:
+    assert cluster.comet("scale", "worker=6").returncode == 0  # Enough for other nodes to have some.
     rows = workers(cluster)
     with crowd(lab, cluster) as clients:
         lab.power_off(1, cable=False)
@@ -313,19 +318,20 @@ def test_without_a_manager_the_others_serve_on(cluster: House, lab: Hosts) -> No
         assert "does not answer" in cluster.events("engine_lost")[-1]["reason"]
         lab.start(1)
         eventually(lambda: cluster.events("engine_back"), 60, "the manager is back")
-        eventually(settled(cluster), 90)
+        eventually(settled(cluster, 6), 90)
     assert clients.failures == {}
 
 
 def test_a_supervisor_after_this_one_adopts_every_task(cluster: House) -> None:
     before = {name: (row["id"], row["node"], row["port"]) for name, row in workers(cluster).items()}
+    assert len(before) == 6
     os.kill(cluster.supervisor_pid(), 9)
     orphans = workers(cluster)
     assert {name: (row["id"], row["node"], row["port"]) for name, row in orphans.items()} == before
     assert all(row["orphan"] for row in orphans.values())
     cluster.start()
     assert {name: (row["id"], row["node"], row["port"]) for name, row in workers(cluster).items()} == before
-    eventually(settled(cluster))
+    eventually(settled(cluster, 6))
 
 
 def test_orphans_are_ended_without_a_supervisor_and_nothing_is_left(cluster: House, lab: Hosts, manager: docker.DockerClient) -> None:
