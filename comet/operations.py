@@ -296,6 +296,8 @@ class Operations:
     def _alone(self, what: str) -> Iterator[None]:
         if self._under_way is not None:
             raise Busy(f"a {self._under_way} is under way; try again when it is done")
+        if self._fleet.swarm is not None:
+            self._fleet.swarm.require_manager()
         self._under_way = what
         try:
             yield

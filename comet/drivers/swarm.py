@@ -29,6 +29,9 @@ from comet.tasks import Ports, Reading, Seat, Task, judged, pending, seated
 REST, HURRY = 1.0, 0.2
 """Seconds between two readings."""
 
+HURRY_LASTS = 30.0
+"""Seconds without news after which what is expected is waited for at rest: a node that may be back some day, room that there is not."""
+
 SERVICE = "service"
 """The lane of all orders: one service, so one after another."""
 
@@ -58,7 +61,8 @@ class SwarmDriver:
         self._seats: dict[str, Seat] = {}
         self._last = Reading({}, (), ())
         self._ports: Ports = {}
-        self._lost: str | None = None
+        self._lost: str | None = "it was not asked yet"
+        self._hurry_until = 0.0
         self._due = False
         self._updating = False
         self._read = asyncio.Event()
@@ -142,10 +146,13 @@ class SwarmDriver:
                 f"{name}: runs on {task.node.name}, and a swarm's manager cannot kill there; on that machine: docker kill {task.container}"
             )
 
+    def require_manager(self) -> None:
+        """UserError: there is nobody to give orders to."""
+        if self._lost is not None:
+            raise UserError(f"{self._lost}; nothing was changed, the workers that answer serve on")
+
     async def roll(self, launch: ServiceLaunch, patience: float) -> None:
         """Have the swarm replace all tasks as its update policy says; returns when it has. UserError: it went back, and says why."""
-        if self._lost is not None:
-            raise UserError(f"the swarm's manager does not answer ({self._lost}); nothing was changed")
         self._updating = True
         self._hasten()
         try:
@@ -155,13 +162,14 @@ class SwarmDriver:
             self._updating = False
 
     async def _updated(self, patience: float) -> None:
-        seen, until, why = ({seat.task for seat in self._seats.values()}, self._loop.time() + patience, "")
+        seen, until, why = {seat.task for seat in self._seats.values()}, self._loop.time() + patience, ""
+        newest = max((task.created for task in self._last.tasks), default=0.0)
         # The first reading may have been under way when the update was ordered.
         for _ in range(2):
             await self._next_reading()
         while True:
             status = self._last.service.get("UpdateStatus") or {}
-            failed = [task for task in self._last.tasks if task.error and task.wanted is False and task.failed]
+            failed = [task for task in self._last.tasks if task.error and task.failed and task.created > newest]
             why = failed[-1].error if failed else why
             now = {seat.task for seat in self._seats.values()}
             if now != seen:
@@ -217,7 +225,7 @@ class SwarmDriver:
             if known is not None and known.up != node.up:
                 name = "node_ready" if node.up else "node_down"
                 self._tell(Event(name, None, {"node": node.name} if node.up else {"node": node.name, "reason": node.said}))
-        self._last = fresh
+        self._lost, self._last = None, fresh
         self._ports = {task.container: task.port for task in fresh.tasks if task.port is not None}
         self._look()
         self._read.set()
@@ -233,7 +241,9 @@ class SwarmDriver:
             self._seats[name] = seat
             if news is not None:
                 self._later(name, news)
-        self._hurry = self._updating or any(seat.task is None or seat.leaving or seat.waiting for seat in self._seats.values())
+                self._hurry_until = self._loop.time() + HURRY_LASTS
+        unsettled = self._updating or any(seat.task is None or seat.leaving or seat.waiting for seat in self._seats.values())
+        self._hurry = unsettled and self._loop.time() < self._hurry_until
 
     def _later(self, name: str, news: Observation) -> None:
         """Tell it in a turn of its own: what follows may call this driver."""
@@ -241,7 +251,7 @@ class SwarmDriver:
         self._loop.call_soon(self._sink, name, seat.instance, news)
 
     def _hasten(self) -> None:
-        self._hurry = True
+        self._hurry, self._hurry_until = True, self._loop.time() + HURRY_LASTS
         self._wake.set()
 
     def _manager_lost(self, reason: str) -> None:

@@ -133,13 +133,12 @@ class Hosts:
         """Give every machine these images."""
         file = self._folder / "images.tar"
         with file.open("wb") as out:
-            for chunk in source.api._stream_raw_result(
-                source.api._get(source.api._url("/images/get"), params={"names": names}, stream=True)
-            ):
+            packed = source.api._get(source.api._url("/images/get"), params={"names": names}, stream=True)
+            for chunk in packed.iter_content(1 << 20):
                 out.write(chunk)
         for number in self.numbers:
-            with file.open("rb") as packed:
-                self.client(number).images.load(packed)
+            with file.open("rb") as content:
+                self.client(number).images.load(content)
         file.unlink()
 
     def power_off(self, number: int, cable: bool = True) -> None:

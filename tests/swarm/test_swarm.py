@@ -316,6 +316,7 @@ def test_without_a_manager_the_others_serve_on(cluster: House, lab: Hosts) -> No
         seen = clients.answers["200"]
         eventually(lambda: clients.answers["200"] > seen + 100)
         assert "does not answer" in cluster.events("engine_lost")[-1]["reason"]
+        assert "manager does not answer; nothing was changed" in told(cluster, "scale", "worker=4")
         lab.start(1)
         eventually(lambda: cluster.events("engine_back"), 60, "the manager is back")
         eventually(settled(cluster, 6), 90)
