@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -23,7 +24,7 @@ from comet.config import PORT_KEYS, Config, port_ranges
 from comet.control import ControlServer, Handler
 from comet.display import Display, Message
 from comet.drivers.manager import require_manager
-from comet.drivers.relay import Relay, trial
+from comet.drivers.relay import Keeper, Relay, forget_trial, trial
 from comet.errors import Busy, UserError
 from comet.events import Event, exit_text
 from comet.fleet import Fleet
@@ -56,10 +57,6 @@ BUSY_PAUSE = 0.2
 """Seconds after which a reload that waits its turn tries again."""
 
 
-RELAY_PAUSE = 1.0
-"""Seconds between two looks at the relay."""
-
-
 class Run:
     """Everything between the lock and its release."""
 
@@ -79,8 +76,7 @@ class Run:
         self._engine_lost = False
         self._hurried_at: float | None = None
         self._reloading: asyncio.Task[None] | None = None
-        self._relay: Relay | None = None
-        self._keeping: asyncio.Task[None] | None = None
+        self._keeper: Keeper | None = None
         self._desk = Desk(cluster, self._fleet, self._journal, self._in_force, lambda: self._operations is not None)
 
     async def serve(self) -> int:
@@ -197,32 +193,42 @@ class Run:
         access = await self._wait.blocking(lambda: reach.by_container(where, cluster, owner))
         if isinstance(where, database.Place) or image is None:
             return access
+        identity = cluster.id or ""
         if relayed is not None:
-            self._relay = Relay(client, cluster.id or "", image, owner, cluster.path(reach.RELAY), relayed)
-            await self._wait.blocking(self._relay.ensure)
-        trouble = await self._wait.blocking(lambda: trial(client, cluster.id or "", image, owner, access.environment, access.mounts))
+            await self._keep_relay(Relay(client, identity, image, owner, cluster.path(reach.RELAY), relayed))
+        try:
+            trouble = await self._wait.blocking(lambda: trial(client, identity, image, owner, access.environment, access.mounts))
+        except Stopped:
+            threading.Thread(target=forget_trial, args=(client, identity), daemon=True).start()
+            raise
         if trouble is not None:
             raise UserError(f"{where.origin}: from within a container: {trouble}", 2)
-        if self._relay is not None:
-            self._keeping = self._loop.create_task(self._keep_relay(self._relay))
         return access
 
     async def _keep_relay(self, relay: Relay) -> None:
-        while True:
-            await asyncio.sleep(RELAY_PAUSE)
-            try:
-                if await asyncio.to_thread(relay.ensure):
-                    self._tell(Event("relay_restarted"))
-            except UserError as error:
-                self._tell(Event("engine_error", None, {"reason": error.message}))
+        """Have the relay run from here on until the end; UserError: it does not."""
+        up: asyncio.Future[str | None] = self._loop.create_future()
+
+        def told(trouble: str | None) -> None:
+            if not up.done():
+                up.set_result(trouble)
+
+        self._keeper = Keeper(
+            relay,
+            lambda trouble: self._loop.call_soon_threadsafe(told, trouble),
+            lambda event: self._loop.call_soon_threadsafe(self._tell, event),
+        )
+        trouble = await self._wait.outcome(up)
+        if trouble is not None:
+            raise UserError(trouble)
 
     async def _remove_relay(self) -> None:
-        if self._keeping is not None:
-            self._keeping.cancel()
-            await asyncio.gather(self._keeping, return_exceptions=True)
-        if self._relay is not None:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.to_thread(self._relay.remove), ENGINE_PATIENCE)
+        if self._keeper is None:
+            return
+        self._keeper.end()
+        deadline = time.monotonic() + (ENGINE_PATIENCE if self._hurried_at is None else HURRIED_PATIENCE)
+        while not self._keeper.ended() and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
 
     def _write_faults(self, members: list[Enlisted]) -> None:
         names = [member.spec.name for member in members if member.spec.role == "worker"]

@@ -12,6 +12,8 @@ here=$(dirname -- "${BASH_SOURCE[0]}")
 . "$here/lib/venv.sh"
 # shellcheck source=scripts/lib/engine.sh
 . "$here/lib/engine.sh"
+# shellcheck source=scripts/lib/postgres.sh
+. "$here/lib/postgres.sh"
 
 # The tools lie in sbin on Debian, which is not in an ordinary user's PATH.
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
@@ -44,6 +46,7 @@ case $mode in
   lb | idle) need nginx haproxy wrk ;;
   load | stats | inflight) need wrk ;;
 esac
+if [ "$mode" = stats ]; then ensure_postgres "one of the databases measured"; fi
 case $mode in
   swarm) ensure_engine ;;
   load | recovery | chaos) if [ -n "$engine" ]; then ensure_engine; fi ;;

@@ -34,18 +34,20 @@ BUSY_SLICE = 0.2  # seconds one attempt waits for locks; the ledger looks at its
 ANSWER = 1.0  # seconds for an answer of the server, or for a connection, while requests wait
 RECONNECT_PAUSE = 0.25  # seconds between two attempts to connect: fifty workers must not storm a server that is just coming up
 
-# Whatever is a parameter goes as text: its type is then always the same, and the server plans the statement once.
-_COMMIT = """WITH mine AS (
- UPDATE workers SET updated = %s::float8, successful = successful + %s::int8, failed = failed + %s::int8, unplanned = unplanned + %s::int8,
- disconnected = disconnected + %s::int8, duration_us = duration_us + %s::int8, last_batch = %s::int8
- WHERE name = %s AND last_batch = %s::int8 RETURNING name),
+_COMMIT = postgres.Prepared(
+    b"comet_commit",
+    b"""WITH mine AS (
+ UPDATE workers SET updated = $1::float8, successful = successful + $2::int8, failed = failed + $3::int8, unplanned = unplanned + $4::int8,
+ disconnected = disconnected + $5::int8, duration_us = duration_us + $6::int8, last_batch = $7::int8
+ WHERE name = $8 AND last_batch = $9::int8 RETURNING name),
  timed AS (INSERT INTO latency (worker, bucket, count) SELECT mine.name, met.bucket, met.count
- FROM mine, unnest(%s::int4[], %s::int8[]) AS met (bucket, count)
+ FROM mine, unnest($10::int4[], $11::int8[]) AS met (bucket, count)
  ON CONFLICT (worker, bucket) DO UPDATE SET count = latency.count + excluded.count),
  harmed AS (INSERT INTO injections (worker, kind, count) SELECT mine.name, met.kind, met.count
- FROM mine, unnest(%s::text[], %s::int8[]) AS met (kind, count)
+ FROM mine, unnest($12::text[], $13::int8[]) AS met (kind, count)
  ON CONFLICT (worker, kind) DO UPDATE SET count = injections.count + excluded.count)
- SELECT count(*) FROM mine"""
+ SELECT count(*) FROM mine""",
+)
 _REGISTER = """INSERT INTO workers
  (name, first_started, updated, successful, failed, unplanned, disconnected, duration_us, last_batch)
  VALUES (%s, %s, %s, 0, 0, 0, 0, 0, %s)
@@ -143,14 +145,14 @@ class PostgresStore:
             raise NotCommitted("no connection")
         now, self._tried = time.time(), max(self._batch, self._tried) + 1
         sums = (now, tally.successful, tally.failed, tally.unplanned, tally.disconnected, tally.duration_us, self._tried)
-        values = (*map(str, sums), self.name, str(self._batch), *_arrays(tally.buckets), *_arrays(tally.injections))
+        values = (*sums, self.name, self._batch, *_arrays(tally.buckets), *_arrays(tally.injections))
         try:
-            met = session.execute(_COMMIT, values, prepare=True).fetchone()
+            met = session.prepared(_COMMIT, [str(value).encode() for value in values]).get_value(0, 0)
         except psycopg.Error as error:
             in_doubt = session.closed
             self._drop(unless=error)
             raise (Undecided if in_doubt else NotCommitted)(postgres.explain(error)) from None
-        if met != (1,):
+        if met != b"1":
             return False
         self._batch, self._updated = self._tried, now
         return True

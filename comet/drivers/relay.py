@@ -1,14 +1,15 @@
 """Two containers beside the workers: the relay to a database server on the host's loopback, and the trial of the way to a database.
 
 The relay is in the host's network, as its workers are not, and has nothing else: no rights, no other mounts, no secret. The engine itself
-starts it again when it dies, so it needs no supervisor; who kills it through the engine has stopped it, and `Relay.ensure` mends that.
+starts it again when it dies, so it needs no supervisor; who kills it through the engine has stopped it, which `Keeper` mends.
 """
 
 import contextlib
 import hashlib
 import json
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from docker.types import LogConfig, Mount
 from comet.cluster import Owner
 from comet.drivers.container import ENGINE_ERRORS, container_name, told
 from comet.errors import UserError
+from comet.events import Event
 
 INSIDE = "/run/comet/sockets"
 READY_WITHIN = 15.0
@@ -26,6 +28,9 @@ READY_WITHIN = 15.0
 
 TRIAL_WITHIN = 60
 """Seconds that a trial may take; what it waits for ends sooner by itself."""
+
+LOOK_PAUSE = 1.0
+"""Seconds between two looks at the relay."""
 
 MEMORY = 128 << 20
 
@@ -97,6 +102,42 @@ class Relay:
             self._api.remove_container(self._name, force=True, v=True)
 
 
+class Keeper:
+    """Looks after a relay from a thread of its own, and removes it at the end: nobody else acts on it, so no start comes after the removal.
+
+    `up` is called once: with None when it runs, else with the reason why it does not. `tell` hears of what happens later.
+    """
+
+    def __init__(self, relay: Relay, up: Callable[[str | None], object], tell: Callable[[Event], object]) -> None:
+        self._relay = relay
+        self._up = up
+        self._tell = tell
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="relay", daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        """Ask for the relay's end; `ended` tells when that is done."""
+        self._ending.set()
+
+    def ended(self) -> bool:
+        return not self._thread.is_alive()
+
+    def _keep(self) -> None:
+        try:
+            self._relay.ensure()
+            self._up(None)
+        except UserError as error:
+            self._up(error.message)
+        while not self._ending.wait(LOOK_PAUSE):
+            try:
+                if self._relay.ensure():
+                    self._tell(Event("relay_restarted"))
+            except UserError as error:
+                self._tell(Event("engine_error", None, {"reason": error.message}))
+        self._relay.remove()
+
+
 def trial(
     client: docker.DockerClient,
     cluster_id: str,
@@ -128,6 +169,12 @@ def trial(
     except ENGINE_ERRORS as error:
         return told(error)
     return None if code == 0 else words.splitlines()[-1] if words else f"exit code {code}"
+
+
+def forget_trial(client: docker.DockerClient, cluster_id: str) -> None:
+    """Remove what a trial left that was not waited for."""
+    with contextlib.suppress(*ENGINE_ERRORS):
+        client.api.remove_container(container_name(cluster_id, "trial"), force=True, v=True)
 
 
 def _host_config(api: Any, mounts: Mapping[str, tuple[str, bool]], **more: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import threading
 import time
 from collections import Counter
@@ -23,7 +24,7 @@ KEYS = ["SuccessfulRequests", "FailedRequests", "TotalRequests", "AverageRespons
 
 @pytest.fixture
 def database(postgres_server: postgres.Server) -> postgres.Database:
-    return postgres_server.database()
+    return postgres.database(postgres_server)
 
 
 class Load:
@@ -71,7 +72,7 @@ def everything_written(house: House) -> str:
     """All that a cluster shows or keeps where somebody but its user may look."""
     kept = [path for path in (house.folder / ".comet").rglob("*") if path.is_file() and "secrets" not in path.parts]
     texts = [path.read_text(errors="replace") for path in kept]
-    for arguments in (["ps", "--json"], ["ps"], ["events"], ["stats"], ["logs", "worker-0"], ["check"]):
+    for arguments in (["ps", "--json"], ["events"], ["stats"], ["logs", "worker-0"]):
         done = house.comet(*arguments)
         texts.append(done.stdout + done.stderr)
     admin = f"http://127.0.0.1:{house.config['admin-port']}"
@@ -197,16 +198,20 @@ def test_what_a_container_cannot_reach_is_told_before_the_start(make_house: Call
     house = make_house(worker=1, pool=1)
     with house.engine() as engine:
         (bridge,) = engine.api.networks(names=["^bridge$"])
-    gateway = bridge["IPAM"]["Config"][0]["Gateway"]
+    device = psutil.net_if_addrs()[bridge["Options"]["com.docker.network.bridge.name"]]
+    gateway = next(each.address for each in device if each.family == socket.AF_INET)
+    subnet = bridge["IPAM"]["Config"][0]["Subnet"]
+    # From the host one comes as the bridge itself or, masqueraded, as another of its addresses.
+    rules = f"host all all {gateway}/32 scram-sha-256\nhost all all {subnet} reject\nhost all all 0.0.0.0/0 scram-sha-256"
     server = database.server
     server.stop()
-    with server.also_at(gateway, f"host all all {gateway}/32 scram-sha-256"):
+    with postgres.also_at(server, gateway, rules):
         house.write(stats_dir=database.url.replace("127.0.0.1", gateway))
         done = house.comet("run")
         assert done.returncode == 2
         (line,) = [text for text in (done.stdout + done.stderr).splitlines() if "stats-dir" in text]
         assert "from within a container: " in line
-        assert "no pg_hba.conf entry" in line
+        assert "pg_hba.conf rejects connection" in line
         assert house.events("replica_starting") == []
         house.assert_nothing_left()
         house.write(runtime="process")

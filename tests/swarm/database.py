@@ -6,7 +6,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.postgres import QUOTED, USER, Server, program
+from scripts.bench.postgres import Server, program
+from tests.postgres import PASSWORD, QUOTED, USER
 from tests.swarm.hosts import NETWORK, Hosts
 
 PORT = 5432
@@ -21,13 +22,11 @@ class Placed(Server):
     """It listens on h1's address in its network; by its UNIX socket it is reached from here."""
 
     def __init__(self, folder: Path, lab: Hosts) -> None:
-        super().__init__(folder, PORT)
+        super().__init__(folder, PORT, {"fsync": "off", "full_page_writes": "off", "listen_addresses": f"127.0.0.1,{NETWORK}.1"})
         self._enter = lab.enter(1)
 
     def make(self) -> None:
         super().make()
-        with (self.data / "postgresql.conf").open("a") as file:
-            file.write(f"listen_addresses = '127.0.0.1,{NETWORK}.1'\n")
         with (self.data / "pg_hba.conf").open("a") as file:
             file.write(RULES)
 
@@ -47,8 +46,9 @@ def database(lab: Hosts) -> Iterator[str]:
         server.make()
         server.start()
         with server.superuser() as session:
-            session.execute(f"CREATE USER {USER} PASSWORD 'it''s a s3cret/#'")
-        made = server.database()
-        yield f"postgresql://{USER}:{QUOTED}@{NETWORK}.1:{PORT}/{made.name}"
+            secret = PASSWORD.replace("'", "''")
+            session.execute(f"CREATE ROLE {USER} LOGIN PASSWORD '{secret}'")
+            session.execute(f"CREATE DATABASE stats OWNER {USER}")
+        yield f"postgresql://{USER}:{QUOTED}@{NETWORK}.1:{PORT}/stats"
     finally:
         server.destroy()

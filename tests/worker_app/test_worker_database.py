@@ -15,6 +15,7 @@ import psycopg
 import pytest
 from sqlalchemy import insert
 
+from tests import postgres
 from worker_app import address, database, layout, schema, sqlite
 from worker_app.errors import NotCommitted, WorkerError
 from worker_app.identity import CONTAINER, PROCESS, Identity
@@ -33,12 +34,12 @@ def path(tmp_path: Path) -> str:
     return str(tmp_path / "stats.db")
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def where(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A database of either dialect: what a test says must hold for both."""
     if request.param == "sqlite":
         return str(tmp_path / "stats.db")
-    return str(request.getfixturevalue("postgres_server").schema().url)
+    return postgres.schema(request.getfixturevalue("postgres_server")).url
 
 
 def opened(where: str, name: str = "fdbaa57c12d3", kind: str = CONTAINER) -> Store:

@@ -30,7 +30,7 @@ KEEPS_WITHIN = 5.0  # seconds after which an answer that cannot be committed is 
 
 @pytest.fixture
 def place(postgres_server: postgres.Server) -> postgres.Database:
-    return postgres_server.schema()
+    return postgres.schema(postgres_server)
 
 
 def counted(place: postgres.Database) -> tuple[int, int]:
@@ -143,7 +143,7 @@ def test_a_frozen_server_costs_nothing(tmp_path: Path, postgres_server: postgres
     clients = Clients()
 
     def frozen() -> None:
-        with postgres_server.frozen(2.5):
+        with postgres.frozen(postgres_server, 2.5):
             pass
 
     with Worker(tmp_path, database=place.url) as worker:
