@@ -30,6 +30,9 @@ with socket.create_connection(("127.0.0.1", int(sys.argv[1])), 5) as peer:
     sys.exit(not peer.recv(64).split()[1].startswith((b"2", b"3")))"""
 """What a node's engine runs within a task to see whether it is well: no more of Python than that takes."""
 
+LINGER = 1.5
+"""Seconds for which a task that the swarm stops goes on accepting: until then the manager was read, and the load balancers know."""
+
 NEVER = 1_000_000
 """So many failed checks in a row nobody sees."""
 
@@ -196,14 +199,14 @@ def _contained(config: Config, around: Surroundings, image: str, name: str) -> C
 def _placed(config: Config, around: Surroundings, image: str) -> ServiceLaunch:
     return ServiceLaunch(
         image=image,
-        arguments=(*_arguments(config, "worker", f"0.0.0.0:{CONTAINER_PORT}", "container"), "--no-faults"),
+        arguments=(*_arguments(config, "worker", f"0.0.0.0:{CONTAINER_PORT}", "container"), "--no-faults", "--linger", f"{LINGER:g}"),
         environment={**around.database.environment, "COMET_REPLICA": TASK_NAME},
         user=f"{WORKER_UID}:{WORKER_UID}",
         port=CONTAINER_PORT,
         mounts=(),
         memory=config.worker_memory,
         pids=WORKER_PIDS,
-        grace=config.shutdown_grace,
+        grace=config.shutdown_grace + LINGER,
         fingerprint="",
         health=("python3", "-I", "-S", "-c", CHECK, str(CONTAINER_PORT), config.health_path),
         health_interval=config.health_interval,

@@ -40,6 +40,13 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--no-faults", action="store_true", help="no delay and no failure: somebody else brings them about")
     parser.add_argument("--seed", type=int, help="the n-th request gets the n-th draw of this seed")
     parser.add_argument("--grace", metavar="SECONDS", type=float, default=10.0, help="how long a stop waits for requests in flight")
+    parser.add_argument(
+        "--linger",
+        metavar="SECONDS",
+        type=float,
+        default=0.0,
+        help="how long a stop goes on accepting, where it is not announced to clients",
+    )
     parser.add_argument("--memory", metavar="BYTES", type=int, default=256 << 20, help="limit of the memory fault in a process")
     return parser.parse_args(argv)
 
@@ -83,6 +90,14 @@ def serve(options: argparse.Namespace) -> int:
         loop.call_from_thread(stop)
 
     def stop() -> None:
+        if server is None:
+            return
+        if options.linger and len(stops) == 1:
+            loop.call_at(time.monotonic() + options.linger, shut_down)
+        else:
+            shut_down()
+
+    def shut_down() -> None:
         if server is not None:
             server.shut_down(options.grace)
 

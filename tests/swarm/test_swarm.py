@@ -18,7 +18,7 @@ from comet import image as images
 from comet.cluster import Cluster
 from tests.integration.clusters import House, eventually, house
 from tests.postgres import PASSWORD, QUOTED
-from tests.swarm.crowd import CLIENTS, Crowd
+from tests.swarm.crowd import Crowd
 from tests.swarm.database import database
 from tests.swarm.hosts import Hosts, hosts
 
@@ -33,6 +33,9 @@ BUILT_IN = {
     "health_timeout": 1,
     "start_timeout": 60,
 }
+SIX = 6
+"""Workers of the tests in which nodes fail: enough for every node to have some."""
+
 IMAGE = "comet-test:1"
 OWN = {
     "runtime": "swarm",
@@ -116,6 +119,22 @@ def crowd(lab: Hosts, made: House) -> Crowd:
 def counted(made: House) -> int:
     """TotalRequests over all workers."""
     return int(json.loads(made.comet("stats", "--json").stdout)["TotalRequests"][0]["total"])
+
+
+@contextlib.contextmanager
+def exactly_counted(lab: Hosts, made: House) -> Iterator[Crowd]:
+    """Clients whose every answer is in the statistics once, but for what the load balancers say that they repeated: that may have been
+    counted where it was left as well. No request of theirs fails."""
+
+    def repeats() -> int:
+        return sum(row["retries"] for row in made.replicas().values() if row["role"] == "lb")
+
+    before, repeated = counted(made), repeats()
+    with crowd(lab, made) as clients:
+        yield clients
+    assert clients.failures == {}
+    surplus = counted(made) - before - clients.answers["200"]
+    assert 0 <= surplus <= repeats() - repeated
 
 
 def told(made: House, *arguments: str) -> str:
@@ -205,29 +224,24 @@ def test_requests_go_round_over_all_nodes(cluster: House, lab: Hosts) -> None:
 
 
 def test_scaled_from_3_to_12_to_3_without_a_failed_request(cluster: House, lab: Hosts) -> None:
-    before = counted(cluster)
-    with crowd(lab, cluster) as clients:
+    with exactly_counted(lab, cluster):
         assert cluster.comet("scale", "worker=12").returncode == 0
         eventually(settled(cluster, 12), what="12 workers")
         assert set(Counter(row["node"] for row in workers(cluster).values()).values()) == {4}
         assert cluster.comet("scale", "worker=3").returncode == 0
         eventually(settled(cluster))
-    assert clients.failures == {}
     assert list(workers(cluster)) == ["worker-0", "worker-1", "worker-2"]
-    assert counted(cluster) - before == clients.answers["200"]
 
 
 def test_a_reload_rolls_all_without_a_failed_request(cluster: House, lab: Hosts) -> None:
-    before, ids = counted(cluster), {row["id"] for row in workers(cluster).values()}
+    ids = {row["id"] for row in workers(cluster).values()}
     cluster.write(worker_memory="160m")
-    with crowd(lab, cluster) as clients:
+    with exactly_counted(lab, cluster):
         done = cluster.comet("reload")
         assert done.returncode == 0, done.stderr
         eventually(settled(cluster))
-    assert clients.failures == {}
     assert not ids & {row["id"] for row in workers(cluster).values()}
     assert all(row["restarts"] == 0 for row in workers(cluster).values())
-    assert counted(cluster) - before == clients.answers["200"]
 
 
 def test_one_worker_cannot_be_restarted_alone(cluster: House) -> None:
@@ -249,30 +263,26 @@ def test_faults_are_brought_about_by_the_balancers(cluster: House, lab: Hosts) -
 
 
 def test_a_killed_task_is_counted_and_comes_back(cluster: House, lab: Hosts) -> None:
+    assert cluster.comet("scale", f"worker={SIX}").returncode == 0
     here = next(name for name, row in workers(cluster).items() if row["node"] == "h1")
     elsewhere = next(name for name, row in workers(cluster).items() if row["node"] == "h2")
     assert "a swarm's manager cannot kill there; on that machine: docker kill" in told(cluster, "kill", elsewhere)
-    with crowd(lab, cluster) as clients:
+    with exactly_counted(lab, cluster):
         before = workers(cluster)[here]["restarts"]
         assert cluster.comet("kill", here).returncode == 0
         eventually(lambda: workers(cluster)[here]["restarts"] == before + 1, what="the death is noticed")
-        eventually(settled(cluster))
-    assert clients.failures == {}
+        eventually(settled(cluster, SIX))
     assert workers(cluster)[here]["last_exit"]["signal"] == "SIGKILL"
 
 
 def test_a_node_that_dies_under_load_costs_no_request(cluster: House, lab: Hosts) -> None:
     victim = next(row["node"] for row in workers(cluster).values() if row["node"] != "h1")
     lost = [name for name, row in workers(cluster).items() if row["node"] == victim]
-    before = counted(cluster)
-    with crowd(lab, cluster) as clients:
+    with exactly_counted(lab, cluster) as clients:
         eventually(lambda: clients.answers["200"] > 50)
         lab.power_off(int(victim[1:]))
         eventually(lambda: all(workers(cluster)[name]["node"] not in (victim, None) for name in lost), 60, "they run elsewhere")
-        eventually(settled(cluster), 60)
-    assert clients.failures == {}
-    # What was in flight on the lost node was repeated elsewhere: it may have been counted at both.
-    assert 0 <= counted(cluster) - before - clients.answers["200"] <= CLIENTS
+        eventually(settled(cluster, SIX), 60)
     (event,) = cluster.events("node_down")
     assert event["node"] == victim
     lab.start(int(victim[1:]))
@@ -282,34 +292,29 @@ def test_a_node_that_dies_under_load_costs_no_request(cluster: House, lab: Hosts
 def test_a_partition_that_heals_costs_no_request_and_leaves_no_double(cluster: House, lab: Hosts) -> None:
     victim = next(row["node"] for row in workers(cluster).values() if row["node"] != "h1")
     number = int(victim[1:])
-    with crowd(lab, cluster) as clients:
+    with exactly_counted(lab, cluster):
         lab.link(number, up=False)
         eventually(lambda: all(row["node"] != victim for row in workers(cluster).values()), 60, "they run elsewhere")
-        eventually(settled(cluster), 60)
+        eventually(settled(cluster, SIX), 60)
         lab.link(number, up=True)
         eventually(lambda: lab.client(number).containers.list() == [], 60, "what was cut off has ended")
-    assert clients.failures == {}
-    assert len(workers(cluster)) == 3
+    assert len(workers(cluster)) == SIX
 
 
 def test_a_drained_node_hands_over_without_a_failed_request(cluster: House, lab: Hosts, manager: docker.DockerClient) -> None:
-    before = counted(cluster)
     victim = workers(cluster)["worker-0"]["node"]
     node = next(each for each in manager.nodes.list() if each.attrs["Description"]["Hostname"] == victim)
-    with crowd(lab, cluster) as clients:
+    with exactly_counted(lab, cluster):
         node.update({**node.attrs["Spec"], "Availability": "drain"})
         eventually(lambda: all(row["node"] not in (victim, None) for row in workers(cluster).values()), 60)
-        eventually(settled(cluster), 60)
-    assert clients.failures == {}
-    assert counted(cluster) - before == clients.answers["200"]
+        eventually(settled(cluster, SIX), 60)
     node.reload()
     node.update({**node.attrs["Spec"], "Availability": "active"})
 
 
 def test_without_a_manager_the_others_serve_on(cluster: House, lab: Hosts) -> None:
-    assert cluster.comet("scale", "worker=6").returncode == 0  # Enough for other nodes to have some.
     rows = workers(cluster)
-    with crowd(lab, cluster) as clients:
+    with exactly_counted(lab, cluster) as clients:
         lab.power_off(1, cable=False)
         eventually(lambda: cluster.events("engine_lost"), what="the manager is missed")
         assert any(row["node"] != "h1" for row in rows.values())
@@ -319,20 +324,19 @@ def test_without_a_manager_the_others_serve_on(cluster: House, lab: Hosts) -> No
         assert "manager does not answer; nothing was changed" in told(cluster, "scale", "worker=4")
         lab.start(1)
         eventually(lambda: cluster.events("engine_back"), 60, "the manager is back")
-        eventually(settled(cluster, 6), 90)
-    assert clients.failures == {}
+        eventually(settled(cluster, SIX), 90)
 
 
 def test_a_supervisor_after_this_one_adopts_every_task(cluster: House) -> None:
     before = {name: (row["id"], row["node"], row["port"]) for name, row in workers(cluster).items()}
-    assert len(before) == 6
+    assert len(before) == SIX
     os.kill(cluster.supervisor_pid(), 9)
     orphans = workers(cluster)
     assert {name: (row["id"], row["node"], row["port"]) for name, row in orphans.items()} == before
     assert all(row["orphan"] for row in orphans.values())
     cluster.start()
     assert {name: (row["id"], row["node"], row["port"]) for name, row in workers(cluster).items()} == before
-    eventually(settled(cluster, 6))
+    eventually(settled(cluster, SIX))
 
 
 def test_orphans_are_ended_without_a_supervisor_and_nothing_is_left(cluster: House, lab: Hosts, manager: docker.DockerClient) -> None:
