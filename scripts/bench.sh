@@ -14,6 +14,8 @@ here=$(dirname -- "${BASH_SOURCE[0]}")
 . "$here/lib/engine.sh"
 # shellcheck source=scripts/lib/postgres.sh
 . "$here/lib/postgres.sh"
+# shellcheck source=scripts/lib/swarm.sh
+. "$here/lib/swarm.sh"
 
 # The tools lie in sbin on Debian, which is not in an ordinary user's PATH.
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
@@ -48,7 +50,7 @@ case $mode in
 esac
 if [ "$mode" = stats ]; then ensure_postgres "one of the databases measured"; fi
 case $mode in
-  swarm) ensure_engine ;;
+  swarm) ensure_engine && ensure_swarm_tools "a swarm of this machine's own" ;;
   load | recovery | chaos) if [ -n "$engine" ]; then ensure_engine; fi ;;
 esac
 exec env PYTHONPATH="$ROOT" "$VENV/bin/python" -m scripts.bench "$@"

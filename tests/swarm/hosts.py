@@ -141,6 +141,22 @@ class Hosts:
                 self.client(number).images.load(content)
         file.unlink()
 
+    @contextlib.contextmanager
+    def registry(self, number: int, port: int = 5000) -> Iterator[str]:
+        """An image registry on that machine; its address. The engines take it without TLS."""
+        folder = self._folder / "registry"
+        folder.mkdir()
+        address = f"{NETWORK}.{number}:{port}"
+        config = folder / "config.yml"
+        config.write_text(f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {folder}/data}}}}\nhttp: {{addr: '{address}'}}\n")
+        command = [*self.enter(number), "setpriv", "--pdeathsig", "KILL", "docker-registry", "serve", str(config)]
+        with (folder / "log").open("ab") as log, subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log) as server:
+            try:
+                yield address
+            finally:
+                server.kill()
+                shutil.rmtree(folder)
+
     def power_off(self, number: int, cable: bool = True) -> None:
         """Engine, shims and containers are gone at once, and with `cable` the machine's network is as well."""
         if cable:

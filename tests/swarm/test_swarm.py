@@ -4,6 +4,7 @@ killed are within them. The tests of this file follow one cluster through its li
 import contextlib
 import json
 import os
+import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -137,6 +138,17 @@ def exactly_counted(lab: Hosts, made: House) -> Iterator[Crowd]:
     assert 0 <= surplus <= repeats() - repeated
 
 
+def listens(lab: Hosts, address: str) -> bool:
+    host, _, port = address.partition(":")
+
+    def connects() -> bool:
+        with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=5):
+            return True
+        return False
+
+    return lab.within(1, connects)
+
+
 def told(made: House, *arguments: str) -> str:
     """The one line of a command that fails."""
     done = made.comet(*arguments)
@@ -176,6 +188,18 @@ def test_an_image_that_is_missing_is_told_with_the_nodes(lab: Hosts, manager: do
         assert "on h1, h2, h3" in done.stderr
         made.assert_nothing_left()
         assert manager.services.list() == []
+
+
+def test_an_image_goes_to_the_nodes_through_a_registry(lab: Hosts, manager: docker.DockerClient, tmp_path: Path) -> None:
+    with lab.registry(1) as registry, house(tmp_path, worker=3, pool=1, registry=f"{registry}/team", **OWN) as made:
+        eventually(lambda: listens(lab, registry), what="the registry")
+        at(lab, made).start()
+        (service,) = manager.services.list()
+        assert service.attrs["Spec"]["TaskTemplate"]["ContainerSpec"]["Image"].startswith(f"{registry}/team/comet-test@sha256:")
+        assert {row["node"] for row in workers(made).values()} == {"h1", "h2", "h3"}
+        made.stop()
+        made.write(registry="10.77.0.1:4999")
+        assert "registry: 10.77.0.1:4999/comet-test:1 cannot be pushed" in told(made, "run", "--detach")
 
 
 def test_a_service_of_ones_own_whose_update_fails_serves_on(lab: Hosts, manager: docker.DockerClient, tmp_path: Path) -> None:
