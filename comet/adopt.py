@@ -55,6 +55,8 @@ class Adoption:
             instance=record.instance if record else 1,
             pid=self.orphan.pid,
             id=self.orphan.id[:12],
+            endpoint=self.orphan.endpoint,
+            remote=self.orphan.endpoint is not None,
             since=now,
             started=started,
             ready_since=now if was_ready else None,
@@ -157,6 +159,17 @@ def workers(members: Iterable[Enlisted], found: Iterable[Orphan], records: Mappi
         if listen is None or listener is not None:
             adopted.append(Adoption(member, orphan, record, listener=listener, made_as=made_as))
     return adopted
+
+
+def tasks(members: Iterable[Enlisted], found: Iterable[Orphan], records: Mapping[str, Record]) -> list[Adoption]:
+    """The tasks of a swarm that serve, on whatever nodes: how they were made their service's label says."""
+    serving = {orphan.name: orphan for orphan in found if orphan.task is not None}
+    named = [(member, serving.get(member.spec.name)) for member in members]
+    return [
+        Adoption(member, orphan, records.get(member.spec.name), made_as=orphan.fingerprint)
+        for member, orphan in named
+        if orphan is not None
+    ]
 
 
 def take_over(cluster: Cluster, control_name: str) -> tuple[socket.socket, socket.socket]:

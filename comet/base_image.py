@@ -110,8 +110,11 @@ def make_private(cache: Path) -> None:
 
 
 def socket_of(client: docker.DockerClient) -> str:
-    """The path of the socket that a client made by comet.engine.connect uses."""
-    return str(client.api.get_adapter(client.api.base_url).socket_path)  # type: ignore[attr-defined]
+    """The path of the socket that a client made by comet.engine.connect uses. OSError: its engine is on another machine."""
+    path = getattr(client.api.get_adapter(client.api.base_url), "socket_path", None)
+    if path is None:
+        raise OSError("the engine is on another machine")
+    return str(path)
 
 
 def pull(path: str, image: str, silence: float) -> Iterator[dict[str, Any]]:

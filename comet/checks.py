@@ -111,6 +111,16 @@ def volumes(value: Any) -> tuple[tuple[str, str, bool], ...]:
     return tuple(found)
 
 
+def constraints(value: Any) -> tuple[str, ...]:
+    """Conditions on nodes, as `docker service create --constraint` takes them."""
+    if not isinstance(value, list):
+        raise ValueError(f"{shown(value)} is not a list")
+    for each in value:
+        if not isinstance(each, str) or not re.fullmatch(r"(node|engine)\.[\w.\-]+ *[=!]= *[\w.\-/:]+", each):
+            raise ValueError(f"{shown(each)} is no condition on a node")
+    return tuple(value)
+
+
 def flag(value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError(f"{shown(value)} is neither true nor false")

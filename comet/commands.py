@@ -14,10 +14,9 @@ import psutil
 
 from comet import clean, database, journal, orphans
 from comet.cluster import Cluster, Lock
-from comet.config import Config, load, port_ranges, span
+from comet.config import PORT_KEYS, Config, load, port_ranges, span
 from comet.control import Silent, call
 from comet.display import Aside, Display, LineDisplay, PipeDisplay, QuietDisplay, plain
-from comet.engine import connect
 from comet.errors import UserError
 from comet.faults import SETTINGS, change
 from comet.launch import detached, supervise
@@ -79,7 +78,7 @@ def stop(options: argparse.Namespace) -> int:
     if not found:
         raise UserError(f"{cluster.folder}: nothing of this cluster runs", NOTHING_RUNS)
     display.show({"kind": "step", "text": f"no supervisor runs: ending {len(found)} orphans"})
-    client = connect() if any(orphan.kind == "container" for orphan in found) else None
+    client = orphans.client_for(found)
     for told in orphans.end(cluster, found, client, _grace(options)):
         display.show({"kind": "step", "text": told})
     clean.forget_run(cluster)
@@ -120,7 +119,7 @@ def check(options: argparse.Namespace) -> int:
     config = load(config_path(options))
     if not config.own_service:
         database.place(config, Cluster(config.folder))
-    values = {key: getattr(config, key.replace("-", "_")) for key in ("load-balancer-port", "worker-port", "admin-port", "pool", "worker")}
+    values = {key: getattr(config, key.replace("-", "_")) for key in (*PORT_KEYS, "pool", "worker")}
     spans = ", ".join(f"{key} {span(first, count)}" for key, first, count in port_ranges(values))
     if options.json:
         print(json.dumps({"config": str(config.path), "worker": config.worker, "pool": config.pool, "ports": spans}))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from comet import faults
-from comet.checks import Key, environment, flag, memory, number, one_of, or_word, refused, shown, text, volumes, whole, words
+from comet.checks import Key, constraints, environment, flag, memory, number, one_of, or_word, refused, shown, text, volumes, whole, words
 from comet.errors import UserError
 from comet.located import ConfigError as ConfigError
 from comet.located import Entries, entries, plain
@@ -22,6 +22,7 @@ PORT = (whole(1, 65535), "a whole number from 1 to 65535")
 SECONDS = (number(0.05, 86400), "seconds, from 0.05 to 86400")
 IMAGE = r"[a-z0-9][\w.\-/:@]*"
 USER = r"[\w.\-]+(?::[\w.\-]+)?"
+REGISTRY = r"[a-z0-9][\w.\-]*(?::[0-9]{1,5})?(?:/[\w.\-]+)*"
 HOST = (text(r"[0-9A-Za-z_.:\-]+"), "an IP address or host name")
 
 KEYS: dict[str, Key] = {
@@ -32,7 +33,9 @@ KEYS: dict[str, Key] = {
     "failure": faults.SETTINGS["failure"],
     "load-balancer-port": Key(5050, *PORT, "port of the first load balancer; the next one gets +1"),
     "worker-port": Key(6000, *PORT, "port of the first worker on the host; the next one gets +1"),
-    "runtime": Key("docker", one_of("docker", "process"), "docker or process", "what runs the workers"),
+    "runtime": Key("docker", one_of("docker", "process", "swarm"), "docker, process or swarm", "what runs the workers"),
+    "registry": Key("none", or_word("none", text(REGISTRY), None), "HOST[:PORT][/PATH], or none", "where a swarm's nodes get the image"),
+    "worker-constraints": Key([], constraints, "a list of NAME==VALUE or NAME!=VALUE", "which nodes of a swarm may run workers"),
     "worker-image": Key("built", or_word("built", text(IMAGE), None), "the name of an image, or built", "image that the workers run"),
     "worker-target-port": Key(8080, *PORT, "port that the service listens on inside its container"),
     "worker-command": Key("none", or_word("none", words, ()), "a command line", "what a worker of your own runs"),
@@ -85,6 +88,8 @@ class Config:
     load_balancer_port: int
     worker_port: int
     runtime: str
+    registry: str | None
+    worker_constraints: tuple[str, ...]
     worker_image: str | None
     worker_target_port: int
     worker_command: tuple[str, ...]
@@ -171,9 +176,12 @@ def parse(content: str, path: Path) -> Config:
                 values[name] = key.check(plain(value))
             except ValueError as error:
                 problems.append(f"{where}: {error} (allowed: {key.allowed})")
+    if values["runtime"] == "swarm" and "fault-point" not in lines:
+        values["fault-point"] = "lb"
     values["faults"] = _faults(nested, values["worker"], path.name, problems)
     if not problems:
-        problems = [*_service_problems(values, lines, path.name), *_port_problems(values, lines, path.name)]
+        parts = (_service_problems, _swarm_problems, _port_problems)
+        problems = [problem for part in parts for problem in part(values, lines, path.name)]
     if problems:
         raise ConfigError(problems)
     return Config(path=path, lines=lines, **{name.replace("-", "_"): value for name, value in values.items()})
@@ -189,7 +197,7 @@ CONTAINER_ONLY = ("worker-image", "worker-target-port", "worker-volumes", "worke
 
 def _service_problems(values: Mapping[str, Any], lines: Mapping[str, int], name: str) -> Iterator[str]:
     """What does not go together about whose service the workers are."""
-    containers, command = values["runtime"] == "docker", values["worker-command"]
+    containers, command = values["runtime"] != "process", values["worker-command"]
     given = {key for key in lines if key in KEYS and values[key] != (KEYS[key].check(KEYS[key].default) if key != "faults" else {})}
 
     def told(keys: Iterable[str], wrong: str) -> Iterator[str]:
@@ -212,6 +220,29 @@ def _service_problems(values: Mapping[str, Any], lines: Mapping[str, int], name:
         for worker, settings in values["faults"].items():
             for key in sorted(set(settings) & set(faults.WORKER_ONLY)):
                 yield f"{name}:{lines['faults']}: faults.{worker}.{key}: acts within the worker (leave it out with fault-point: lb)"
+
+
+LOOPBACK = r"postgres(?:ql)?://(?:[^@/]*@)?(?:localhost|127\.[0-9.]+|\[::1\])?(?:[:/?]|$)"
+SWARM_ONLY = ("registry", "worker-constraints")
+
+
+def _swarm_problems(values: Mapping[str, Any], lines: Mapping[str, int], name: str) -> Iterator[str]:
+    """What does not go together with machines that are not this one."""
+    stats, own = str(values["stats-dir"]), values["worker-image"] is not None
+    if values["runtime"] != "swarm":
+        given = (key for key in SWARM_ONLY if key in lines and values[key] != KEYS[key].check(KEYS[key].default))
+        yield from (f"{name}:{lines[key]}: {key}: is for a swarm (set runtime: swarm, or leave it out)" for key in given)
+        return
+    line, allowed = (lines.get("stats-dir", lines["runtime"]), "postgresql://user:password@host/database")
+    if not own and "://" not in stats:
+        yield f"{name}:{line}: stats-dir: {stats} is a file, and other machines cannot reach it (allowed with runtime: swarm: {allowed})"
+    elif not own and re.match(LOOPBACK, stats):
+        yield f"{name}:{line}: stats-dir: names this machine as each machine calls itself (give the address by which the nodes reach it)"
+    if values["fault-point"] == "worker":
+        told = "acts through a folder of this machine (leave it out: with runtime: swarm the load balancers bring faults about)"
+        yield f"{name}:{lines['fault-point']}: fault-point: worker {told}"
+    if any("{name}" in word for word in values["worker-command"]):
+        yield f"{name}:{lines['worker-command']}: worker-command: {{name}} is not known to a swarm (the variable COMET_REPLICA tells it)"
 
 
 def _faults(nested: Entries, workers: int, file: str, problems: list[str]) -> dict[str, dict[str, Any]]:
@@ -254,11 +285,15 @@ def _nearest(name: str, known: Mapping[str, Key] = KEYS) -> str:
     return f" (did you mean {near[0]}?)" if near else f" (allowed: {', '.join(known)})"
 
 
+PORT_KEYS = ("runtime", "load-balancer-port", "worker-port", "admin-port")
+
+
 def port_ranges(values: Mapping[str, Any]) -> list[tuple[str, int, int]]:
     """(key, first port, number of ports) of each range that the cluster takes; an empty range is left out."""
     ranges = [
         ("load-balancer-port", values["load-balancer-port"], values["pool"]),
-        ("worker-port", values["worker-port"], values["worker"]),
+        # The nodes of a swarm choose the ports of their tasks.
+        ("worker-port", values["worker-port"], 0 if values["runtime"] == "swarm" else values["worker"]),
         ("admin-port", values["admin-port"], 1 if values["admin-port"] else 0),
     ]
     return [(key, first, count) for key, first, count in ranges if count]
@@ -272,7 +307,7 @@ def parse_numbers(config: Config, worker: int | None, pool: int | None) -> Confi
             KEYS[name].check(value)
         except ValueError as error:
             raise UserError(f"{name}: {error} (allowed: {KEYS[name].allowed}); nothing was changed", 2) from None
-    values = {key: getattr(config, key.replace("-", "_")) for key in ("load-balancer-port", "worker-port", "admin-port")} | numbers
+    values = {key: getattr(config, key.replace("-", "_")) for key in PORT_KEYS} | numbers
     for problem in _port_problems(values, {}, ""):
         raise UserError(f"{problem.removeprefix(':1: ')}; nothing was changed")
     return replace(config, worker=numbers["worker"], pool=numbers["pool"])

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +62,11 @@ class Server:
 @dataclass(frozen=True)
 class Access:
     """How a worker comes to its database: what its environment tells of it, and what of the host it has to see, as (source, target,
-    read-only)."""
+    read-only); of a swarm's task also the content of its secret."""
 
     environment: Mapping[str, str]
     mounts: tuple[tuple[str, str, bool], ...] = ()
+    secret: str | None = field(default=None, repr=False)
 
 
 def place(config: Config, cluster: Cluster) -> Place | Server:

@@ -2,7 +2,8 @@
 
 The engine is found as the docker command finds it: DOCKER_HOST, else the context named by DOCKER_CONTEXT or by the docker
 configuration (DOCKER_CONFIG, ~/.docker/config.json), else the socket of the system's engine. Only an engine of this machine is of
-use, as the workers' ports and mounts have to meet ours: everything but a unix socket is refused.
+use for containers, as the workers' ports and mounts have to meet ours: everything but a unix socket is refused. The manager of a swarm
+may be anywhere (tcp://, with TLS as DOCKER_TLS_VERIFY and DOCKER_CERT_PATH say, or ssh://).
 
 Whether it answers is asked with a plain HTTP request and a deadline, before the docker SDK is imported: the set-up scripts ask the same
 question (`python -m comet.engine`), and a person waits for the answer.
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 SYSTEM_SOCKET = "/var/run/docker.sock"  # where dockerd listens unless told otherwise
 PING_TIMEOUT = 5.0  # seconds; a healthy engine answers within a few ms, a loaded one within one second
 CALL_TIMEOUT = 60.0  # seconds for one call of the SDK, its own default
+MANAGER_TIMEOUT = 15.0  # seconds for one call to a swarm's manager: one that lost the others answers none
 POOL_SIZE = 64  # connections kept open to the engine: calls for many containers run side by side
 
 
@@ -64,9 +66,14 @@ class UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self.path)
 
 
+def address_of(environ: Mapping[str, str]) -> str:
+    """The engine's address; raises EngineError for a context that does not exist."""
+    return environ.get("DOCKER_HOST") or _context_address(environ) or f"unix://{SYSTEM_SOCKET}"
+
+
 def socket_path(environ: Mapping[str, str]) -> str:
     """The path of the engine's unix socket; raises EngineError where the engine is not on this machine."""
-    address = environ.get("DOCKER_HOST") or _context_address(environ) or f"unix://{SYSTEM_SOCKET}"
+    address = address_of(environ)
     scheme, _, path = address.partition("://")
     if scheme != "unix" or not path:
         raise EngineError(
@@ -147,6 +154,28 @@ def connect() -> docker.DockerClient:
         return docker.DockerClient(base_url=f"unix://{path}", version="auto", timeout=int(CALL_TIMEOUT), max_pool_size=POOL_SIZE)
     except docker.errors.DockerException as error:
         raise EngineError(Trouble.SILENT, f"the Docker engine at {path} cannot be used: {error}") from error
+
+
+def connect_manager() -> docker.DockerClient:
+    """A client of the engine that is to manage a swarm's services, on this machine or elsewhere; EngineError as above."""
+    import docker
+    import docker.errors
+    import docker.utils
+    import requests
+
+    address = address_of(os.environ)
+    if address.startswith("unix://"):
+        ping(address.removeprefix("unix://"))
+    environment: Mapping[str, Any] = docker.utils.kwargs_from_env() if address == os.environ.get("DOCKER_HOST") else {}
+    options: dict[str, Any] = {**environment, "base_url": address, "timeout": int(MANAGER_TIMEOUT)}
+    try:
+        # The ssh command knows the user's keys and hosts; the SDK's own needs more packages.
+        client = docker.DockerClient(version="auto", max_pool_size=POOL_SIZE, use_ssh_client=address.startswith("ssh://"), **options)
+        client.ping()
+        return client
+    except (docker.errors.DockerException, requests.RequestException, OSError) as error:
+        words = " ".join(str(error).split())
+        raise EngineError(Trouble.SILENT, f"the Docker engine at {address} cannot be used: {words}") from None
 
 
 def main() -> int:

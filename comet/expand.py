@@ -8,19 +8,37 @@ from dataclasses import asdict, dataclass, replace
 
 from comet import service
 from comet.backoff import RestartPolicy
-from comet.cluster import Cluster, Owner
+from comet.cluster import WORKER_UID, Cluster, Owner
 from comet.config import Config
 from comet.database import SOURCES, Access, worker_environment
 from comet.drivers.container import ContainerLaunch
 from comet.drivers.execute import ExecLaunch
 from comet.drivers.forkserver import LbLaunch
 from comet.faultfiles import POINTS
-from comet.replica import ReplicaSpec
-from comet.router import Endpoint
-from comet.supervise import Enlisted
+from comet.replica import Endpoint, ReplicaSpec
+from comet.servicespec import TASK_NAME, ServiceLaunch
+from comet.supervise import HERE, Enlisted
 from lb.settings import Settings
 
+KINDS = {"docker": ("container", "container"), "process": ("process", "worker-process"), "swarm": ("task", "swarm")}
+"""Of each runtime: the kind of its workers, and their driver."""
+
 CONTAINER_PORT = 8080
+CHECK = r"""import socket, sys
+with socket.create_connection(("127.0.0.1", int(sys.argv[1])), 5) as peer:
+    peer.sendall(f"GET {sys.argv[2]} HTTP/1.0\r\n\r\n".encode())
+    sys.exit(not peer.recv(64).split()[1].startswith((b"2", b"3")))"""
+"""What a node's engine runs within a task to see whether it is well: no more of Python than that takes."""
+
+LINGER = 1.5
+"""Seconds for which a task that the swarm stops goes on accepting: until then the manager was read, and the load balancers know."""
+
+NEVER = 1_000_000
+"""So many failed checks in a row nobody sees."""
+
+CHECK_TIME = 5.0
+"""Seconds that such a check may take: unlike the load balancers', it starts a process, on a machine that may be busy."""
+
 WORKER_PIDS = 2100
 """Processes and threads of a container: the most threads that `worker-threads` allows, and room for what surrounds them."""
 
@@ -52,24 +70,31 @@ def load_balancers(config: Config, cluster: Cluster) -> list[Enlisted]:
 def worker(config: Config, around: Surroundings, index: int) -> Enlisted:
     name, port = f"worker-{index}", config.worker_port + index
     launch = _launch(config, around, name, port)
+    kind, driver = KINDS[config.runtime]
+    swarm = config.runtime == "swarm"
+    sick = max(0, config.health_restart - config.health_fall) * config.health_interval if config.health_restart else None
     spec = ReplicaSpec(
         name=name,
         role="worker",
-        kind="container" if config.runtime == "docker" else "process",
-        driver="container" if config.runtime == "docker" else "worker-process",
+        kind=kind,
+        driver=driver,
         port=port,
         rank=0,
         start_timeout=config.start_timeout,
         drain_grace=BARRIER_GRACE,
         # The worker itself ends within the grace; what is beyond it is for a hung one.
         terminate_grace=config.shutdown_grace + 2,
-        unhealthy_grace=max(0, config.health_restart - config.health_fall) * config.health_interval if config.health_restart else None,
-        restart=_policy(config),
+        # A swarm's own checks and restarts see to its tasks: here they are only waited for.
+        unhealthy_grace=None if swarm else sick,
+        restart=RestartPolicy(first=0.0, maximum=0.0, stable=config.restart_stable) if swarm else _policy(config),
         launch=launch,
     )
+    if swarm:
+        return Enlisted(spec, probe=f"http://{HERE}{config.health_path}")
     address = reachable(config.worker_host)
     host = f"[{address}]" if ":" in address else address
-    return Enlisted(spec, probe=f"http://{host}:{port}{config.health_path}", endpoint=Endpoint(address, port, config.health_path))
+    endpoint = Endpoint(address, port, health_path=config.health_path)
+    return Enlisted(spec, probe=f"http://{host}:{port}{config.health_path}", endpoint=endpoint)
 
 
 def load_balancer(config: Config, cluster: Cluster, index: int) -> Enlisted:
@@ -121,17 +146,21 @@ def _policy(config: Config) -> RestartPolicy:
     return RestartPolicy(maximum=config.restart_backoff_max, stable=config.restart_stable)
 
 
-def _arguments(config: Config, name: str, listen: str, identity: str, faults: str) -> tuple[str, ...]:
+def _arguments(config: Config, name: str, listen: str, identity: str, faults: str | None = None) -> tuple[str, ...]:
     threads = "auto" if config.worker_threads is None else str(config.worker_threads)
+    file = () if faults is None else ("--faults", faults)
     return (
-        "--listen", listen, "--name", name, "--identity", identity, "--threads", threads,
-        "--faults", faults, "--grace", f"{config.shutdown_grace:g}",
+        "--listen", listen, "--name", name, "--identity", identity, "--threads", threads, *file, "--grace", f"{config.shutdown_grace:g}"
     )  # fmt: skip
 
 
-def _launch(config: Config, around: Surroundings, name: str, port: int) -> ContainerLaunch | ExecLaunch:
-    launch: ContainerLaunch | ExecLaunch
-    if config.runtime == "docker":
+def _launch(config: Config, around: Surroundings, name: str, port: int) -> ContainerLaunch | ExecLaunch | ServiceLaunch:
+    launch: ContainerLaunch | ExecLaunch | ServiceLaunch
+    if config.runtime == "swarm":
+        assert around.image is not None
+        port = 0  # All workers are made alike.
+        launch = service.placed(config, around.image) if config.own_service else _placed(config, around, around.image)
+    elif config.runtime == "docker":
         assert around.image is not None
         own = config.own_service
         launch = service.contained(config, around.image, name, config.folder) if own else _contained(config, around, around.image, name)
@@ -139,7 +168,7 @@ def _launch(config: Config, around: Surroundings, name: str, port: int) -> Conta
         launch = service.executed(config, name, port, around.owner)
     else:
         launch = _executed(config, around, name, port)
-    made_of = "" if config.runtime == "docker" or config.own_service else _code("worker_app")
+    made_of = "" if config.runtime != "process" or config.own_service else _code("worker_app")
     content = json.dumps([port, asdict(launch), made_of], sort_keys=True)
     return replace(launch, fingerprint=hashlib.sha256(content.encode()).hexdigest()[:16])
 
@@ -165,6 +194,28 @@ def _contained(config: Config, around: Surroundings, image: str, name: str) -> C
         memory=config.worker_memory,
         pids=WORKER_PIDS,
         fingerprint="",
+    )
+
+
+def _placed(config: Config, around: Surroundings, image: str) -> ServiceLaunch:
+    return ServiceLaunch(
+        image=image,
+        arguments=(*_arguments(config, "worker", f"0.0.0.0:{CONTAINER_PORT}", "container"), "--no-faults", "--linger", f"{LINGER:g}"),
+        environment={**around.database.environment, "COMET_REPLICA": TASK_NAME},
+        user=f"{WORKER_UID}:{WORKER_UID}",
+        port=CONTAINER_PORT,
+        mounts=(),
+        memory=config.worker_memory,
+        pids=WORKER_PIDS,
+        grace=config.shutdown_grace + LINGER,
+        fingerprint="",
+        health=("python3", "-I", "-S", "-c", CHECK, str(CONTAINER_PORT), config.health_path),
+        health_interval=config.health_interval,
+        health_timeout=max(config.health_timeout, CHECK_TIME),
+        health_retries=config.health_restart or NEVER,
+        start_timeout=config.start_timeout,
+        constraints=config.worker_constraints,
+        secret=around.database.secret,
     )
 
 

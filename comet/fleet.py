@@ -18,6 +18,7 @@ from comet.drivers.container import ContainerDriver
 from comet.drivers.execute import ExecLaunch, ExecLauncher, trim
 from comet.drivers.forkserver import ForkserverLauncher, LbLaunch
 from comet.drivers.process import Launched, ProcessDriver
+from comet.drivers.swarm import SwarmDriver
 from comet.errors import UserError
 from comet.events import Event
 from comet.listeners import Listeners
@@ -27,7 +28,7 @@ from comet.replica import Hung, Replica, public_name
 from comet.router import Router
 from comet.snapshot import FleetSnapshot, SupervisorRow, Traffic, Usage, edges, last_exit, rows, total
 from comet.statefile import Record, StateFile
-from comet.supervise import Enlisted, Supervisor
+from comet.supervise import Enlisted, Supervisor, located
 from comet.usage import Sampler
 from comet.wallclock import ClockWatch
 from lb.settings import UP
@@ -73,6 +74,7 @@ class Fleet:
         self.balancers = ProcessDriver(loop, sink, self.launcher)
         self.processes = ProcessDriver(loop, sink, ExecLauncher(cluster, self.listeners))
         self.containers: ContainerDriver | None = None
+        self.swarm: SwarmDriver | None = None
         self.state = StateFile(cluster.path("state.json"))
         self.supervisor.router = self.router
         self.supervisor.prober = self.prober
@@ -84,6 +86,12 @@ class Fleet:
         self.containers = ContainerDriver(self._loop, self.supervisor.observe, self.tell, client, self._cluster.id or "")
         self.supervisor.drivers = {**self.supervisor.drivers, "container": self.containers}
         self.containers.watch()
+
+    def use_swarm(self, client: docker.DockerClient, here: str) -> None:
+        """Drive the tasks of a service through this manager, whose node is `here`."""
+        self.swarm = SwarmDriver(self._loop, self.supervisor.observe, self.tell, client, self._cluster.id or "", here)
+        self.supervisor.drivers = {**self.supervisor.drivers, "swarm": self.swarm}
+        self.swarm.watch()
 
     def enlist(self, members: Iterable[Enlisted]) -> None:
         for member in members:
@@ -131,10 +139,12 @@ class Fleet:
             if adoption.listener is not None:
                 self.listeners.hold(spec.name, adoption.listener)
             self.processes.watch(spec, replica.instance, Launched(replica.pid, lambda: None))
+        elif self.swarm is not None and adoption.orphan.task is not None and replica.endpoint is not None:
+            self.swarm.adopt(spec, replica.instance, adoption.orphan.task, replica.id or "", replica.endpoint.port)
         elif self.containers is not None:
             self.containers.adopt(spec, replica.instance, adoption.orphan.id)
         if not replica.was_ready and adoption.member.probe is not None:
-            self.prober.watch(spec.name, replica.instance, adoption.member.probe)
+            self.prober.watch(spec.name, replica.instance, located(adoption.member.probe, replica.endpoint))
 
     async def snapshot(self) -> FleetSnapshot:
         """The cluster as it is; CPU and memory are read for it, off the loop."""
@@ -235,7 +245,7 @@ class Fleet:
             role=spec.role,
             kind=spec.kind,
             driver=spec.driver,
-            port=spec.port,
+            port=replica.endpoint.port if replica.endpoint is not None else spec.port,
             state=replica.state.value,
             instance=replica.instance,
             restarts=replica.restarts,

@@ -74,18 +74,41 @@ def foreign_image(client: docker.DockerClient, name: str, progress: Progress, ca
 
     UserError: it is neither here nor to be had.
     """
-    named = name if "@" in name or ":" in name.rpartition("/")[2] else f"{name}:latest"
+    full = named(name)
     with contextlib.suppress(docker.errors.ImageNotFound):
-        return str(client.images.get(named).id)
-    progress(f"pulling {named}")
+        return str(client.images.get(full).id)
+    progress(f"pulling {full}")
     try:
-        for _ in base_image.interruptible(base_image.pull(base_image.socket_of(client), named, base_image.SILENCE), cancelled):
+        for _ in base_image.interruptible(base_image.pull(base_image.socket_of(client), full, base_image.SILENCE), cancelled):
             pass
-        return str(client.images.get(named).id)
+        return str(client.images.get(full).id)
     except (OSError, ValueError, http.client.HTTPException, docker.errors.DockerException) as error:
-        raise UserError(
-            f"worker-image: {named} is not on this machine and cannot be pulled: {error}; build, load or tag it first"
-        ) from None
+        raise UserError(f"worker-image: {full} is not on this machine and cannot be pulled: {error}; build, load or tag it first") from None
+
+
+def named(name: str) -> str:
+    """An image's name with its tag or digest."""
+    return name if "@" in name or ":" in name.rpartition("/")[2] else f"{name}:latest"
+
+
+def pushed(client: docker.DockerClient, image: str, name: str | None, registry: str, progress: Progress, cancelled: threading.Event) -> str:
+    """Put `image` into a registry, under `name` or its own; the reference by digest, which is the same image for every node and for ever.
+
+    UserError: the registry does not take it.
+    """
+    last = named((name or image).partition("@")[0]).rpartition("/")[2]
+    repository, _, tag = f"{registry}/{last}".rpartition(":")
+    progress(f"pushing {repository}:{tag}")
+    try:
+        client.images.get(image).tag(repository, tag)
+        messages = client.api.push(repository, tag, stream=True, decode=True)
+        for message in base_image.interruptible(messages, cancelled):
+            if "error" in message:
+                raise UserError(f"registry: {repository}:{tag} cannot be pushed: {' '.join(str(message['error']).split())}")
+        digests = client.images.get(image).attrs.get("RepoDigests") or []
+    except (OSError, docker.errors.DockerException) as error:
+        raise UserError(f"registry: {repository}:{tag} cannot be pushed: {' '.join(str(error).split())}") from None
+    return next((str(digest) for digest in digests if digest.startswith(f"{repository}@")), f"{repository}:{tag}")
 
 
 def _up_to_date(client: docker.DockerClient, cache: Path, progress: Progress, cancelled: threading.Event) -> str:

@@ -12,8 +12,10 @@ import docker.errors
 
 from comet import engine
 from comet.cluster import Cluster, Lock
+from comet.drivers import manager
 from comet.drivers.container import ENGINE_ERRORS, container_name
 from comet.errors import UserError
+from comet.statefile import StateFile
 from comet.wallclock import parse
 
 POLL_PAUSE = 0.2
@@ -31,6 +33,8 @@ def lines(cluster: Cluster, name: str, kind: str, count: int, follow: bool) -> I
     """The last `count` lines, then, where they are followed, the ones to come. UserError where nothing is kept for this name."""
     if kind == "process":
         return _from_file(cluster.path("logs", f"{name}.log"), count, follow)
+    if kind == "task":
+        return _from_swarm(cluster, name, count, follow)
     return _from_engine(cluster, name, count, follow)
 
 
@@ -53,6 +57,31 @@ def _from_engine(cluster: Cluster, name: str, count: int, follow: bool) -> Itera
         raise UserError(f"{name}: its container's log cannot be read: {' '.join(str(error).split())}") from None
     finally:
         client.close()
+
+
+def _from_swarm(cluster: Cluster, name: str, count: int, follow: bool) -> Iterator[str]:
+    """From the node that the replica's task runs on; followed into the tasks after it, as long as a supervisor sees to the cluster."""
+    client, task = engine.connect_manager(), None
+    try:
+        while True:
+            former, task = task, _task_of(cluster, client, name)
+            if task is not None and task != former:
+                for _, line in manager.Manager(client, cluster.id or "").log(task, follow, tail=count if former is None else "all"):
+                    yield line
+            if not follow or Lock(cluster).holder() is None:
+                return
+            time.sleep(POLL_PAUSE)
+    except ENGINE_ERRORS as error:
+        raise UserError(f"{name}: its task's log cannot be read: {manager.told(error)}") from None
+    finally:
+        client.close()
+
+
+def _task_of(cluster: Cluster, client: docker.DockerClient, name: str) -> str | None:
+    """The task that is the replica of this name now."""
+    record = StateFile(cluster.path("state.json")).read().get(name)
+    tasks = manager.Manager(client, cluster.id or "").read({}).tasks
+    return next((task.id for task in tasks if record is not None and task.container == record.id), None)
 
 
 def _stamped(client: docker.DockerClient, container: str, follow: bool, **limits: Any) -> Iterator[tuple[str, str]]:

@@ -21,6 +21,7 @@ from comet.events import Event
 from comet.fleet import Fleet
 from comet.listeners import bound, holder
 from comet.replica import FORMER, NEXT, SERVING, Replica, State, Wanted, public_name
+from comet.servicespec import ServiceLaunch
 from comet.supervise import Enlisted
 from comet.traffic import SLOTS
 
@@ -61,8 +62,10 @@ class Operations:
         """Send a signal as an outsider would; `signal` with or without SIG, or a number."""
         replica = self._one(name)
         number = signal_number(signal)
-        if replica.pid is None and replica.state not in SERVING:
+        if not replica.alive and replica.state not in SERVING:
             raise UserError(f"{name}: does not run ({replica.state.value})")
+        if self._is_task(name) and self._fleet.swarm is not None:
+            self._fleet.swarm.require_here(name)
         self._fleet.supervisor.drivers[replica.spec.driver].kill(name, number)
         return {"name": name, "signal": signals.Signals(number).name}
 
@@ -83,6 +86,8 @@ class Operations:
         with self._alone("restart"):
             names = self._targets(target)
             members = self._members(self.config)
+            if self._is_task(target):
+                raise UserError(f"{target}: a swarm replaces the workers of a service all together: restart worker")
             await self._roll([members[name] for name in names])
             return {"restarted": names}
 
@@ -183,7 +188,13 @@ class Operations:
     async def _roll(self, members: list[Enlisted]) -> None:
         """Replace these one by one: processes that share a socket by succession, all others behind a surge replica."""
         shared = [member for member in members if isinstance(member.spec.launch, LbLaunch)]
-        others = [member for member in members if not isinstance(member.spec.launch, LbLaunch)]
+        together = [member for member in members if isinstance(member.spec.launch, ServiceLaunch)]
+        others = [member for member in members if member not in shared and member not in together]
+        if together and self._fleet.swarm is not None:
+            await self._fleet.swarm.roll(together[0].spec.launch, together[0].spec.start_timeout)
+            for member in together:
+                self._fleet.supervisor.respec(member)
+            await self._until_ready([member.spec.name for member in together])
         if others:
             surge = self._surge(others)
             faultfiles.write(self._cluster, self.config, [surge.spec.name])
@@ -277,6 +288,8 @@ class Operations:
     def _require_ports(self, members: list[Enlisted]) -> None:
         taken = {replica.spec.port: name for name, replica in self._fleet.supervisor.replicas.items()}
         for member in members:
+            if isinstance(member.spec.launch, ServiceLaunch):
+                continue
             port = member.spec.port
             host = self.config.worker_host if member.spec.role == "worker" else self.config.load_balancer_host
             if port in taken:
@@ -302,6 +315,10 @@ class Operations:
             return [*self._names("worker"), *self._names("lb")]
         return self._names(target) if target in ("worker", "lb") else [self._one(target).name]
 
+    def _is_task(self, name: str) -> bool:
+        replica = self._fleet.supervisor.replicas.get(name)
+        return replica is not None and isinstance(replica.spec.launch, ServiceLaunch)
+
     def _names(self, role: str) -> list[str]:
         return [name for name, replica in self._fleet.supervisor.replicas.items() if replica.spec.role == role]
 
@@ -316,6 +333,8 @@ class Operations:
     def _alone(self, what: str) -> Iterator[None]:
         if self._under_way is not None:
             raise Busy(f"a {self._under_way} is under way; try again when it is done")
+        if self._fleet.swarm is not None:
+            self._fleet.swarm.require_manager()
         self._under_way = what
         try:
             yield

@@ -5,10 +5,11 @@ file is lost its title does. Used by `ps` and `stop` when no supervisor runs, an
 """
 
 import contextlib
+import itertools
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +18,11 @@ import psutil
 
 from comet import engine
 from comet.cluster import Cluster
+from comet.drivers import manager
 from comet.drivers.container import ENGINE_ERRORS, short, told
 from comet.drivers.process import born, is_alive
 from comet.errors import UserError
+from comet.replica import Endpoint
 from comet.snapshot import FleetSnapshot, Row, SupervisorRow
 from comet.statefile import Record, StateFile
 from comet.usage import Sampler
@@ -27,13 +30,16 @@ from comet.wallclock import parse
 
 ADMIN = re.compile(r"comet: admin :(\d+)")
 TITLE = re.compile(r"comet: (lb-\d+) :(\d+)")
+REMOVAL_PATIENCE = 10.0
+"""Seconds beyond the grace that the tasks of a removed service may take to end: one on a node that is lost never says that it has."""
+
 WORKER_COMMAND = re.compile(r"--name (worker-\d+)")
 
 
 @dataclass(frozen=True)
 class Orphan:
     """Something of the cluster that is alive. `name` is None for helpers (forkserver, resource tracker, admin server, relay); `since` is
-    wall time, for people; by `birth` (`born`) a process is known again."""
+    wall time, for people; by `birth` (`born`) a process is known again; `task` is the id of a swarm's task, `endpoint` where that runs."""
 
     name: str | None
     kind: str
@@ -44,6 +50,8 @@ class Orphan:
     running: bool = True
     fingerprint: str | None = None
     birth: float | None = None
+    task: str | None = None
+    endpoint: Endpoint | None = None
 
     @property
     def is_relay(self) -> bool:
@@ -86,7 +94,32 @@ def _process(process: psutil.Process, record: Record | None) -> Orphan:
 def containers(client: docker.DockerClient, cluster_id: str) -> list[Orphan]:
     """The cluster's containers, running or not."""
     listed = client.api.containers(all=True, filters={"label": f"comet.cluster={cluster_id}"})
-    return [orphan for entry in listed if (orphan := _container(client, entry)) is not None]
+    # What a swarm has made here is a task, and known as one.
+    ours = [entry for entry in listed if "com.docker.swarm.task.id" not in (entry.get("Labels") or {})]
+    return [orphan for entry in ours if (orphan := _container(client, entry)) is not None]
+
+
+def known_ports(records: Mapping[str, Record]) -> dict[str, int]:
+    """The ports that tasks were seen at, by container."""
+    return {record.id: record.port for record in records.values() if record.kind == "task" and record.id is not None}
+
+
+def tasks(client: docker.DockerClient, cluster_id: str, records: Mapping[str, Record]) -> list[Orphan]:
+    """The tasks of the cluster's service that serve; none where the engine manages no swarm. The records tell their names, as far as
+    those still serve; the others take what numbers are free."""
+    try:
+        serving, fingerprint = manager.Manager(client, cluster_id).serving(known_ports(records))
+    except docker.errors.APIError:
+        return []
+    names = {record.id: name for name, record in records.items() if record.kind == "task"}
+    known = {task.id: names[task.container] for task in serving if task.container in names}
+    free = (name for number in itertools.count() if (name := f"worker-{number}") not in known.values())
+    found = []
+    for task in sorted(serving, key=lambda task: task.slot):
+        name, port = known.get(task.id) or next(free), task.port
+        since = parse(task.at) or 0.0
+        found.append(Orphan(name, "task", None, task.container, port, since, True, fingerprint, task=task.id, endpoint=task.endpoint))
+    return found
 
 
 def _container(client: docker.DockerClient, entry: dict[str, Any]) -> Orphan | None:
@@ -117,14 +150,15 @@ def find(cluster: Cluster, client: docker.DockerClient | None = None, complete: 
     records = StateFile(cluster.path("state.json")).read()
     found = processes(identity, records.values())
     if client is None:
+        away = any(record.kind == "task" for record in records.values())
         try:
-            client = engine.connect()
+            client = engine.connect_manager() if away else engine.connect()
         except UserError as error:
-            if complete and any(record.kind == "container" for record in records.values()):
+            if complete and any(record.kind in ("container", "task") for record in records.values()):
                 raise UserError(f"containers of this cluster may be left, nothing was done: {error.message}") from None
     if client is not None:
         try:
-            found += containers(client, identity)
+            found += [*containers(client, identity), *tasks(client, identity, records)]
         except ENGINE_ERRORS as error:
             if complete:
                 raise UserError(f"containers of this cluster may be left, nothing was done: {told(error)}") from None
@@ -155,6 +189,7 @@ def snapshot(cluster: Cluster, version: str) -> FleetSnapshot:
                 state=(record.state if record else "ready") if orphan.running else "stopped",
                 restarts=record.restarts if record else 0,
                 uptime_s=round(time.time() - orphan.since, 1) if orphan.running else None,
+                node=orphan.endpoint.node if orphan.endpoint is not None else None,
                 cpu_percent=used.cpu_percent if used else None,
                 memory_bytes=used.memory_bytes if used else None,
                 last_exit=dict(record.last_exit) if record and record.last_exit else None,
@@ -171,6 +206,9 @@ def kill(cluster: Cluster, name: str, signal: int) -> None:
     orphan = next((orphan for orphan in find(cluster) if orphan.name == name and orphan.running), None)
     if orphan is None:
         raise UserError(f"{name}: no such replica runs (python supervisor.py ps lists them)", 2)
+    if orphan.task is not None:
+        node = orphan.endpoint.node if orphan.endpoint is not None else "its node"
+        raise UserError(f"{name}: without a supervisor nobody knows whose engine to ask; on {node}: docker kill {short(orphan.id)}")
     if orphan.kind == "container":
         with contextlib.closing(engine.connect()) as client:
             try:
@@ -195,10 +233,34 @@ def end(cluster: Cluster, found: Iterable[Orphan], client: docker.DockerClient |
         if orphan.kind == "container" and client is not None:
             _end_container(client, orphan, grace)
             yield f"{orphan.name or 'relay'}: container {short(orphan.id)} removed"
+    yield from _end_service(cluster, [orphan for orphan in every if orphan.task is not None], client, grace)
     workers = [orphan for orphan in every if orphan.kind == "process" and orphan.role != "lb" and orphan.name]
     yield from _end_processes(workers, grace)
     helpers = [orphan for orphan in every if orphan.name is None and orphan.kind == "process"]
     yield from _end_processes(helpers, 1.0)
+
+
+def client_for(found: Iterable[Orphan]) -> docker.DockerClient | None:
+    """A client of the engine that can end these; None where it takes none."""
+    kinds = {orphan.kind for orphan in found}
+    return engine.connect_manager() if "task" in kinds else engine.connect() if "container" in kinds else None
+
+
+def _end_service(cluster: Cluster, orphans: Collection[Orphan], client: docker.DockerClient | None, grace: float) -> Iterator[str]:
+    """Remove the service whose tasks these are; the swarm ends them, as gently as it was told to when it made them."""
+    if not orphans or client is None:
+        return
+    try:
+        ids = {orphan.task for orphan in orphans}
+        service = manager.Manager(client, cluster.id or "")
+        service.remove()
+        until = time.monotonic() + grace + REMOVAL_PATIENCE
+        while time.monotonic() < until and any(service.lives(str(each)) for each in ids):
+            time.sleep(0.2)
+    except ENGINE_ERRORS as error:
+        raise UserError(f"the workers' service cannot be removed: {manager.told(error)}") from None
+    for orphan in orphans:
+        yield f"{orphan.name}: task {short(orphan.id)} ended"
 
 
 def _end_processes(orphans: Iterable[Orphan], grace: float) -> Iterator[str]:

@@ -140,6 +140,6 @@ def _climb(replica: Replica, now: float, made: Plan) -> None:
     if not _due(replica, now):
         return
     assert replica.stage is not None
-    # Without a process there is nothing to drain, terminate or kill: an exit was seen, or it never started.
-    stage = _NEXT[replica.stage] if replica.pid is not None else Stage.REMOVE
+    # Of what does not live there is nothing to drain, terminate or kill: an exit was seen, or it never started.
+    stage = _NEXT[replica.stage] if replica.alive else Stage.REMOVE
     made.add(_rung(replica, stage, now), _VERBS[stage])

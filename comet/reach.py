@@ -17,6 +17,7 @@ from comet.cluster import Cluster, Owner
 from comet.database import Access, Place, Server
 from comet.errors import UserError
 from comet.location import DEFAULT_PORT
+from comet.servicespec import SECRET_FILE
 
 SECRET = "/run/comet/database"  # in a container
 SOCKETS = "/run/comet/sockets"  # in a container
@@ -45,6 +46,16 @@ def by_container(where: Place | Server, cluster: Cluster, owner: Owner) -> Acces
         mounts.append((os.path.realpath(folder), SOCKETS, True))
     secret = secretfiles.keep(cluster, "database", within.url, owner)
     return Access({"COMET_DATABASE_FILE": SECRET}, ((str(secret), SECRET, True), *mounts))
+
+
+def by_task(where: Place | Server) -> Access:
+    """UserError: from other machines this database cannot be reached."""
+    if isinstance(where, Place):
+        raise UserError(f"{where.link}: a file of this machine cannot be reached from a swarm's other nodes; name a server by its URL", 2)
+    if any(_is_socket(host) or is_loopback(host) or not host for host, _ in where.location.addresses):
+        told = "names this machine as each machine calls itself (give the address by which the swarm's nodes reach it)"
+        raise UserError(f"{where.origin}: {where.location}: {told}", 2)
+    return Access({"COMET_DATABASE_FILE": f"/run/secrets/{SECRET_FILE}"}, secret=where.location.url)
 
 
 def relayed(where: Place | Server) -> tuple[str, str] | None:

@@ -79,11 +79,33 @@ class Exit:
 
 
 @dataclass(frozen=True)
+class Endpoint:
+    """Where a replica is reached. `node` names the machine, where it may be another one than ours; `health_path` is what load balancers
+    ask it for to see whether it is well (None: what their settings say)."""
+
+    host: str
+    port: int
+    node: str | None = None
+    health_path: str | None = None
+
+
+@dataclass(frozen=True)
 class Started:
-    """The instance exists; it need not answer yet. `pid` is None where it has no process on this host."""
+    """The instance exists; it need not answer yet. `pid` is None where it has no process on this host; `endpoint` is given by who
+    alone knows where it came to run."""
 
     pid: int | None
     id: str
+    endpoint: Endpoint | None = None
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """By design, and not by us, another instance stands in its place from now on; `checked` if it has been seen to answer."""
+
+    id: str
+    endpoint: Endpoint
+    checked: bool = False
 
 
 @dataclass(frozen=True)
@@ -143,7 +165,7 @@ class Revived:
     """What kept replicas from starting is gone (the engine is back): waiting out a backoff makes no sense any more."""
 
 
-Observation = Started | StartFailed | Ready | Answered | Health | Hung | Drained | Lost | Exited | Removed | Revived
+Observation = Started | Replaced | StartFailed | Ready | Answered | Health | Hung | Drained | Lost | Exited | Removed | Revived
 
 
 Steps = tuple[tuple[str, float], ...]
@@ -152,8 +174,9 @@ Steps = tuple[tuple[str, float], ...]
 
 @dataclass(frozen=True)
 class Replica:
-    """A replica's present. `since` is when it entered its state, `deadline` when the plan must look at it again. `recovery` collects
-    the steps from its last death on, each with its moment: died (where that is known), noticed, decided, started, listening, ready;
+    """A replica's present. `endpoint` is where its driver said that it runs (of a dead one: ran), `remote` whether it lives without a
+    process of this host. `since` is when it entered its state, `deadline` when the plan must look at it again. `recovery` collects the
+    steps from its last death on, each with its moment: died (where that is known), noticed, decided, started, listening, ready;
     `recovered` holds them from then on until the first answer."""
 
     spec: ReplicaSpec
@@ -163,6 +186,8 @@ class Replica:
     instance: int = 0
     pid: int | None = None
     id: str | None = None
+    endpoint: Endpoint | None = None
+    remote: bool = False
     since: float = 0.0
     started: float = 0.0
     ready_since: float | None = None
@@ -183,6 +208,11 @@ class Replica:
     @property
     def ready(self) -> bool:
         return self.state in SERVING
+
+    @property
+    def alive(self) -> bool:
+        """Whether there is something that could be drained, terminated or killed."""
+        return self.pid is not None or self.remote
 
     def enter(self, state: State, now: float, deadline: float | None = None, **changes: Any) -> "Replica":
         return replace(self, state=state, since=now, deadline=deadline, **changes)
@@ -209,7 +239,23 @@ def _ignore(replica: Replica, observation: Any, moment: Moment) -> Change:
 
 
 def _started(replica: Replica, observation: Started, moment: Moment) -> Change:
-    return replace(step(replica, "started", moment.now), pid=observation.pid, id=observation.id), ()
+    place = observation.endpoint
+    known = replace(step(replica, "started", moment.now), pid=observation.pid, id=observation.id)
+    return (known if place is None else replace(known, endpoint=place, remote=True)), ()
+
+
+def _replaced(replica: Replica, observation: Replaced, moment: Moment) -> Change:
+    place = observation.endpoint
+    here = replace(replica, id=observation.id, endpoint=place, remote=True, started=moment.now, reason="", recovered=())
+    if observation.checked and replica.ready:
+        after = here.enter(State.READY, moment.now, ready_since=moment.now)
+    else:
+        after = here.enter(State.STARTING, moment.now, deadline=moment.now + replica.spec.start_timeout)
+    return after, (event("replica_moved", after, former=replica.id, node=place.node),)
+
+
+def _replaced_while_stopping(replica: Replica, observation: Replaced, moment: Moment) -> Change:
+    return replace(replica, id=observation.id, endpoint=observation.endpoint, remote=True), ()
 
 
 def _ready(replica: Replica, observation: Ready, moment: Moment) -> Change:
@@ -280,7 +326,7 @@ def _back_off(replica: Replica, moment: Moment) -> Change:
     before = _unready(replica, moment)
     failures = before.failures + 1
     delay = replica.spec.restart.delay(failures, moment.spread)
-    ended = replace(before, failures=failures, pid=None, started=moment.now, lost=False)
+    ended = replace(before, failures=failures, pid=None, remote=False, started=moment.now, lost=False)
     after = ended.enter(State.BACKOFF, moment.now, deadline=moment.now + delay)
     if delay == 0:
         return after, ()
@@ -292,7 +338,7 @@ def _revived(replica: Replica, observation: Revived, moment: Moment) -> Change:
 
 
 def _exited_while_stopping(replica: Replica, observation: Exited, moment: Moment) -> Change:
-    after = replace(replica, pid=None, last_exit=observation.exit)
+    after = replace(replica, pid=None, remote=False, last_exit=observation.exit)
     told = exit_event(replica, observation.exit)
     if after.stage is Stage.REMOVE:
         return after, (told,)
@@ -301,7 +347,7 @@ def _exited_while_stopping(replica: Replica, observation: Exited, moment: Moment
 
 
 def _start_failed_while_stopping(replica: Replica, observation: StartFailed, moment: Moment) -> Change:
-    return replace(replica, pid=None, stage=Stage.KILL, deadline=moment.now, reason=observation.reason), ()
+    return replace(replica, pid=None, remote=False, stage=Stage.KILL, deadline=moment.now, reason=observation.reason), ()
 
 
 def _drained(replica: Replica, observation: Drained, moment: Moment) -> Change:
@@ -317,7 +363,7 @@ def _lost_while_stopping(replica: Replica, observation: Lost, moment: Moment) ->
 
 
 def _removed(replica: Replica, observation: Removed, moment: Moment) -> Change:
-    after = replica.enter(State.STOPPED, moment.now, stage=None, pid=None, id=None, ready_since=None)
+    after = replica.enter(State.STOPPED, moment.now, stage=None, pid=None, remote=False, id=None, ready_since=None)
     return after, (event("replica_stopped", after, id=replica.id),)
 
 
@@ -356,7 +402,7 @@ Reaction = Callable[[Replica, Any, Moment], Change]
 
 # A row names what is answered; all else is ignored, and by the way of building it no pair can be without an answer.
 _IGNORED: dict[type, Reaction] = dict.fromkeys(get_args(Observation), _ignore)
-_ALIVE = _IGNORED | {Started: _started, StartFailed: _start_failed, Lost: _lost, Exited: _exited}
+_ALIVE = _IGNORED | {Started: _started, Replaced: _replaced, StartFailed: _start_failed, Lost: _lost, Exited: _exited}
 
 REACTIONS: dict[State, dict[type, Reaction]] = {
     State.STARTING: _ALIVE | {Ready: _ready},
@@ -366,6 +412,7 @@ REACTIONS: dict[State, dict[type, Reaction]] = {
     State.STOPPING: _IGNORED
     | {
         Started: _started,
+        Replaced: _replaced_while_stopping,
         StartFailed: _start_failed_while_stopping,
         Drained: _drained,
         Lost: _lost_while_stopping,

@@ -14,10 +14,9 @@ import asyncio
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 
 from comet.drivers.base import Sink
-from comet.replica import SERVING, Answered, Drained, Health, Hung, Ready, Replica, State
+from comet.replica import SERVING, Answered, Drained, Endpoint, Health, Hung, Ready, Replica, State
 from lb import messages
 from lb.settings import DOWN, DRAINING, UP, UpstreamSpec
 
@@ -25,21 +24,12 @@ WATCH_INTERVAL = 1.0
 """Seconds between two pings of the watchdog."""
 
 
-@dataclass(frozen=True)
-class Endpoint:
-    """Where load balancers reach a replica, and what they ask it for to see whether it is well (None: what their settings say)."""
-
-    host: str
-    port: int
-    health_path: str | None = None
-
-
 def table(fleet: Iterable[Replica], endpoints: Mapping[str, Endpoint]) -> tuple[UpstreamSpec, ...]:
-    """The upstreams in rotation order: those of the fleet that have an endpoint."""
+    """The upstreams in rotation order: those of the fleet that have an endpoint, their own or, by name, a fixed one."""
     return tuple(
         UpstreamSpec(replica.name, endpoint.host, endpoint.port, _word(replica), endpoint.health_path)
         for replica in sorted(fleet, key=lambda replica: replica.spec.port)
-        if (endpoint := endpoints.get(replica.name)) is not None and replica.state is not State.STOPPED
+        if (endpoint := replica.endpoint or endpoints.get(replica.name)) is not None and replica.state is not State.STOPPED
     )
 
 
@@ -48,7 +38,7 @@ def _word(replica: Replica) -> str:
         return DOWN
     if replica.state in SERVING:
         return UP
-    return DRAINING if replica.state is State.STOPPING and replica.pid is not None else DOWN
+    return DRAINING if replica.state is State.STOPPING and replica.alive else DOWN
 
 
 class LbLink:
@@ -186,9 +176,9 @@ class Router:
         """Make `new` the table, and tell it where it differs from the present one."""
         if new == self.table:
             return
-        former = {spec.name: spec.state for spec in self.table}
+        former = {spec.name: spec for spec in self.table}
         for spec in new:
-            if spec.state == UP and former.get(spec.name) != UP:
+            if spec.state == UP and former.get(spec.name) != spec:
                 for views in self._views.values():
                     views.pop(spec.name, None)
         self.table = new

@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,21 +20,22 @@ import docker
 from comet import __version__, database, engine, expand, faultfiles, lastwords, orphans, reach, scalefile, secretfiles
 from comet.admin.desk import Desk
 from comet.cluster import Cluster, worker_owner
-from comet.config import Config, port_ranges
+from comet.config import PORT_KEYS, Config, port_ranges
 from comet.control import ControlServer, Handler
 from comet.display import Display, Message
+from comet.drivers.manager import require_manager
 from comet.drivers.relay import Keeper, Relay, forget_trial, trial
 from comet.errors import Busy, UserError
 from comet.events import Event
 from comet.fleet import Fleet
-from comet.image import ensure_image, foreign_image
+from comet.image import ensure_image, foreign_image, named, pushed
 from comet.interruptible import Interruptible, Stopped
 from comet.journal import Journal
 from comet.listeners import require_free
 from comet.operations import Operations
-from comet.replica import Replica, State, Wanted
+from comet.replica import Endpoint, Replica, State, Wanted
 from comet.succession import Succession
-from comet.supervise import Enlisted
+from comet.supervise import HERE, Enlisted, located
 
 HOPELESS_AFTER = 3
 """So many failed starts in a row of a replica that was never ready end the start of the whole cluster."""
@@ -44,6 +46,10 @@ ENGINE_PATIENCE = 20.0
 
 HURRIED_PATIENCE = 5.0
 """Seconds that a stop at once waits for kills and removals."""
+
+
+ENGINES = {"docker": engine.connect, "swarm": engine.connect_manager}
+"""How the runtimes that need an engine come by it."""
 
 
 BUSY_PAUSE = 0.2
@@ -100,9 +106,10 @@ class Run:
     async def _come_up(self) -> None:
         config, cluster, fleet = self._config, self._cluster, self._fleet
         where = database.place(config, cluster)
-        client = await self._wait.blocking(engine.connect) if config.runtime == "docker" else None
+        client = await self._wait.blocking(ENGINES[config.runtime]) if config.runtime in ENGINES else None
+        here = await self._wait.blocking(lambda: require_manager(client)) if client is not None and config.runtime == "swarm" else None
         found = await self._wait.blocking(lambda: orphans.find(cluster, client))
-        in_containers = client is not None and not config.own_service
+        in_containers = client is not None and here is None and not config.own_service
         relayed = await self._wait.blocking(lambda: reach.relayed(where)) if in_containers else None
         if relayed is not None:
             found = [orphan for orphan in found if not orphan.is_relay]
@@ -117,7 +124,9 @@ class Run:
         access = database.Access({}) if config.own_service else await self._access(where, client, image, relayed)
         around = expand.Surroundings(cluster, access, worker_owner(), image)
         members = self._members(around)
-        if client is not None:
+        if client is not None and here is not None:
+            fleet.use_swarm(client, here)
+        elif client is not None:
             fleet.use_engine(client)
         self._write_faults(members)
         succession = Succession(fleet, cluster, config, self._wait, self._step)
@@ -155,12 +164,18 @@ class Run:
         held = {orphan.port for orphan in found}
         config = self._config
         hosts = {"load-balancer-port": config.load_balancer_host, "worker-port": config.worker_host, "admin-port": "127.0.0.1"}
-        values = {key: getattr(config, key.replace("-", "_")) for key in (*hosts, "pool", "worker")}
+        values = {key: getattr(config, key.replace("-", "_")) for key in (*PORT_KEYS, "pool", "worker")}
         wanted = [(key, hosts[key], port) for key, first, count in port_ranges(values) for port in range(first, first + count)]
         require_free(config.path.name, [each for each in wanted if each[2] not in held], dict(config.lines))
 
     async def _build(self, client: docker.DockerClient, config: Config) -> str:
-        wanted = config.worker_image
+        wanted, registry = config.worker_image, config.registry
+        if registry is not None:
+            image = await self._build(client, replace(config, registry=None, runtime="docker"))
+            return await self._wait.blocking(lambda: pushed(client, image, wanted, registry, self._step_from_thread, self._wait.cancelled))
+        if wanted is not None and config.runtime == "swarm":
+            # The nodes have it or pull it, each for itself.
+            return named(wanted)
         if wanted is not None:
             return await self._wait.blocking(lambda: foreign_image(client, wanted, self._step_from_thread, self._wait.cancelled))
         self._step("looking for the worker image")
@@ -175,6 +190,8 @@ class Run:
     ) -> database.Access:
         """How workers come to the database; before any is started it is tried whether they can."""
         cluster, owner = self._cluster, worker_owner()
+        if self._config.runtime == "swarm":
+            return await self._wait.blocking(lambda: reach.by_task(where))
         if client is None:
             return reach.by_process(where, cluster, owner)
         access = await self._wait.blocking(lambda: reach.by_container(where, cluster, owner))
@@ -241,12 +258,16 @@ class Run:
         config = self._config
         path = "/" if config.own_service else "/api/v1/hello"
         hosts = {"lb": expand.reachable(config.load_balancer_host), "worker": expand.reachable(config.worker_host)}
+        places = {
+            name: (each.endpoint or Endpoint(hosts[each.spec.role], each.spec.port))
+            for name, each in self._fleet.supervisor.replicas.items()
+        }
         return [
             {
                 "name": replica.name,
                 "kind": replica.spec.kind,
                 "id": replica.id,
-                "url": f"http://{hosts[replica.spec.role]}:{replica.spec.port}" + (path if replica.spec.role == "lb" else ""),
+                "url": located(f"http://{HERE}", places[replica.name]) + (path if replica.spec.role == "lb" else ""),
             }
             for replica in shown
         ]

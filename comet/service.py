@@ -16,6 +16,7 @@ from comet.config import Config
 from comet.drivers.container import ContainerLaunch
 from comet.drivers.execute import ExecLaunch
 from comet.errors import UserError
+from comet.servicespec import TASK_NAME, ServiceLaunch
 
 ANY = "0.0.0.0"
 """A container's service listens on all addresses of its own network."""
@@ -35,6 +36,28 @@ def contained(config: Config, image: str, name: str, cluster_folder: Path) -> Co
         memory=config.worker_memory,
         pids=config.worker_pids,
         fingerprint="",
+        confined=False,
+        read_only=config.worker_read_only,
+        cpus=config.worker_cpus,
+    )
+
+
+def placed(config: Config, image: str) -> ServiceLaunch:
+    """The swarm's tasks of a service of one's own. Volumes are folders of whatever node a task comes to run on."""
+    port = config.worker_target_port
+    return ServiceLaunch(
+        image=image,
+        arguments=filled(config.worker_command, ANY, port, ""),
+        environment=_variables(config, ANY, port, TASK_NAME),
+        user=config.worker_user or "",
+        port=port,
+        mounts=tuple((_absolute(config.folder, source), target, read_only) for source, target, read_only in config.worker_volumes),
+        memory=config.worker_memory,
+        pids=config.worker_pids,
+        grace=config.shutdown_grace,
+        fingerprint="",
+        start_timeout=config.start_timeout,
+        constraints=config.worker_constraints,
         confined=False,
         read_only=config.worker_read_only,
         cpus=config.worker_cpus,
@@ -96,8 +119,12 @@ def _variables(config: Config, host: str, port: int, name: str) -> dict[str, str
 
 
 def _mount(config: Config, folder: Path, source: str, target: str, read_only: bool) -> tuple[str, str, bool]:
-    path = Path(os.path.abspath(folder / Path(source).expanduser()))
+    path = Path(_absolute(folder, source))
     if not path.exists():
         line = config.lines.get("worker-volumes", 1)
         raise UserError(f"{config.path.name}:{line}: worker-volumes: {path} does not exist (allowed: files and folders of this machine)", 2)
     return (str(path), target, read_only)
+
+
+def _absolute(folder: Path, source: str) -> str:
+    return os.path.abspath(folder / Path(source).expanduser())

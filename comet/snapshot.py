@@ -50,6 +50,7 @@ class Row:
     reason: str | None = None
     next_start_s: float | None = None
     orphan: bool = False
+    node: str | None = None
     requests_per_s: float | None = None
     errors_per_s: float | None = None
     p50_ms: float | None = None
@@ -138,7 +139,7 @@ def _made(cls: type[T], data: Mapping[str, Any]) -> T:
 
 def row(replica: Replica, now: float, usage: Usage, traffic: Traffic) -> Row:
     """The replica as it is at `now` (monotonic seconds)."""
-    alive = replica.pid is not None or replica.state in (State.READY, State.UNHEALTHY)
+    alive = replica.alive or replica.state in (State.READY, State.UNHEALTHY)
     waits = replica.state is State.BACKOFF and replica.deadline is not None
     counted = traffic.counted
     return Row(
@@ -147,7 +148,7 @@ def row(replica: Replica, now: float, usage: Usage, traffic: Traffic) -> Row:
         kind=replica.spec.kind,
         id=replica.id,
         pid=replica.pid,
-        port=replica.spec.port,
+        port=replica.endpoint.port if replica.endpoint is not None else replica.spec.port,
         state=replica.state.value,
         restarts=replica.restarts,
         uptime_s=round(now - replica.started, 1) if alive else None,
@@ -157,6 +158,7 @@ def row(replica: Replica, now: float, usage: Usage, traffic: Traffic) -> Row:
         in_flight=counted.in_flight if counted else None,
         requests=counted.requests if counted else None,
         reason=replica.reason or None,
+        node=replica.endpoint.node if replica.endpoint is not None and replica.alive else None,
         next_start_s=round(max(0.0, (replica.deadline or now) - now), 1) if waits else None,
         health=traffic.health,
         faults=traffic.faults,

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import docker
 
-from comet import adopt, engine, expand, orphans
+from comet import adopt, expand, orphans
 from comet.adopt import Adoption, Heritage
 from comet.cluster import Cluster
 from comet.config import Config
@@ -47,7 +47,13 @@ class Succession:
         of_lb = [member for member in members if member.spec.driver == "lb"]
         of_worker = [member for member in members if member.spec.driver != "lb"]
         balancers = await self._wait.blocking(lambda: adopt.balancers(self._cluster, host, of_lb, found, records))
-        self._adoptions = [*adopt.workers(of_worker, found, records), *balancers]
+        if self._config.runtime == "swarm":
+            # The swarm keeps them whatever we do, and ends those that are too many when it is told how many there are to be.
+            adopted = adopt.tasks(of_worker, found, records)
+            found = [orphan for orphan in found if orphan.task is None]
+        else:
+            adopted = adopt.workers(of_worker, found, records)
+        self._adoptions = [*adopted, *balancers]
         # Workers first, and each is in the table at once: a load balancer is told its upstreams as soon as it is adopted.
         fleet.router.limit(expand.in_flight_share(self._config))
         for adoption in self._adoptions:
@@ -76,8 +82,8 @@ class Succession:
         rest = list(left)
         if rest:
             self._step(f"ending {len(rest)} leftovers of an earlier supervisor")
-            if client is None and any(orphan.kind == "container" for orphan in rest):
-                client = await self._wait.blocking(engine.connect)
+            if client is None or self._config.runtime == "swarm":
+                client = await self._wait.blocking(lambda: orphans.client_for(rest))
             grace = self._config.shutdown_grace
             await self._wait.blocking(lambda: list(orphans.end(self._cluster, rest, client, grace)))
 

@@ -16,14 +16,31 @@ from comet.drivers.base import Driver
 from comet.events import Event
 from comet.plan import Action, Verb, begin_stop, next_deadline, plan
 from comet.probe import Prober
-from comet.replica import Exited, Moment, Observation, Replica, ReplicaSpec, Stage, Started, StartFailed, State, Wanted, react
-from comet.router import Endpoint, Router, table
+from comet.replica import (
+    Endpoint,
+    Exited,
+    Moment,
+    Observation,
+    Replaced,
+    Replica,
+    ReplicaSpec,
+    Stage,
+    Started,
+    StartFailed,
+    State,
+    Wanted,
+    react,
+)
+from comet.router import Router, table
+
+HERE = "{here}"
+"""Host and port in the URL of a replica whose driver tells where it runs."""
 
 
 @dataclass(frozen=True)
 class Enlisted:
     """A replica to supervise, with what the loop does around it: the URL to ask until it is ready (None: it tells by itself), and
-    where load balancers reach it (None: they do not)."""
+    where load balancers reach it (None: they do not, or its driver tells where that is; the URL then has HERE in that place)."""
 
     spec: ReplicaSpec
     probe: str | None = None
@@ -87,7 +104,7 @@ class Supervisor:
         """Skip the ladder: kill all that live and remove what is left."""
         for name, replica in self.replicas.items():
             if replica.state is not State.STOPPED:
-                stage = Stage.KILL if replica.pid is not None else Stage.REMOVE
+                stage = Stage.KILL if replica.alive else Stage.REMOVE
                 self.replicas[name], action = begin_stop(replace(replica, wanted=Wanted.DOWN), self._clock(), stage)
                 self._act(action)
         self.tick()
@@ -192,8 +209,8 @@ class Supervisor:
         url = self._probes.get(replica.name)
         if url is None or self.prober is None:
             return
-        if isinstance(observation, Started) and replica.state is State.STARTING:
-            self.prober.watch(replica.name, replica.instance, url)
+        if isinstance(observation, Started | Replaced) and replica.state is State.STARTING:
+            self.prober.watch(replica.name, replica.instance, located(url, replica.endpoint))
         elif isinstance(observation, Exited | StartFailed):
             self.prober.forget(replica.name)
 
@@ -205,3 +222,11 @@ class Supervisor:
         if deadline is not None:
             # A hair late rather than early: the loop's clock and ours may differ by a rounding.
             self._timer = self._loop.call_later(max(0.0, deadline - self._clock()) + 0.0005, self.tick)
+
+
+def located(url: str, endpoint: Endpoint | None) -> str:
+    """The URL with the place filled in that was told."""
+    if endpoint is None:
+        return url
+    host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
+    return url.replace(HERE, f"{host}:{endpoint.port}", 1)

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from comet.events import exit_text
 from comet.faults import SETTINGS, UNITS
-from comet.listing import Listing, listing
+from comet.listing import Column, Listing, listing
 from comet.progress import styled
 from comet.snapshot import FleetSnapshot, Row
 from comet.told import columns
@@ -42,6 +42,7 @@ def replicas(snapshot: FleetSnapshot) -> Listing:
     """The listing of `ps`: the supervisor, then what it keeps, processes and containers side by side."""
     numbers = [index for index, heading in enumerate(REPLICAS) if heading not in TO_THE_LEFT]
     table = listing(*REPLICAS, right=numbers, ranks=list(REPLICAS.values()))
+    nodes = any(row.node is not None for row in snapshot.replicas)
     me = snapshot.supervisor
     state = _state("ready" if me.running else "stopped")
     table.add_row("supervisor", "process", plain(me.pid), plain(me.pid), "-", state, "-", "-", "-", span(me.uptime_s), *["-"] * 6)
@@ -64,7 +65,14 @@ def replicas(snapshot: FleetSnapshot) -> Listing:
             milliseconds(row.p99_ms),
             plain(row.in_flight),
         )
-    return table
+    return _with_nodes(table, snapshot) if nodes else table
+
+
+def _with_nodes(table: Listing, snapshot: FleetSnapshot) -> Listing:
+    """The listing with the machine of each replica, which is of interest where there are several."""
+    at, cells = (list(REPLICAS).index("PORT"), ["-", *(plain(row.node) for row in snapshot.replicas)])
+    columns = [*table.columns[:at], Column("NODE", rank=1), *table.columns[at:]]
+    return Listing(columns, [[*row[:at], cell, *row[at:]] for row, cell in zip(table.rows, cells, strict=True)])
 
 
 def statistics(report: Mapping[str, Any]) -> Listing:

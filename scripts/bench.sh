@@ -18,6 +18,8 @@ here=$(dirname -- "${BASH_SOURCE[0]}")
 . "$here/lib/tools.sh"
 # shellcheck source=scripts/lib/postgres.sh
 . "$here/lib/postgres.sh"
+# shellcheck source=scripts/lib/swarm.sh
+. "$here/lib/swarm.sh"
 
 # The tools lie in sbin on Debian, which is not in an ordinary user's PATH.
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
@@ -51,11 +53,12 @@ case $mode in
   recovery | chaos) need rsvg-convert ;;
 esac
 case $mode in stats | all) ensure_postgres "one of the databases measured" ;; esac
+case $mode in swarm | all) ensure_swarm_tools "a swarm of this machine's own" ;; esac
 if [ "$mode" = load ] && [ -z "$runtime" ]; then
   [ -e "$config" ] || config=$ROOT/config.yaml
   runtime=$(runtime_of "$config")
 fi
 case $mode in
-  load | recovery | chaos | all) if [ "$runtime" != process ]; then ensure_engine "$@"; fi ;;
+  load | recovery | chaos | swarm | all) if [ "$runtime" != process ]; then ensure_engine "$@"; fi ;;
 esac
 exec env PYTHONPATH="$ROOT" "$VENV/bin/python" -m scripts.bench "$@"

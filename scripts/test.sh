@@ -24,6 +24,8 @@ here=$(dirname -- "${BASH_SOURCE[0]}")
 . "$here/lib/tools.sh"
 # shellcheck source=scripts/lib/postgres.sh
 . "$here/lib/postgres.sh"
+# shellcheck source=scripts/lib/swarm.sh
+. "$here/lib/swarm.sh"
 
 unit=
 case ${1:-} in
@@ -52,6 +54,7 @@ else
   ensure_prometheus
   need wrk rsvg-convert
   ensure_postgres "the statistics are tested with it"
+  ensure_swarm_tools "several machines are tested with it"
   scripts/check.sh || checks=$?
   # Most tests wait for processes and containers rather than compute: several files at a time, each as a whole in one process.
   set -- -n "${COMET_TEST_JOBS:-2}" --dist loadfile "$@"

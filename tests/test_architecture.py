@@ -30,6 +30,7 @@ PURE_PARTS = {
         "config",
         "errors",
         "events",
+        "exits",
         "faults",
         "located",
         "location",
@@ -37,7 +38,9 @@ PURE_PARTS = {
         "rates",
         "recoveries",
         "replica",
+        "servicespec",
         "snapshot",
+        "tasks",
         "wallclock",
         "admin.forms",
         "admin.guard",
@@ -47,7 +50,7 @@ PURE_PARTS = {
     "worker_app": {"distributions", "draws", "errors", "latency", "stats", "tally"},
 }
 PURE = sorted(f"{package}.{part}" for package, parts in PURE_PARTS.items() for part in parts)
-PURE_EXCEPTIONS = {"comet.located": {"yaml"}}
+PURE_EXCEPTIONS = {"comet.located": {"yaml"}, "comet.exits": {"signal"}}
 
 FORBIDDEN = {
     "lb": {"comet", "worker_app", "docker", "psutil", "sqlite3", "sqlalchemy", "yaml", "flask", "waitress", "requests", "rich"},
@@ -63,6 +66,7 @@ ONLY_IN = {
         "comet.base_image": "builds the image",
         "comet.drivers.container": "drives containers",
         "comet.drivers.swarm": "drives services",
+        "comet.drivers.manager": "speaks to a swarm's manager",
         "comet.drivers.relay": "runs the relay, and the trial of the way to a database",
         "comet.orphans": "finds what a dead supervisor left",
         "comet.logs": "reads containers' logs",

@@ -16,7 +16,7 @@ from worker_app.app import BlockingEntry, Services, create_app
 from worker_app.draws import Faults
 from worker_app.errors import WorkerError
 from worker_app.eventloop import EventLoop
-from worker_app.faults import FaultPlan
+from worker_app.faults import FaultPlan, FaultSettings
 from worker_app.identity import CONTAINER, PROCESS, of_this_process
 from worker_app.ledger import Ledger, Notify
 from worker_app.server import WorkerServer
@@ -37,8 +37,16 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--threads", metavar="N|auto", type=_threads, default=None, help="requests worked on at a time; auto: any number")
     parser.add_argument("--faults", metavar="FILE", help="JSON file of the fault settings, watched")
+    parser.add_argument("--no-faults", action="store_true", help="no delay and no failure: somebody else brings them about")
     parser.add_argument("--seed", type=int, help="the n-th request gets the n-th draw of this seed")
     parser.add_argument("--grace", metavar="SECONDS", type=float, default=10.0, help="how long a stop waits for requests in flight")
+    parser.add_argument(
+        "--linger",
+        metavar="SECONDS",
+        type=float,
+        default=0.0,
+        help="how long a stop goes on accepting, where it is not announced to clients",
+    )
     parser.add_argument("--memory", metavar="BYTES", type=int, default=256 << 20, help="limit of the memory fault in a process")
     return parser.parse_args(argv)
 
@@ -82,6 +90,14 @@ def serve(options: argparse.Namespace) -> int:
         loop.call_from_thread(stop)
 
     def stop() -> None:
+        if server is None:
+            return
+        if options.linger and len(stops) == 1:
+            loop.call_at(time.monotonic() + options.linger, shut_down)
+        else:
+            shut_down()
+
+    def shut_down() -> None:
         if server is not None:
             server.shut_down(options.grace)
 
@@ -91,7 +107,8 @@ def serve(options: argparse.Namespace) -> int:
     database = address.at(address.given())
     store = database.store(identity.row_name)
     store.open()
-    faults = Faults(FaultPlan(), started=_boottime(), boot_id=_boot_id(), seed=options.seed)
+    plan = FaultPlan(FaultSettings(avg_delay=0.0, failure=0.0)) if options.no_faults else FaultPlan()
+    faults = Faults(plan, started=_boottime(), boot_id=_boot_id(), seed=options.seed)
     _follow_faults(loop, options, faults)
     ledgers: list[Ledger] = []
 

@@ -34,6 +34,8 @@ BENCHES = (
           "worker_stats", ("--rounds", "4", "--kills", "12"), 300),
     Bench("inflight", "clients x workers at a delay of 500 ms: throughput, latency, CPU per request, and what limited each",
           "Thousands in flight", "inflight", ("--seconds", "5"), 300),
+    Bench("swarm", "a node of a Docker Swarm powered off under load: requests lost, failover beside the swarm's own", "A node dies",
+          "swarm", ("--rounds", "2"), 400),
     Bench("load", "load-test the running cluster, or one of its own; the mode when none is named", "A cluster under load, closed model",
           "load", ("--seconds", "30"), 180),
     Bench("open", "", "A cluster under load, open model", "load", ("--rate", "120", "--seconds", "30"), 180, "load"),

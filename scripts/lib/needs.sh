@@ -1,6 +1,6 @@
 # Does this call of supervisor.py need a Docker engine? Asked before one is started or even installed.
 #
-# Only what starts workers does, and only where they are containers. Wrong arguments and a broken config need none either: the
+# Only what starts workers does, and only where they are containers of this machine. Wrong arguments and a broken config need none either: the
 # supervisor says what is wrong with them, and it should not take an installation to hear that.
 
 # shellcheck shell=bash
@@ -27,7 +27,8 @@ needs_engine() {
     run | compare | scenario) ;;
     *) return 1 ;;
   esac
-  [ "$(runtime_of "$config")" != process ]
+  # A swarm is nothing that could be installed by the way; its manager may be elsewhere.
+  [ "$(runtime_of "$config")" = docker ]
 }
 
 # The runtime that a config asks for; "process" also for one that cannot be read, so that nothing is installed for its sake.

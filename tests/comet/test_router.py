@@ -10,8 +10,8 @@ from typing import Any
 
 from comet import expand
 from comet.config import parse
-from comet.replica import Drained, Health, Observation, Ready, Replica, State
-from comet.router import Endpoint, Router, table
+from comet.replica import Drained, Endpoint, Health, Observation, Ready, Replica, State
+from comet.router import Router, table
 from lb import messages
 from lb.settings import UpstreamSpec
 from tests.comet.fakes import spec

@@ -83,6 +83,7 @@ def test_a_run_with_an_engine_and_nothing_to_set_up_says_nothing(clone: Path) ->
         ("--config config.yaml run -d", True),
         ("run --config=config.yaml", True),
         ("run --config process.yaml", False),
+        ("run --config swarm.yaml", False),
         ("--config=process.yaml", False),
         ("run --config missing.yaml", False),
         ("run --config broken.yaml", False),
@@ -99,6 +100,7 @@ def test_a_run_with_an_engine_and_nothing_to_set_up_says_nothing(clone: Path) ->
 )
 def test_only_what_starts_containers_asks_for_an_engine(clone: Path, arguments: str, needed: bool) -> None:
     (clone / "process.yaml").write_text("worker: 2\nruntime: process  # no Docker here\n")
+    (clone / "swarm.yaml").write_text("runtime: swarm\n")
     (clone / "broken.yaml").write_text("worker: [\n")
     result = bash(clone, f"if needs_engine {arguments}; then echo needed; fi")
     assert result.stderr == ""

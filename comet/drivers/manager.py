@@ -1,0 +1,192 @@
+"""What is asked of a swarm's manager, and ordered there: blocking calls of the engine API, each for one cluster's service.
+
+The docker SDK is used below its own services: those fill in defaults at each change, after which a change of size replaces every task;
+and some of what is needed here (a roll back, the log of one task) they do not have.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import docker
+import docker.auth
+import docker.errors
+import requests.exceptions
+
+from comet import servicespec
+from comet.errors import UserError
+from comet.servicespec import ServiceLaunch, secret_name, service_name
+from comet.tasks import ENDED, Ports, Reading, Task, reading
+
+ENGINE_ERRORS = (docker.errors.DockerException, requests.exceptions.RequestException, OSError)
+
+Service = dict[str, Any]
+
+
+class Manager:
+    """The service of the cluster with this id, through an engine that manages its swarm. Every method may raise ENGINE_ERRORS."""
+
+    def __init__(self, client: docker.DockerClient, cluster_id: str) -> None:
+        self._api: Any = client.api
+        self._cluster_id = cluster_id
+        self._name = service_name(cluster_id)
+
+    def read(self, ports: Ports) -> Reading:
+        """The service, its tasks and the swarm's nodes as the manager sees them now; `ports` are those known so far."""
+        service = self._service()
+        if service is None:
+            return reading({}, (), self._api.nodes(), ports)
+        return reading(service, self._api.tasks(filters={"service": [service["ID"]]}), self._api.nodes(), ports)
+
+    def serving(self, ports: Ports) -> tuple[list[Task], str | None]:
+        """The tasks that serve now, and the fingerprint that the service was made with."""
+        now = self.read(ports)
+        labels = (now.service.get("Spec") or {}).get("Labels") or {}
+        return [task for task in now.tasks if task.serves], labels.get("comet.fingerprint")
+
+    def lives(self, task: str) -> bool:
+        """Whether a task has not ended yet."""
+        try:
+            return str((self._api.inspect_task(task).get("Status") or {}).get("State")) not in ENDED
+        except docker.errors.NotFound:
+            return False
+
+    def log(self, task: str, follow: bool, tail: int | str) -> Iterator[tuple[str, str]]:
+        """(stamp, line) of what a task has printed, from whatever node it is on."""
+        params = {"stdout": 1, "stderr": 1, "timestamps": 1, "follow": int(follow), "tail": tail}
+        limit = None if follow else self._api.timeout
+        answer = self._api._get(self._api._url("/tasks/{0}/logs", task), params=params, stream=True, timeout=limit)
+        self._api._raise_for_status(answer)
+        rest = b""
+        for chunk in self._api._multiplexed_response_stream_helper(answer):
+            *whole, rest = (rest + chunk).split(b"\n")
+            for line in whole:
+                stamp, _, text = line.decode(errors="replace").partition(" ")
+                yield stamp, text
+
+    def size(self, launch: ServiceLaunch | None, replicas: int) -> None:
+        """Make the service, or give it so many tasks; where it is missing and there is nothing to make it of, that is none."""
+        present = self._service()
+        if present is not None:
+            if present["Spec"]["Mode"]["Replicated"]["Replicas"] != replicas:
+                self._change(lambda spec: servicespec.resized(spec, replicas))
+        elif launch is not None and replicas:
+            made = servicespec.service(self._cluster_id, launch, replicas, self._secret(launch), self._checked(launch))
+            self._post("/services/create", made, launch.image)
+
+    def update(self, launch: ServiceLaunch) -> None:
+        """Have the tasks made as `launch` says, all of them anew also where nothing has changed."""
+        secret, checked = self._secret(launch), self._checked(launch)
+
+        def changed(spec: Mapping[str, Any]) -> Service:
+            force = int(spec["TaskTemplate"].get("ForceUpdate") or 0) + 1
+            return servicespec.service(self._cluster_id, launch, spec["Mode"]["Replicated"]["Replicas"], secret, checked, force)
+
+        self._change(changed, launch.image)
+
+    def go_back(self) -> None:
+        """Undo the last update."""
+        self._change(lambda spec: {**spec}, rollback="previous")
+
+    def kill(self, container: str, signal: int) -> None:
+        """Send a signal to a container of the manager's own node."""
+        with contextlib.suppress(docker.errors.NotFound):
+            self._api.kill(container, signal)
+
+    def remove(self) -> None:
+        """Remove the service and its secrets; the swarm ends its tasks."""
+        with contextlib.suppress(docker.errors.NotFound):
+            self._api.remove_service(self._name)
+        for secret in self._api.secrets(filters={"label": [f"comet.cluster={self._cluster_id}"]}):
+            with contextlib.suppress(docker.errors.NotFound):
+                self._api.remove_secret(secret["ID"])
+
+    def _service(self) -> Service | None:
+        try:
+            found: Service = self._api.inspect_service(self._name)
+        except docker.errors.NotFound:
+            return None
+        return found
+
+    def _change(self, change: Callable[[Mapping[str, Any]], Service], image: str = "", **params: Any) -> None:
+        """Change the service as it is now; somebody else may change it at the same time, and the swarm itself does."""
+        while True:
+            present = self._api.inspect_service(self._name)
+            with contextlib.suppress(_OutOfDate):
+                path = self._api._url("/services/{0}/update", present["ID"])
+                return self._post(path, change(present["Spec"]), image, version=present["Version"]["Index"], **params)
+
+    def _post(self, path: str, content: Service, image: str = "", **params: Any) -> None:
+        """`image` is told where its registry may ask the nodes for credentials."""
+        headers: dict[str, Any] = {}
+        if image:
+            registry, _ = docker.auth.resolve_repository_name(image.partition("@")[0])
+            credentials = docker.auth.get_config_header(self._api, registry)
+            headers |= {"X-Registry-Auth": credentials} if credentials else {}
+        url = path if "://" in path else self._api._url(path)
+        answer = self._api._post_json(url, data=content, params=params, headers=headers)
+        try:
+            self._api._raise_for_status(answer)
+        except docker.errors.APIError as error:
+            if "out of sequence" in str(error):
+                raise _OutOfDate from None
+            raise
+
+    def _checked(self, launch: ServiceLaunch) -> bool:
+        """Whether the swarm can tell a task that answers from one that was only started."""
+        if launch.health:
+            return True
+        try:
+            check = self._api.inspect_image(launch.image)["Config"].get("Healthcheck") or {}
+        except docker.errors.NotFound:
+            return False
+        return bool(check.get("Test", ["NONE"])[0] != "NONE")
+
+    def _secret(self, launch: ServiceLaunch) -> str | None:
+        """The id of the secret with this launch's content, which is made where it is missing."""
+        if launch.secret is None:
+            return None
+        name = secret_name(self._cluster_id, launch.secret)
+        for found in self._api.secrets(filters={"name": [name]}):
+            if found["Spec"]["Name"] == name:
+                return str(found["ID"])
+        return str(self._api.create_secret(name, launch.secret.encode(), {"comet.cluster": self._cluster_id})["ID"])
+
+
+class _OutOfDate(Exception):
+    """The service was changed between a look and an order."""
+
+
+def require_manager(client: docker.DockerClient) -> str:
+    """The id of the manager's node. UserError: the engine manages no swarm, in one line that says what to do."""
+    try:
+        swarm = client.info().get("Swarm") or {}
+    except ENGINE_ERRORS as error:
+        raise UserError(f"the swarm cannot be asked: {told(error)}") from None
+    state = swarm.get("LocalNodeState")
+    if state in (None, "", "inactive"):
+        raise UserError(
+            "runtime: swarm: this Docker engine is in no swarm; make one (docker swarm init), or point DOCKER_HOST at a manager"
+        )
+    if not swarm.get("ControlAvailable"):
+        managers = ", ".join(str(each.get("Addr", "")).rpartition(":")[0] for each in swarm.get("RemoteManagers") or [])
+        if state != "active" or not managers:
+            raise UserError(f"runtime: swarm: this node's part in the swarm is {state}: {swarm.get('Error') or 'see docker info'}")
+        raise UserError(
+            f"runtime: swarm: this node is a worker of its swarm, not a manager; run Comet on a manager or point DOCKER_HOST at one "
+            f"({managers}), or: docker node promote"
+        )
+    try:
+        client.api.nodes()
+    except ENGINE_ERRORS as error:
+        raise UserError(f"runtime: swarm: this manager cannot lead: {told(error)}") from None
+    return str(swarm["NodeID"])
+
+
+def told(error: Exception) -> str:
+    """A manager's error in one line."""
+    if isinstance(error, docker.errors.APIError) and error.explanation:
+        return " ".join(str(error.explanation).split())
+    if isinstance(error, requests.exceptions.ConnectionError | requests.exceptions.Timeout | ConnectionError | TimeoutError):
+        return "the swarm's manager does not answer"
+    return " ".join(str(error).split()) or type(error).__name__
