@@ -81,7 +81,8 @@ def worker(config: Config, around: Surroundings, index: int) -> Enlisted:
         port=port,
         rank=0,
         start_timeout=config.start_timeout,
-        drain_grace=BARRIER_GRACE,
+        # A service of one's own may end at once when it is told to: what is in flight on it is waited for before.
+        drain_grace=max(BARRIER_GRACE, config.shutdown_grace) if config.own_service else BARRIER_GRACE,
         # The worker itself ends within the grace; what is beyond it is for a hung one.
         terminate_grace=config.shutdown_grace + 2,
         # A swarm's own checks and restarts see to its tasks: here they are only waited for.

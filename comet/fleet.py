@@ -68,7 +68,7 @@ class Fleet:
         self.supervisor = Supervisor(loop, tell)
         sink = self.supervisor.observe
         self.listeners = Listeners()
-        self.router = Router(loop, sink, watchdog_timeout=config.watchdog_timeout)
+        self.router = Router(loop, sink, watchdog_timeout=config.watchdog_timeout, patient=config.own_service)
         self.prober = Prober(loop, sink, config.health_timeout)
         self.launcher = ForkserverLauncher(cluster, self.router, self.listeners)
         self.balancers = ProcessDriver(loop, sink, self.launcher)

@@ -2,7 +2,8 @@
 
 The table follows from the fleet (`table`, pure). Each load balancer has one control connection (`LbLink`), on which the whole table is
 sent at each change, followed by a ping: the pong says that this LB has applied it. Once all have, a worker that the table calls
-draining is sent nothing new, and the router says so (`Drained`).
+draining is sent nothing new, and the router says so (`Drained`). Of workers that may end in the midst of an answer the pong also tells
+what is in flight on them; that is waited for, and asked for again and again meanwhile.
 
 The same ping, once a second, is the watchdog: a load balancer that answers none for a while is hung. Only the pings of a punctual watchdog
 count, so that on a machine that is overloaded, where we are late ourselves, nobody is killed for being slow.
@@ -22,6 +23,9 @@ from lb.settings import DOWN, DRAINING, UP, UpstreamSpec
 
 WATCH_INTERVAL = 1.0
 """Seconds between two pings of the watchdog."""
+
+ASK_PAUSE = 0.02
+"""Seconds after which load balancers are asked again whether what was in flight on a draining worker has ended."""
 
 
 def table(fleet: Iterable[Replica], endpoints: Mapping[str, Endpoint]) -> tuple[UpstreamSpec, ...]:
@@ -116,7 +120,8 @@ class LbLink:
 class Router:
     """Tells every load balancer the table, and the sink what they answer."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, sink: Sink, watchdog_timeout: float = 3.0) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, sink: Sink, watchdog_timeout: float = 3.0, patient: bool = False) -> None:
+        """`patient`: the workers may end at once when they are told to, so that a drain has to wait for what is in flight on them."""
         self._loop = loop
         self._sink = sink
         self._max_in_flight: int | None = None
@@ -125,6 +130,9 @@ class Router:
         self._views: dict[str, dict[str, str | None]] = {}
         self._version = 0
         self._settled = 0
+        self._patient = patient
+        self._busy: dict[str, dict[str, int]] = {}
+        self._asking: asyncio.TimerHandle | None = None
         self.watchdog_timeout = watchdog_timeout
         self._unanswered: dict[str, int] = {}
         self._watched_at = loop.time()
@@ -148,6 +156,7 @@ class Router:
             link.name = name
             self._links[name] = link
             self._applied[name] = self._applied.pop(former)
+            self._busy[name] = self._busy.pop(former, {})
             self._views[name] = self._views.pop(former)
             if former in self._unanswered:
                 self._unanswered[name] = self._unanswered.pop(former)
@@ -201,6 +210,8 @@ class Router:
 
     def close(self) -> None:
         self._watchdog.cancel()
+        if self._asking is not None:
+            self._asking.cancel()
         for link in list(self._links.values()):
             link.close()
 
@@ -231,6 +242,7 @@ class Router:
         elif kind == "pong":
             self._unanswered[name] = 0
             self._applied[name] = int(message["id"])
+            self._busy[name] = message.get("busy", {})
             self._settle()
         elif kind == "first":
             upstream = message.get("upstream")
@@ -255,16 +267,28 @@ class Router:
         name = link.name
         del self._links[name]
         del self._applied[name]
+        self._busy.pop(name, None)
         self._unanswered.pop(name, None)
         for upstream in self._views.pop(name):
             self._judge(upstream)
         self._settle()
 
     def _settle(self) -> None:
-        """Once every load balancer has applied the present table, its draining workers are drained."""
+        """Once every load balancer has applied the present table, its draining workers are drained; where that is waited for, once
+        nothing is in flight on them, too."""
         if self._settled == self._version or any(applied < self._version for applied in self._applied.values()):
             return
-        self._settled = self._version
-        for spec in self.table:
-            if spec.state == DRAINING:
-                self._loop.call_soon(self._sink, spec.name, None, Drained())
+        draining = [spec.name for spec in self.table if spec.state == DRAINING]
+        busy = {name for counts in self._busy.values() for name in counts} if self._patient else set()
+        if not busy.intersection(draining):
+            self._settled = self._version
+        elif self._asking is None:
+            self._asking = self._loop.call_later(ASK_PAUSE, self._ask_again)
+        for name in draining:
+            if name not in busy:
+                self._loop.call_soon(self._sink, name, None, Drained())
+
+    def _ask_again(self) -> None:
+        self._asking = None
+        for link in list(self._links.values()):
+            link.send(messages.ping(self._version))

@@ -84,9 +84,9 @@ class Run:
         """Bring the cluster up, keep it, take it down; the exit code."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             self._loop.add_signal_handler(number, self._signalled, number)
+        self._tell(Event("supervisor_started", None, {"pid": os.getpid(), "version": __version__}))
         if self._former is not None:
             self._tell(Event("stale_lock", None, {"pid": self._former}))
-        self._tell(Event("supervisor_started", None, {"pid": os.getpid(), "version": __version__}))
         code = 0
         try:
             await self._control.open()

@@ -124,9 +124,9 @@ def drained() -> Message:
     return {"type": "drained"}
 
 
-def pong(number: Any) -> Message:
-    """Return the answer to `ping`."""
-    return {"type": "pong", "id": number}
+def pong(number: Any, busy: dict[str, int] | None = None) -> Message:
+    """Return the answer to `ping`; `busy` tells how many requests are still in flight on draining upstreams, where there are any."""
+    return {"type": "pong", "id": number, **({"busy": busy} if busy else {})}
 
 
 def status_report(pid: int, current: Settings, views: list[tuple[UpstreamSpec, bool]], in_flight: int, draining: bool) -> Message:

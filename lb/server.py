@@ -29,7 +29,7 @@ from lb.gate import Gatekeeper
 from lb.health import HealthChecker
 from lb.messages import Message
 from lb.proxy import Proxy
-from lb.settings import UP, Settings, UpstreamSpec, changed
+from lb.settings import DRAINING, UP, Settings, UpstreamSpec, changed
 from lb.upstream import Upstream
 
 try:
@@ -189,7 +189,8 @@ class Server:
                 self._drain(float(message["grace"]))
             case "ping":
                 self.proxy.gauge_edges()
-                peer.send(messages.pong(message.get("id")))
+                busy = {each.name: each.in_flight for each in self.proxy.pool.order if each.state == DRAINING and each.in_flight}
+                peer.send(messages.pong(message.get("id"), busy))
             case "listener":
                 peer.send(messages.listener(), [self._listener.fileno()])
             case "status":

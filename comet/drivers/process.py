@@ -46,7 +46,7 @@ class Launcher(Protocol):
         """Make the process; OSError or UserError where that fails."""
 
     def drain(self, name: str, grace: float) -> bool:
-        """Ask it to drain; whether it will tell by exiting."""
+        """Ask it to drain; False: nobody will tell when it has."""
 
     def gone(self, name: str, instance: int) -> None:
         """It died: let go of what belonged to this instance."""

@@ -41,9 +41,10 @@ class PlayedLb:
 
 
 class Scene:
-    def __init__(self) -> None:
+    def __init__(self, patient: bool = False) -> None:
         self.seen: asyncio.Queue[tuple[str, Observation]] = asyncio.Queue()
-        self.router = Router(asyncio.get_running_loop(), lambda name, instance, what: self.seen.put_nowait((name, what)))
+        loop = asyncio.get_running_loop()
+        self.router = Router(loop, lambda name, instance, what: self.seen.put_nowait((name, what)), patient=patient)
 
     def lb(self, name: str) -> PlayedLb:
         ours, theirs = socket.socketpair()
@@ -55,8 +56,8 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene() -> AsyncIterator[Scene]:
-    made = Scene()
+async def scene(patient: bool = False) -> AsyncIterator[Scene]:
+    made = Scene(patient)
     yield made
     made.router.close()
 
@@ -98,6 +99,22 @@ def test_a_worker_is_drained_when_every_load_balancer_has_applied_it() -> None:
             second.say(messages.pong(asked[1]["id"]))
             assert await stage.saw() == ("worker-0", Drained())
             close([first, second])
+
+    asyncio.run(story())
+
+
+def test_a_worker_that_may_end_amid_an_answer_is_drained_when_nothing_is_in_flight_on_it() -> None:
+    async def story() -> None:
+        async with scene(patient=True) as stage:
+            balancer = stage.lb("lb-0")
+            stage.router.publish(upstreams("draining", "draining"))
+            await balancer.next("ping")  # Of the attachment.
+            for _ in range(3):
+                balancer.say(messages.pong((await balancer.next("ping"))["id"], {"worker-1": 2}))
+                assert await stage.saw() == ("worker-0", Drained())
+            balancer.say(messages.pong((await balancer.next("ping"))["id"]))
+            assert [await stage.saw() for _ in range(2)] == [("worker-0", Drained()), ("worker-1", Drained())]
+            close([balancer])
 
     asyncio.run(story())
 

@@ -5,6 +5,7 @@ import errno
 import socket
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -466,7 +467,27 @@ def test_ping_and_status() -> None:
         status = supervisor.receive("status")
         assert status["version"] == messages.VERSION
         assert status["settings"]["max_in_flight"] == 9
-        assert status["upstreams"] == [{"name": "worker-0", "host": "127.0.0.1", "port": specs[0].port, "state": "up", "healthy": True}]
+        (upstream,) = status["upstreams"]
+        expected = {"name": "worker-0", "host": "127.0.0.1", "port": specs[0].port, "state": "up", "health_path": None, "healthy": True}
+        assert upstream == expected
+
+
+def test_a_pong_tells_what_is_in_flight_on_draining_workers() -> None:
+    with supervised(hang, None) as (lb, workers, specs, supervisor):
+        with lb.connect() as waiting:
+            waiting.send(GET)
+            eventually(lambda: workers[0].requests)
+            supervisor.send(messages.ping(1))
+            assert supervisor.receive("pong") == {"type": "pong", "id": 1}
+            supervisor.send(messages.upstreams([replace(specs[0], state="draining")]))
+            supervisor.send(messages.ping(2))
+            assert supervisor.receive("pong")["busy"] == {"worker-0": 1}
+
+        def idle() -> bool:
+            supervisor.send(messages.ping(3))
+            return "busy" not in supervisor.receive("pong")
+
+        eventually(idle)
 
 
 def test_edges_of_health_are_told() -> None:

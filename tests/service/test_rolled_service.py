@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.slow]
 CLIENTS, ROUNDS = (200, 20) if os.environ.get("COMET_TEST_FULL") else (24, 2)
 
 SERVICE = """
-import os, sys
+import os, sys, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 mode, name = os.environ["MODE"], os.environ["COMET_REPLICA"]
@@ -33,9 +33,11 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     def do_GET(self):
         body = f"{mode} {name}".encode()
-        self.send_response(200 if self.path in ("/", f"/{mode}") else 404)
+        self.send_response(200 if self.path in ("/", "/slow", f"/{mode}") else 404)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
+        if self.path == "/slow":
+            time.sleep(0.3)
         self.wfile.write(body)
     def log_message(self, *arguments):
         pass
@@ -92,6 +94,14 @@ def test_a_version_with_another_health_path_takes_over_without_a_failed_request(
     assert rolled.events("replica_unhealthy") == []
     rolled.stop()
     rolled.assert_nothing_left()
+
+
+def test_what_is_in_flight_on_a_service_that_ends_at_once_is_waited_for(rolled: House) -> None:
+    """Its answers have begun when it is told to end, so that nobody could repeat them."""
+    with clients(rolled, 8, "/slow") as asking:
+        eventually(lambda: all(client.good for client in asking))
+        assert (done := rolled.comet("restart", "worker")).returncode == 0, done.stderr
+    assert [wrong for client in asking for wrong in client.bad] == []
 
 
 def test_a_version_that_cannot_run_is_refused_with_its_last_words(rolled: House, strict: Callable[[], list[str]]) -> None:
