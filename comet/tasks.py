@@ -13,7 +13,6 @@ those that leave (`seated`).
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from signal import Signals
 from typing import Any
 
 from comet.replica import Endpoint, Exit, Exited, Observation, Replaced, Started, StartFailed
@@ -21,6 +20,10 @@ from comet.wallclock import parse
 
 ENDED = ("complete", "shutdown", "failed", "rejected", "remove", "orphaned")
 BY_DESIGN = ("shutdown", "remove")
+SIGNALS = {1: "SIGHUP", 2: "SIGINT", 3: "SIGQUIT", 4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV"}
+SIGNALS |= {13: "SIGPIPE", 14: "SIGALRM", 15: "SIGTERM"}
+"""Linux's numbers, which an exit code tells as 128 + N."""
+
 GONE = ""
 """In place of a task's id: there was one, and nobody knows it any more."""
 
@@ -221,12 +224,7 @@ def pending(seat: Seat, tasks: Sequence[Task]) -> str:
 def _exit(task: Task | None, wall: float) -> Exit:
     if task is None or (task.node is not None and not task.node.up):
         return Exit()
-    signal = None
-    if task.code is not None and task.code > 128:
-        try:
-            signal = Signals(task.code - 128).name
-        except ValueError:
-            signal = None
+    signal = SIGNALS.get(task.code - 128) if task.code is not None else None
     ended = parse(task.at)
     detect_ms = None if ended is None else round(max(0.0, wall - ended) * 1000, 1)
     return Exit(code=task.code, signal=signal, at=task.at if ended is not None else None, detect_ms=detect_ms)

@@ -53,7 +53,7 @@ def test_every_key_checks_its_own_default() -> None:
         ("failure: .nan", "config.yaml:1: failure: nan is out of range (allowed: percent, from 0 to 100)"),
         ("failure: 100.1", "config.yaml:1: failure: 100.1 is out of range (allowed: percent, from 0 to 100)"),
         ("pool:", "config.yaml:1: pool: nothing is not a whole number (allowed: a whole number from 1 to 64)"),
-        ("runtime: dokcer", "config.yaml:1: runtime: 'dokcer' is not known (allowed: docker or process)"),
+        ("runtime: dokcer", "config.yaml:1: runtime: 'dokcer' is not known (allowed: docker, process or swarm)"),
         ("worker-memory: lots", "config.yaml:1: worker-memory: 'lots' is not an amount of memory (allowed: 32m or more, "),
         ("health-path: healthz", "config.yaml:1: health-path: 'healthz' is not usable (allowed: a path that begins with /)"),
         ("a: [1", "config.yaml:1: not valid YAML: "),

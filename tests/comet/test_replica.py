@@ -11,6 +11,7 @@ from comet.replica import (
     REACTIONS,
     Answered,
     Drained,
+    Endpoint,
     Exit,
     Exited,
     Health,
@@ -20,6 +21,7 @@ from comet.replica import (
     Observation,
     Ready,
     Removed,
+    Replaced,
     Replica,
     Revived,
     Stage,
@@ -32,6 +34,7 @@ from tests.comet.fakes import House, spec
 
 EXAMPLES: dict[type, Observation] = {
     Started: Started(7, "7"),
+    Replaced: Replaced("8", Endpoint("10.0.0.2", 8)),
     StartFailed: StartFailed("no such image"),
     Ready: Ready(),
     Answered: Answered(100.0),
@@ -62,8 +65,8 @@ def test_no_answer_invents_a_start_or_loses_the_identity(state: State, kind: typ
     before = replica(state)
     after, _ = react(before, EXAMPLES[kind], Moment(now=105.0))
     assert (after.spec, after.wanted, after.instance) == (before.spec, before.wanted, before.instance)
-    # Only the plan starts something, and only a removal ends it.
-    assert after.state is before.state or after.state is not State.STARTING
+    # Only the plan starts something, if it was not somebody else who put another instance in its place; and only a removal ends it.
+    assert after.state is before.state or after.state is not State.STARTING or kind is Replaced
     assert after.state is not State.STOPPED or kind is Removed or state is State.STOPPED
 
 
