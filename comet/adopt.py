@@ -17,7 +17,7 @@ from comet.cluster import Cluster
 from comet.drivers.process import is_alive
 from comet.listeners import borrowed
 from comet.orphans import Orphan
-from comet.replica import Replica, State, Wanted
+from comet.replica import Exit, Replica, State, Wanted
 from comet.statefile import Record
 from comet.supervise import Enlisted
 from lb import messages
@@ -63,6 +63,7 @@ class Adoption:
             deadline=None if was_ready else now + self.member.spec.start_timeout,
             was_ready=was_ready,
             restarts=record.restarts if record else 0,
+            last_exit=Exit(**record.last_exit) if record and record.last_exit else None,
         )
 
 
@@ -91,6 +92,12 @@ def leftovers(found: Iterable[Orphan], adopted: Iterable[Adoption], heirs: Mappi
     rest = [orphan for orphan in found if orphan.id not in kept]
     later = [each for each in rest if each.id in inherited or (each.running and each.name and each.port and each.port not in wanted)]
     return Leftovers(tuple(each for each in rest if each not in later), tuple(later))
+
+
+def reused(records: Iterable[Record]) -> list[Record]:
+    """Those whose process is dead, and whose PID is another process's by now."""
+    with_pid = [record for record in records if record.kind == "process" and record.pid is not None and record.create_time is not None]
+    return [each for each in with_pid if each.pid and is_alive(each.pid, None) and not is_alive(each.pid, each.create_time)]
 
 
 def balancers(

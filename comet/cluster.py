@@ -118,6 +118,8 @@ class Lock:
     def __init__(self, cluster: Cluster) -> None:
         self._path = cluster.path("lock")
         self._file: int | None = None
+        self.former: int | None = None
+        """PID of a supervisor that had the lock before us and died without giving it back; known once it is acquired."""
 
     def acquire(self, patience: float = 0.3) -> bool:
         """Whether the lock is ours now; it holds our PID for others to read. Somebody who only looks (`holder`) has it for a moment:
@@ -136,6 +138,7 @@ class Lock:
         except BlockingIOError:
             os.close(file)
             return False
+        self.former = _pid(os.pread(file, 32, 0))
         os.truncate(file, 0)
         os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
         self._file = file
@@ -150,16 +153,22 @@ class Lock:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            content = os.pread(file, 32, 0).strip()
-            return int(content) if content.isdigit() else None
+            return _pid(os.pread(file, 32, 0))
         finally:
             os.close(file)
         return None
 
     def release(self) -> None:
         if self._file is not None:
+            os.truncate(self._file, 0)
             os.close(self._file)
             self._file = None
+
+
+def _pid(content: bytes) -> int | None:
+    """What a lock holds; None for nothing, and for what is no PID."""
+    word = content.strip()
+    return int(word) if word.isdigit() else None
 
 
 def write_atomically(path: Path, content: str, mode: int = 0o600) -> None:

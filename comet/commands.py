@@ -176,7 +176,8 @@ def reload(options: argparse.Namespace) -> int:
         print(json.dumps(made))
         return 0
     restarted = f"; restarted {', '.join(made['restarted'])}" if made["restarted"] else ""
-    print(f"changed {', '.join(made['changed'])}{restarted}" if made["changed"] or restarted else "nothing has changed")
+    changed = ", ".join(made["changed"]) or "only what an image's name stands for"
+    print(f"changed {changed}{restarted}" if made["changed"] or restarted else "nothing has changed")
     return 0
 
 

@@ -50,7 +50,9 @@ KEYS: dict[str, Key] = {
     "load-balancer-host": Key("0.0.0.0", *HOST, "address that the load balancers listen on"),
     "worker-host": Key("127.0.0.1", *HOST, "address that the workers are published on"),
     "balance": Key("round-robin", one_of("round-robin", "least-connections"), "round-robin or least-connections", "choice of the worker"),
-    "health-path": Key("/healthz", text(r"/[!-~]*"), "a path that begins with /", "path of the active health check"),
+    "health-path": Key(
+        "/healthz", text(r"/[\x21\x22\x24-\x7e]*"), "a path that begins with /, without #", "path of the active health check"
+    ),
     "health-interval": Key(5, *SECONDS, "time between two checks of a worker"),
     "health-timeout": Key(2, *SECONDS, "time that a check may take"),
     "health-fall": Key(2, whole(1, 100), "a whole number from 1 to 100", "failed checks until a worker is out"),

@@ -20,6 +20,26 @@ UNANSWERED = (OSError, EOFError, ValueError, IndexError, asyncio.LimitOverrunErr
 """What a request raises that got no answer, or none that is HTTP."""
 
 
+REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
+"""The idempotent methods (RFC 9110 section 9.2.2): only these may be asked once more."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What is asked for."""
+
+    path: str
+    method: str = "GET"
+    body: bytes = b""
+
+    def wire(self, host: str, port: int) -> bytes:
+        """The request as it is sent to that address."""
+        name = f"[{host}]" if ":" in host else host
+        length = f"Content-Length: {len(self.body)}\r\n" if self.body else ""
+        head = f"{self.method} {self.path} HTTP/1.1\r\nHost: {name}:{port}\r\nUser-Agent: comet-scenario\r\n{length}\r\n"
+        return head.encode() + self.body
+
+
 @dataclass
 class Answer:
     status: int
@@ -93,23 +113,21 @@ def total(books: Sequence[Book]) -> Book:
 class Connection:
     """One client's connection, made when it is needed."""
 
-    def __init__(self, host: str, port: int, path: str) -> None:
+    def __init__(self, host: str, port: int) -> None:
         self._address = (host, port)
-        name = f"[{host}]" if ":" in host else host
-        self._request = f"GET {path} HTTP/1.1\r\nHost: {name}:{port}\r\nUser-Agent: comet-scenario\r\n\r\n".encode()
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self._began = False
 
-    async def ask(self) -> Answer:
+    async def ask(self, what: Ask) -> Answer:
         """One request and its answer. OSError and EOFError mean what they say; `trouble` puts them into words."""
         reused = self._streams is not None
         try:
-            return await self._ask_once(repeated=False)
+            return await self._ask_once(what, repeated=False)
         except (ConnectionError, EOFError):
-            if not reused or self._began:
+            if not reused or self._began or what.method not in REPEATABLE:
                 raise
             self.close()
-            return await self._ask_once(repeated=True)
+            return await self._ask_once(what, repeated=True)
 
     def trouble(self, error: BaseException) -> str:
         """The class of an error, for the report."""
@@ -128,22 +146,23 @@ class Connection:
             self._streams[1].close()
             self._streams = None
 
-    async def _ask_once(self, repeated: bool) -> Answer:
+    async def _ask_once(self, what: Ask, repeated: bool) -> Answer:
         self._began = False
         if self._streams is None:
             self._streams = await asyncio.open_connection(*self._address)
         reader, writer = self._streams
-        writer.write(self._request)
+        writer.write(what.wire(*self._address))
         first = await reader.readexactly(1)
         self._began = True
         head = first + await reader.readuntil(b"\r\n\r\n")
         line, *fields = head.decode("latin-1").split("\r\n")
         values = {name.lower(): value.strip() for name, _, value in (each.partition(":") for each in fields)}
-        length = values.get("content-length")
+        status = int(line.split()[1])
+        length = "0" if what.method == "HEAD" or status in (204, 304) else values.get("content-length")
         body = await (reader.readexactly(int(length)) if length is not None else reader.read())
         if length is None or values.get("connection", "").lower() == "close":
             self.close()
-        return Answer(int(line.split()[1]), values.get("x-comet-worker"), body, repeated)
+        return Answer(status, values.get("x-comet-worker"), body, repeated)
 
 
 class Crowd:
@@ -151,7 +170,7 @@ class Crowd:
 
     def __init__(self, addresses: Sequence[tuple[str, int]], path: str, timeout: float) -> None:
         self._addresses = addresses
-        self._path = path
+        self._ask = Ask(path)
         self._timeout = timeout
         self._pause = 0.0
         self._size = 0
@@ -183,7 +202,7 @@ class Crowd:
         await asyncio.sleep(0)  # A transport that was closed ends in the loop's next turn.
 
     async def _client(self, number: int) -> None:
-        connection = Connection(*self._addresses[number % len(self._addresses)], self._path)
+        connection = Connection(*self._addresses[number % len(self._addresses)])
         try:
             while number < self._size:
                 good = await self._request(connection, self._book)
@@ -196,7 +215,7 @@ class Crowd:
         began = clock()
         try:
             async with asyncio.timeout(self._timeout):
-                answer = await connection.ask()
+                answer = await connection.ask(self._ask)
         except UNANSWERED as error:
             book.errors[connection.trouble(error)] += 1
             with contextlib.suppress(OSError):

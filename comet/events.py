@@ -58,6 +58,12 @@ def _faults(record: Mapping[str, Any]) -> str:
     return f"faults{'' if record.get('replica') else ' of all workers'}: {' '.join(told)}"
 
 
+def _first_line(text: Any) -> str:
+    """What goes on says so: a config has a line per problem, a failed start the log's last lines."""
+    first, *more = str(text).splitlines() or [""]
+    return f"{first} …" if more else first
+
+
 _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "replica_starting": lambda _: "starting",
     "replica_ready": lambda record: f"ready after {record.get('start_ms', 0):g} ms{_timeline(record)}",
@@ -73,11 +79,25 @@ _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "faults_changed": _faults,
     "admin_ready": lambda record: f"admin server ready at {record.get('url')} (PID {record.get('pid')})",
     "admin_exited": lambda record: f"admin server exited: {exit_text(record.get('code'), record.get('signal'))}; it is started again",
+    "reloaded": lambda record: f"config reloaded: changed {', '.join(record.get('changed', ())) or 'nothing'}",
+    "reload_refused": lambda record: f"reload refused: {_first_line(record.get('reason', ''))}",
+    "engine_error": lambda record: f"Docker engine: {_first_line(record.get('reason', ''))}",
     "engine_lost": lambda record: f"Docker engine lost: {record.get('reason', '')}",
     "replica_moved": lambda record: f"is {record.get('id')} on {record.get('node')} from now on",
     "node_down": lambda record: f"node {record.get('node')} is down" + (f": {record['reason']}" if record.get("reason") else ""),
     "node_ready": lambda record: f"node {record.get('node')} is back",
     "engine_back": lambda record: "Docker engine back",
+    "clock_moved": lambda record: f"the wall clock moved by {record.get('by_s', 0):+g} s: times of events before and after do not compare",
+    "pid_reused": lambda record: f"is gone, and its PID {record.get('pid')} is another program's: left alone",
+    "stale_lock": lambda record: (
+        f"the supervisor before (PID {record.get('pid')}) died without a farewell: its lock and sockets are replaced"
+    ),
+    "state_unreadable": lambda record: (
+        f".comet/state.json cannot be read ({record.get('reason')}): what runs is found by other marks, or started anew"
+    ),
+    "state_unwritable": lambda record: (
+        f".comet/state.json cannot be written ({record.get('reason')}): the next supervisor may not adopt what runs; free some space"
+    ),
     "relay_restarted": lambda _: "the relay to the database was gone; it runs again",
     "supervisor_started": lambda record: f"supervisor started (PID {record.get('pid')})",
     "supervisor_stopped": lambda record: "supervisor stopped",

@@ -93,7 +93,8 @@ def worker(config: Config, around: Surroundings, index: int) -> Enlisted:
         return Enlisted(spec, probe=f"http://{HERE}{config.health_path}")
     address = reachable(config.worker_host)
     host = f"[{address}]" if ":" in address else address
-    return Enlisted(spec, probe=f"http://{host}:{port}{config.health_path}", endpoint=Endpoint(address, port))
+    endpoint = Endpoint(address, port, health_path=config.health_path)
+    return Enlisted(spec, probe=f"http://{host}:{port}{config.health_path}", endpoint=endpoint)
 
 
 def load_balancer(config: Config, cluster: Cluster, index: int) -> Enlisted:

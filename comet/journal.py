@@ -4,6 +4,7 @@ A journal that cannot be written (a full disk) never stops the supervisor: event
 says how many were not kept. Records are numbered from 1 on, through all lives of the cluster.
 """
 
+import contextlib
 import json
 import os
 import time
@@ -37,6 +38,7 @@ class Journal:
         self._path = path
         self._clock = clock
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        _end_torn_line(path, self._file)
         self._lost = 0
         self.recent: deque[Record] = deque(last(path, RECENT), maxlen=RECENT)
         self._number = max((number(record) for record in self.recent), default=0)
@@ -81,6 +83,14 @@ class Journal:
         fresh = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         os.close(self._file)
         self._file = fresh
+
+
+def _end_torn_line(path: Path, file: int) -> None:
+    """What a loss of power has torn would swallow the next record, too."""
+    with contextlib.suppress(OSError), path.open("rb") as stream:
+        stream.seek(-1, os.SEEK_END)  # EINVAL where it is empty.
+        if stream.read(1) != b"\n":
+            os.write(file, b"\n")
 
 
 def read(path: Path) -> Iterator[Record]:

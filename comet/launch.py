@@ -33,7 +33,7 @@ def supervise(config: Config, cluster: Cluster, make_display: Callable[[], Displ
     display = make_display()
 
     async def serve() -> int:
-        return await Run(config, cluster, display).serve()
+        return await Run(config, cluster, display, lock.former).serve()
 
     try:
         code = asyncio.run(serve())

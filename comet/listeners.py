@@ -8,6 +8,7 @@ import ctypes
 import errno
 import os
 import random
+import re
 import socket
 from collections.abc import Iterable, Iterator
 
@@ -18,6 +19,9 @@ from comet.errors import UserError
 BACKLOG = 4096
 PIDFD_GETFD = 438
 """The number of the system call, on every architecture."""
+
+PORTS_VARIABLE = "COMET_FREE_PORTS"
+DEFAULT_PORTS = "25000-32000"
 
 
 class Listeners:
@@ -136,9 +140,19 @@ def require_free(config_name: str, wanted: Iterable[tuple[str, str, int]], lines
 
 def find_free(host: str, count: int) -> int:
     """The first of `count` ports in a row that are free now, below the range from which the kernel takes ports of its own accord
-    (ip_local_port_range, ip(7)). UserError where there are none."""
+    (ip_local_port_range, ip(7)). UserError where there are none.
+
+    Who takes ports for a while, and lets go of them in between, must not meet another who does: PORTS_VARIABLE (`FIRST-LAST`) gives each
+    a part of its own.
+    """
+    given = re.fullmatch(r"(\d{1,5})-(\d{1,5})", os.environ.get(PORTS_VARIABLE, DEFAULT_PORTS))
+    first_of_all, last = (int(end) for end in given.groups()) if given else (0, 0)
+    if not 0 < first_of_all <= last - count + 1 <= 65535:
+        raise UserError(
+            f"{PORTS_VARIABLE}: {os.environ.get(PORTS_VARIABLE)!r} is not usable (allowed: FIRST-LAST, {count} ports or more)", 2
+        )
     for _ in range(200):
-        first = random.randrange(25000, 32000 - count)
+        first = random.randint(first_of_all, last - count + 1)
         if next(port_problems(("", host, port) for port in range(first, first + count)), None) is None:
             return first
     raise UserError(f"no {count} free ports in a row on {host}")

@@ -106,6 +106,8 @@ def _from_file(path: Path, count: int, follow: bool) -> Iterator[str]:
             line = stream.readline()
             if line:
                 yield line.decode(errors="replace").rstrip("\n")
+            elif os.fstat(stream.fileno()).st_size < stream.tell():
+                stream.seek(0)  # It was cut: what is kept of it lies beside it.
             elif _replaced(stream.fileno(), path):
                 yield from _from_file(path, 1000, follow)
                 return

@@ -4,14 +4,15 @@ The rule of all of them: what replaces is ready before what it replaces is retir
 an operation that cannot go on (a port that is taken, a replacement that does not become ready) leaves the old ones serving.
 """
 
+import asyncio
 import errno
 import signal as signals
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from typing import Any
 
-from comet import expand, faultfiles, scalefile
+from comet import expand, faultfiles, lastwords, scalefile
 from comet.cluster import Cluster
 from comet.config import KEYS, Config, load, parse_numbers
 from comet.drivers.forkserver import LbLaunch
@@ -133,6 +134,7 @@ class Operations:
         after = self._members(self.config)
         stale = [member for name, member in after.items() if _must_roll(before[name], member)]
         try:
+            await self._require_well(before, [member for member in after.values() if member not in stale])
             await self._roll(stale)
         except BaseException:
             self.config, self._around = former
@@ -142,12 +144,31 @@ class Operations:
         self._fleet.router.limit(expand.in_flight_share(self.config))
         self._fleet.router.watchdog_timeout = self.config.watchdog_timeout
         self._fleet.prober.timeout = self.config.health_timeout
+        # What follows may be refused; what is done by now is in force all the same.
+        self._file = replace(file, worker=self._file.worker, pool=self._file.pool)
         if numbers:
             await self._to_numbers(file)
             scalefile.forget(self._cluster)
         self._file = file
         faultfiles.write(self._cluster, self.config, self._names("worker"))
         return {"changed": changed, "restarted": [member.spec.name for member in stale]}
+
+    async def _require_well(self, before: Mapping[str, Enlisted], staying: list[Enlisted]) -> None:
+        """Whoever is well must be so by the check to come too: a path that nobody answers would take all workers out of the rotation."""
+        path = self.config.path.name
+        line = self.config.lines.get("health-path", 1)
+        asked = [
+            member
+            for member in staying
+            if member.probe != before[member.spec.name].probe and self._fleet.supervisor.replicas[member.spec.name].state is State.READY
+        ]
+        passed = await asyncio.gather(*(self._fleet.prober.passes(str(member.probe), self.config.health_timeout) for member in asked))
+        sick = [member.spec.name for member, well in zip(asked, passed, strict=True) if not well]
+        if sick:
+            raise UserError(
+                f"{path}:{line}: health-path: {', '.join(sick)}: no status from 200 to 399 at {self.config.health_path}"
+                f" within {self.config.health_timeout:g} s; nothing was changed"
+            )
 
     async def _to_numbers(self, wanted: Config) -> None:
         supervisor = self._fleet.supervisor
@@ -183,14 +204,29 @@ class Operations:
             surge = self._surge(others)
             faultfiles.write(self._cluster, self.config, [surge.spec.name])
             await self._bring_up([surge])
+            replaced: list[Enlisted] = []
             try:
                 for member in others:
-                    self._fleet.supervisor.recycle(member.spec.name, member)
-                    await self._until_ready([member.spec.name])
+                    replaced.append(self._fleet.supervisor.enlisted(member.spec.name))
+                    await self._replace(member)
+            except UserError:
+                await self._roll_back(replaced)
+                raise
             finally:
                 await self._take_down([surge.spec.name])
         for member in shared:
             await self._succeed(member)
+
+    async def _replace(self, member: Enlisted) -> None:
+        self._fleet.supervisor.recycle(member.spec.name, member)
+        await self._until_ready([member.spec.name])
+
+    async def _roll_back(self, former: list[Enlisted]) -> None:
+        """Make those that a roll got to what they were before it, the surge replica still beside them."""
+        for member in reversed(former):
+            if self._fleet.supervisor.replicas[member.spec.name].spec != member.spec:
+                with suppress(UserError):  # What they were may not start any more either: then they are tried again like any crash.
+                    await self._replace(member)
 
     async def _succeed(self, member: Enlisted) -> None:
         """A successor on the same socket; once it accepts, the old one drains."""
@@ -232,7 +268,8 @@ class Operations:
         for name in wanted:
             replica = self._fleet.supervisor.replicas[name]
             if not replica.ready and _hopeless(replica):
-                raise UserError(f"{public_name(name)}: the replacement does not become ready: {replica.reason or 'it ends at once'}")
+                told = await asyncio.to_thread(lastwords.of, self._cluster, replica)
+                raise UserError(f"{public_name(name)}: the replacement does not become ready: {told}")
 
     async def _take_down(self, names: list[str]) -> None:
         supervisor = self._fleet.supervisor

@@ -20,7 +20,7 @@ from comet import engine
 from comet.cluster import Cluster
 from comet.drivers import manager
 from comet.drivers.container import ENGINE_ERRORS, short, told
-from comet.drivers.process import is_alive
+from comet.drivers.process import born, is_alive
 from comet.errors import UserError
 from comet.replica import Endpoint
 from comet.snapshot import FleetSnapshot, Row, SupervisorRow
@@ -38,8 +38,8 @@ WORKER_COMMAND = re.compile(r"--name (worker-\d+)")
 
 @dataclass(frozen=True)
 class Orphan:
-    """Something of the cluster that is alive. `name` is None for helpers (forkserver, resource tracker, admin server, relay);
-    `task` is the id of a swarm's task, `endpoint` where that runs."""
+    """Something of the cluster that is alive. `name` is None for helpers (forkserver, resource tracker, admin server, relay); `since` is
+    wall time, for people; by `birth` (`born`) a process is known again; `task` is the id of a swarm's task, `endpoint` where that runs."""
 
     name: str | None
     kind: str
@@ -49,6 +49,7 @@ class Orphan:
     since: float
     running: bool = True
     fingerprint: str | None = None
+    birth: float | None = None
     task: str | None = None
     endpoint: Endpoint | None = None
 
@@ -76,18 +77,18 @@ def processes(cluster_id: str, records: Iterable[Record]) -> list[Orphan]:
 
 
 def _process(process: psutil.Process, record: Record | None) -> Orphan:
-    created = process.create_time()
+    birth, created = born(process.pid), process.create_time()
     if record is not None and record.create_time is not None and is_alive(process.pid, record.create_time):
-        return Orphan(record.name, "process", process.pid, str(process.pid), record.port, created)
+        return Orphan(record.name, "process", process.pid, str(process.pid), record.port, created, birth=birth)
     line = " ".join(process.cmdline())
     title, worker = TITLE.search(line), WORKER_COMMAND.search(line)
     if title:
-        return Orphan(title[1], "process", process.pid, str(process.pid), int(title[2]), created)
+        return Orphan(title[1], "process", process.pid, str(process.pid), int(title[2]), created, birth=birth)
     if worker:
         listen = re.search(r"--listen \S+:(\d+)", line)
-        return Orphan(worker[1], "process", process.pid, str(process.pid), int(listen[1]) if listen else None, created)
+        return Orphan(worker[1], "process", process.pid, str(process.pid), int(listen[1]) if listen else None, created, birth=birth)
     admin = ADMIN.search(line)
-    return Orphan(None, "process", process.pid, str(process.pid), int(admin[1]) if admin else None, created)
+    return Orphan(None, "process", process.pid, str(process.pid), int(admin[1]) if admin else None, created, birth=birth)
 
 
 def containers(client: docker.DockerClient, cluster_id: str) -> list[Orphan]:
@@ -117,7 +118,7 @@ def tasks(client: docker.DockerClient, cluster_id: str, records: Mapping[str, Re
     for task in sorted(serving, key=lambda task: task.slot):
         name, port = known.get(task.id) or next(free), task.port
         since = parse(task.at) or 0.0
-        found.append(Orphan(name, "task", None, task.container, port, since, True, fingerprint, task.id, task.endpoint))
+        found.append(Orphan(name, "task", None, task.container, port, since, True, fingerprint, task=task.id, endpoint=task.endpoint))
     return found
 
 
@@ -191,7 +192,7 @@ def snapshot(cluster: Cluster, version: str) -> FleetSnapshot:
                 node=orphan.endpoint.node if orphan.endpoint is not None else None,
                 cpu_percent=used.cpu_percent if used else None,
                 memory_bytes=used.memory_bytes if used else None,
-                last_exit=None,
+                last_exit=dict(record.last_exit) if record and record.last_exit else None,
                 in_flight=None,
                 requests=None,
                 orphan=True,
@@ -267,7 +268,7 @@ def _end_processes(orphans: Iterable[Orphan], grace: float) -> Iterator[str]:
     for orphan in orphans:
         with contextlib.suppress(psutil.Error):
             process = psutil.Process(orphan.pid)
-            if abs(process.create_time() - orphan.since) < 0.02:
+            if is_alive(process.pid, orphan.birth):
                 process.terminate()
                 living.append((orphan, process))
     _, stubborn = psutil.wait_procs([process for _, process in living], timeout=grace + 1)

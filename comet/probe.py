@@ -40,6 +40,13 @@ class Prober:
         self._wanted[name] = instance
         self._ask(name, instance, url, 0)
 
+    async def passes(self, url: str, timeout: float) -> bool:
+        """Whether it answers one of two questions."""
+        for _ in range(2):
+            if await self._loop.run_in_executor(self._pool, answers, url, timeout) is not None:
+                return True
+        return False
+
     def forget(self, name: str) -> None:
         self._wanted.pop(name, None)
 

@@ -80,11 +80,13 @@ class Exit:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a replica is reached. `node` names the machine, where it may be another one than ours."""
+    """Where a replica is reached. `node` names the machine, where it may be another one than ours; `health_path` is what load balancers
+    ask it for to see whether it is well (None: what their settings say)."""
 
     host: str
     port: int
     node: str | None = None
+    health_path: str | None = None
 
 
 @dataclass(frozen=True)
@@ -405,7 +407,7 @@ _ALIVE = _IGNORED | {Started: _started, Replaced: _replaced, StartFailed: _start
 REACTIONS: dict[State, dict[type, Reaction]] = {
     State.STARTING: _ALIVE | {Ready: _ready},
     State.READY: _ALIVE | {Answered: _answered, Health: _health, Hung: _hung},
-    State.UNHEALTHY: _ALIVE | {Answered: _answered, Health: _health},
+    State.UNHEALTHY: _ALIVE | {Answered: _answered, Health: _health, Hung: _hung},
     State.BACKOFF: _IGNORED | {Revived: _revived},
     State.STOPPING: _IGNORED
     | {

@@ -27,7 +27,7 @@ WATCH_INTERVAL = 1.0
 def table(fleet: Iterable[Replica], endpoints: Mapping[str, Endpoint]) -> tuple[UpstreamSpec, ...]:
     """The upstreams in rotation order: those of the fleet that have an endpoint, their own or, by name, a fixed one."""
     return tuple(
-        UpstreamSpec(replica.name, endpoint.host, endpoint.port, _word(replica))
+        UpstreamSpec(replica.name, endpoint.host, endpoint.port, _word(replica), endpoint.health_path)
         for replica in sorted(fleet, key=lambda replica: replica.spec.port)
         if (endpoint := replica.endpoint or endpoints.get(replica.name)) is not None and replica.state is not State.STOPPED
     )

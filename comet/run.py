@@ -17,7 +17,7 @@ from typing import Any
 
 import docker
 
-from comet import __version__, database, engine, expand, faultfiles, orphans, reach, scalefile, secretfiles
+from comet import __version__, database, engine, expand, faultfiles, lastwords, orphans, reach, scalefile, secretfiles
 from comet.admin.desk import Desk
 from comet.cluster import Cluster, worker_owner
 from comet.config import PORT_KEYS, Config, port_ranges
@@ -26,13 +26,12 @@ from comet.display import Display, Message
 from comet.drivers.manager import require_manager
 from comet.drivers.relay import Keeper, Relay, forget_trial, trial
 from comet.errors import Busy, UserError
-from comet.events import Event, exit_text
+from comet.events import Event
 from comet.fleet import Fleet
 from comet.image import ensure_image, foreign_image, named, pushed
 from comet.interruptible import Interruptible, Stopped
 from comet.journal import Journal
 from comet.listeners import require_free
-from comet.logs import tail
 from comet.operations import Operations
 from comet.replica import Endpoint, Replica, State, Wanted
 from comet.succession import Succession
@@ -60,8 +59,10 @@ BUSY_PAUSE = 0.2
 class Run:
     """Everything between the lock and its release."""
 
-    def __init__(self, config: Config, cluster: Cluster, display: Display) -> None:
+    def __init__(self, config: Config, cluster: Cluster, display: Display, former: int | None = None) -> None:
+        """`former`: PID of a supervisor before us that died without a farewell."""
         self._file = config
+        self._former = former
         self._config = scalefile.apply(cluster, config)
         self._cluster = cluster
         self._display: Display | None = display
@@ -83,6 +84,8 @@ class Run:
         """Bring the cluster up, keep it, take it down; the exit code."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             self._loop.add_signal_handler(number, self._signalled, number)
+        if self._former is not None:
+            self._tell(Event("stale_lock", None, {"pid": self._former}))
         self._tell(Event("supervisor_started", None, {"pid": os.getpid(), "version": __version__}))
         code = 0
         try:
@@ -116,6 +119,7 @@ class Run:
         if not config.own_service:
             for line in await self._wait.blocking(lambda: database.prepare(where, worker_owner())):
                 self._step(line)
+            fleet.database = where.file if isinstance(where, database.Place) else None
         image = await self._build(client, config) if client is not None and (config.worker or relayed) else None
         access = database.Access({}) if config.own_service else await self._access(where, client, image, relayed)
         around = expand.Surroundings(cluster, access, worker_owner(), image)
@@ -247,16 +251,12 @@ class Run:
             raise UserError(await self._wait.blocking(lambda: self._why(lost)))
 
     def _why(self, replica: Replica) -> str:
-        ended = f"it ended {replica.failures} times in a row"
-        if replica.last_exit is not None:
-            ended += f" ({exit_text(replica.last_exit.code, replica.last_exit.signal, replica.last_exit.oom)})"
-        log = tail(self._cluster, replica.name, replica.spec.kind, 12)
-        quoted = "".join(f"\n  | {line}" for line in log)
-        return f"{replica.name} does not become ready: {replica.reason or ended}" + (f"; its last log lines:{quoted}" if log else "")
+        return f"{replica.name} does not become ready: {lastwords.of(self._cluster, replica)}"
 
     def _urls(self) -> list[dict[str, Any]]:
         shown = sorted(self._fleet.supervisor.replicas.values(), key=lambda replica: (replica.spec.rank, replica.spec.port))
         config = self._config
+        path = "/" if config.own_service else "/api/v1/hello"
         hosts = {"lb": expand.reachable(config.load_balancer_host), "worker": expand.reachable(config.worker_host)}
         places = {
             name: (each.endpoint or Endpoint(hosts[each.spec.role], each.spec.port))
@@ -267,7 +267,7 @@ class Run:
                 "name": replica.name,
                 "kind": replica.spec.kind,
                 "id": replica.id,
-                "url": located(f"http://{HERE}", places[replica.name]) + ("/api/v1/hello" if replica.spec.role == "lb" else ""),
+                "url": located(f"http://{HERE}", places[replica.name]) + (path if replica.spec.role == "lb" else ""),
             }
             for replica in shown
         ]

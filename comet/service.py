@@ -6,7 +6,9 @@ and COMET_REPLICA. A command line without {port} is given the listening socket i
 sd_listen_fds(3) (LISTEN_FDS, LISTEN_PID): the supervisor holds that socket, so connections wait while the service is started again.
 """
 
+import grp
 import os
+import pwd
 from pathlib import Path
 
 from comet.cluster import Owner
@@ -69,7 +71,7 @@ def executed(config: Config, name: str, port: int, owner: Owner) -> ExecLaunch:
     return ExecLaunch(
         argv=filled(config.worker_command, host, port, name),
         environment=_variables(config, host, port, name),
-        owner=owner,
+        owner=_owner(config, owner),
         cwd=str(config.folder),
         fingerprint="",
         listen=(host, port) if held else None,
@@ -87,6 +89,29 @@ def filled(words: tuple[str, ...], host: str, port: int, name: str) -> tuple[str
             word = word.replace(place, value)
         found.append(word)
     return tuple(found)
+
+
+def _owner(config: Config, usual: Owner) -> Owner:
+    """Who a process is to run as: `worker-user`, by names or numbers, else the usual one. UserError: there is no such user, or it takes
+    root to become him."""
+    if config.worker_user is None:
+        return usual
+    name, _, group_name = config.worker_user.partition(":")
+    where = f"{config.path.name}:{config.lines.get('worker-user', 1)}: worker-user"
+    try:
+        user = pwd.getpwuid(int(name)) if name.isdigit() else pwd.getpwnam(name)
+        uid, gid = user.pw_uid, user.pw_gid
+    except KeyError:
+        if not name.isdigit():
+            raise UserError(f"{where}: there is no user {name} on this machine (allowed: its users, or numbers)", 2) from None
+        uid = gid = int(name)
+    try:
+        gid = gid if not group_name else int(group_name) if group_name.isdigit() else grp.getgrnam(group_name).gr_gid
+    except KeyError:
+        raise UserError(f"{where}: there is no group {group_name} on this machine (allowed: its groups, or numbers)", 2) from None
+    if os.getuid() and (uid, gid) != (os.getuid(), os.getgid()):
+        raise UserError(f"{where}: only root can run processes as another user (leave it out, or run Comet as root)", 2)
+    return Owner(uid, gid)
 
 
 def _variables(config: Config, host: str, port: int, name: str) -> dict[str, str]:

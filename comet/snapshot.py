@@ -154,7 +154,7 @@ def row(replica: Replica, now: float, usage: Usage, traffic: Traffic) -> Row:
         uptime_s=round(now - replica.started, 1) if alive else None,
         cpu_percent=usage.cpu_percent,
         memory_bytes=usage.memory_bytes,
-        last_exit=_last_exit(replica),
+        last_exit=last_exit(replica),
         in_flight=counted.in_flight if counted else None,
         requests=counted.requests if counted else None,
         reason=replica.reason or None,
@@ -219,6 +219,6 @@ def total(meter: Meter) -> Total:
     return Total(*figures, counted.requests, counted.errors, counted.in_flight, counted.queued)
 
 
-def _last_exit(replica: Replica) -> dict[str, Any] | None:
+def last_exit(replica: Replica) -> dict[str, Any] | None:
     last = replica.last_exit
     return None if last is None else {"code": last.code, "signal": last.signal, "oom": last.oom, "at": last.at}

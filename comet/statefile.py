@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from comet.cluster import write_atomically
 
@@ -32,13 +33,15 @@ class Record:
     control: str | None
     counters: str | None = None
     fingerprint: str | None = None
+    last_exit: Mapping[str, Any] | None = None
 
 
 class StateFile:
-    """Writes the file when, and only when, what it says has changed."""
+    """Writes the file when, and only when, what it says has changed. `damage` tells what kept the last reading from being understood."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.damage: str | None = None
         self._written: dict[str, Record] | None = None
 
     def write(self, records: Mapping[str, Record]) -> None:
@@ -51,13 +54,19 @@ class StateFile:
 
     def read(self) -> dict[str, Record]:
         """The records by name; empty where there are none or they cannot be understood."""
+        self.damage = None
         try:
             content = json.loads(self._path.read_text())
-            if content["version"] != VERSION:
-                return {}
-            return {record["name"]: Record(**record) for record in content["replicas"]}
-        except (OSError, ValueError, KeyError, TypeError):
-            return {}
+            if content["version"] == VERSION:
+                return {record["name"]: Record(**record) for record in content["replicas"]}
+            self.damage = "another version's"
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            self.damage = error.strerror
+        except (ValueError, KeyError, TypeError):
+            self.damage = "not understood"
+        return {}
 
     def remove(self) -> None:
         self._path.unlink(missing_ok=True)

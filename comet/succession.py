@@ -15,6 +15,7 @@ from comet.adopt import Adoption, Heritage
 from comet.cluster import Cluster
 from comet.config import Config
 from comet.errors import UserError
+from comet.events import Event
 from comet.fleet import Fleet
 from comet.interruptible import Interruptible
 from comet.operations import Operations
@@ -39,6 +40,10 @@ class Succession:
         """Adopt, inherit, end what is in the way; returns the members that have to be started."""
         fleet, host = self._fleet, self._config.load_balancer_host
         records = fleet.state.read()
+        if fleet.state.damage is not None:
+            fleet.tell(Event("state_unreadable", None, {"reason": fleet.state.damage}))
+        for record in adopt.reused(records.values()):
+            fleet.tell(Event("pid_reused", record.name, {"pid": record.pid}))
         of_lb = [member for member in members if member.spec.driver == "lb"]
         of_worker = [member for member in members if member.spec.driver != "lb"]
         balancers = await self._wait.blocking(lambda: adopt.balancers(self._cluster, host, of_lb, found, records))

@@ -131,6 +131,10 @@ class Supervisor:
         if member.endpoint is not None:
             self._endpoints[name] = member.endpoint
 
+    def enlisted(self, name: str) -> Enlisted:
+        """A replica as it is described at present."""
+        return Enlisted(self.replicas[name].spec, self._probes.get(name), self._endpoints.get(name))
+
     def rename(self, former: str, name: str) -> None:
         """Let a replica be known by another name from now on, to its driver and to the router as well."""
         replica = self.replicas.pop(former)

@@ -15,15 +15,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from comet.exits import of_container
 from comet.replica import Endpoint, Exit, Exited, Observation, Replaced, Started, StartFailed
 from comet.wallclock import parse
 
 ENDED = ("complete", "shutdown", "failed", "rejected", "remove", "orphaned")
 BY_DESIGN = ("shutdown", "remove")
-SIGNALS = {1: "SIGHUP", 2: "SIGINT", 3: "SIGQUIT", 4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV"}
-SIGNALS |= {13: "SIGPIPE", 14: "SIGALRM", 15: "SIGTERM"}
-"""Linux's numbers, which an exit code tells as 128 + N."""
-
 GONE = ""
 """In place of a task's id: there was one, and nobody knows it any more."""
 
@@ -224,7 +221,4 @@ def pending(seat: Seat, tasks: Sequence[Task]) -> str:
 def _exit(task: Task | None, wall: float) -> Exit:
     if task is None or (task.node is not None and not task.node.up):
         return Exit()
-    signal = SIGNALS.get(task.code - 128) if task.code is not None else None
-    ended = parse(task.at)
-    detect_ms = None if ended is None else round(max(0.0, wall - ended) * 1000, 1)
-    return Exit(code=task.code, signal=signal, at=task.at if ended is not None else None, detect_ms=detect_ms)
+    return of_container(task.code, task.at, wall)

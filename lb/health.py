@@ -1,4 +1,4 @@
-"""Active health checks: each upstream is asked for `health_path` on a connection of its own, all independently of each other.
+"""Active health checks: each upstream is asked for its `health_path` on a connection of its own, all independently of each other.
 
 A check passes when a status of 200 to 399 arrives within `health_timeout`, connecting included; so a worker that hangs delays
 nobody's check but its own. Between checks lie `health_interval` seconds, 1 s while a state is changing. First checks are spread
@@ -107,7 +107,7 @@ class HealthChecker:
                     await urgent.wait()
             urgent.clear()
             settings = self._proxy.settings
-            reason = await probe(upstream, settings.health_path, settings.health_timeout)
+            reason = await probe(upstream, upstream.health_path or settings.health_path, settings.health_timeout)
             self._proxy.checked(upstream, not reason, reason or "healthy")
             quick = upstream.judge.changing or upstream.suspect
             delay = min(QUICK, settings.health_interval) if quick else settings.health_interval

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any, Final
 
-from lb.settings import UPSTREAM_STATES, Settings, UpstreamSpec
+from lb.settings import UPSTREAM_STATES, Settings, UpstreamSpec, is_path
 
 VERSION: Final = 2
 """Of all that is said here. A supervisor replaces load balancers that speak another one."""
@@ -61,12 +61,15 @@ def upstreams(specs: Iterable[UpstreamSpec], max_in_flight: int | None = None) -
 def read_upstreams(message: Message) -> tuple[tuple[UpstreamSpec, ...], int | None]:
     """Return what `upstreams` was made of. ValueError, KeyError, TypeError: malformed."""
     specs = tuple(
-        UpstreamSpec(str(each["name"]), str(each["host"]), int(each["port"]), str(each.get("state", "up"))) for each in message["upstreams"]
+        UpstreamSpec(str(each["name"]), str(each["host"]), int(each["port"]), str(each.get("state", "up")), each.get("health_path"))
+        for each in message["upstreams"]
     )
     if any(spec.state not in UPSTREAM_STATES for spec in specs):
         raise ValueError("unknown upstream state")
     if not all(0 < spec.port < 65536 for spec in specs):
         raise ValueError("no such port")
+    if not all(spec.health_path is None or is_path(spec.health_path) for spec in specs):
+        raise ValueError("a health path that is none")
     limit = message.get("max_in_flight")
     if limit is not None and (limit := int(limit)) < 1:
         raise ValueError("a limit that lets nothing through")

@@ -65,12 +65,14 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamSpec:
-    """A worker as the supervisor (or the command line) describes it; `state` is one of UPSTREAM_STATES."""
+    """A worker as the supervisor (or the command line) describes it; `state` is one of UPSTREAM_STATES. A `health_path` of its own
+    goes before that of the settings: while a service is rolled, the old ones and those that follow may each have theirs."""
 
     name: str
     host: str
     port: int
     state: str = UP
+    health_path: str | None = None
 
 
 _FIXED: Final = frozenset({"name", "access_log", "faults"})
@@ -78,6 +80,11 @@ _DEFAULTS: Final[dict[str, Any]] = {field.name: field.default for field in field
 _OPTIONAL: Final = frozenset({"max_body", "max_in_flight"})  # whole numbers or None
 _MAY_BE_ZERO: Final = frozenset({"retries", "max_body", "half_close_grace", "shutdown_grace", "queue_timeout"})
 _PATH = re.compile(r"/[\x21\x22\x24-\x7e]*").fullmatch
+
+
+def is_path(value: Any) -> bool:
+    """Whether this can be asked for in a health check."""
+    return isinstance(value, str) and _PATH(value) is not None
 
 
 def changed(settings: Settings, partial: dict[str, Any]) -> Settings:
@@ -97,7 +104,7 @@ def _checked(key: str, value: Any) -> Any:
     if key == "balance":
         valid = isinstance(value, str) and value in BALANCES
     elif key == "health_path":
-        valid = isinstance(value, str) and _PATH(value) is not None
+        valid = is_path(value)
     elif value is None:
         valid = key in _OPTIONAL
     else:

@@ -52,14 +52,15 @@ class Upstream:
     """One worker as this LB sees it. `ready` is what the pick looks at: in rotation by word and by view."""
 
     __slots__ = (
-        "connections", "gate", "host", "idle", "in_flight", "judge", "name", "port", "reader", "ready", "reason", "slots", "state",
-        "suspect",
+        "connections", "gate", "health_path", "host", "idle", "in_flight", "judge", "name", "port", "reader", "ready", "reason", "slots",
+        "state", "suspect",
     )  # fmt: skip
 
     def __init__(self, spec: UpstreamSpec, settings: Settings, slots: Any = None) -> None:
         self.name = spec.name
         self.host = spec.host
         self.port = spec.port
+        self.health_path = spec.health_path
         self.gate: tuple[str, int] | None = None
         self.state: str = spec.state
         self.judge = Judge(settings.health_fall, settings.health_rise, healthy=spec.state != DOWN)
@@ -86,7 +87,7 @@ class Upstream:
     @property
     def spec(self) -> UpstreamSpec:
         """Return the description it has at present."""
-        return UpstreamSpec(self.name, self.host, self.port, self.state)
+        return UpstreamSpec(self.name, self.host, self.port, self.state, self.health_path)
 
     def is_at(self, spec: UpstreamSpec) -> bool:
         """Say whether `spec` describes this very upstream."""
@@ -172,6 +173,7 @@ class UpstreamPool:
                 upstream.state = spec.state
                 upstream.reason = "as told"
                 self.settle(upstream)
+            upstream.health_path = spec.health_path
             kept.append(upstream)
         removed = [each for each in self.order if each not in kept]
         for each in removed:

@@ -2,7 +2,7 @@
 # Benches: scripts/bench.sh [MODE] [options]; scripts/bench.sh --help lists the modes.
 #
 # Installs what a mode needs from the distribution where it is missing (root or passwordless sudo), and says so. All load goes to
-# 127.0.0.1, every mode ends by itself, prints tables and writes JSON and a picture into .comet/bench/.
+# 127.0.0.1, every mode ends by itself, prints tables and writes JSON, pictures (PNG, SVG) and an HTML page into .comet/bench/.
 set -euo pipefail
 
 here=$(dirname -- "${BASH_SOURCE[0]}")
@@ -12,6 +12,10 @@ here=$(dirname -- "${BASH_SOURCE[0]}")
 . "$here/lib/venv.sh"
 # shellcheck source=scripts/lib/engine.sh
 . "$here/lib/engine.sh"
+# shellcheck source=scripts/lib/needs.sh
+. "$here/lib/needs.sh"
+# shellcheck source=scripts/lib/tools.sh
+. "$here/lib/tools.sh"
 # shellcheck source=scripts/lib/postgres.sh
 . "$here/lib/postgres.sh"
 # shellcheck source=scripts/lib/swarm.sh
@@ -20,37 +24,41 @@ here=$(dirname -- "${BASH_SOURCE[0]}")
 # The tools lie in sbin on Debian, which is not in an ordinary user's PATH.
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
-# need COMMAND… : each is there, or is installed from the package of that name.
-need() {
-  local missing=() tool
-  for tool in "$@"; do command -v "$tool" >/dev/null || missing+=("$tool"); done
-  if [ "${#missing[@]}" -eq 0 ]; then return; fi
-  has_apt && can_be_root || die "needs ${missing[*]}: install them, or run as root or with passwordless sudo on a Debian or Ubuntu"
-  # The distribution starts services as it installs them; what is there for a bench must not serve.
-  apt_install "for this bench" "${missing[@]}" || die "could not install ${missing[*]}"
-  for tool in "${missing[@]}"; do
-    case $tool in nginx | haproxy) as_root service "$tool" stop >/dev/null 2>&1 || true ;; esac
-  done
-}
-
-mode=load engine=yes
+mode=load config=config.yaml runtime=
+case ${1:-} in
+  -h | --help) mode=help ;;
+  '' | -*) ;;
+  *) mode=$1 ;;
+esac
+previous=
 for word in "$@"; do
   case $word in
-    -h | --help) mode=help && break ;;
-    load | lb | idle | recovery | chaos | stats | inflight | swarm | page) mode=$word ;;
-    process | --runtime=process | --no-docker) engine= ;;
+    -h | --help) mode=help ;;
+    --no-docker) runtime=process ;;
+    --runtime=*) runtime=${word#*=} ;;
+    --config=*) config=${word#*=} ;;
   esac
+  case $previous in
+    --runtime) runtime=$word ;;
+    --config) config=$word ;;
+  esac
+  previous=$word
 done
 
-ensure_venv none
+ensure_venv bench
 ensure_compiled
 case $mode in
-  lb | idle) need nginx haproxy wrk ;;
-  load | stats | inflight) need wrk ;;
+  lb | idle | all) need nginx haproxy wrk rsvg-convert ;;
+  load | stats | inflight) need wrk rsvg-convert ;;
+  recovery | chaos) need rsvg-convert ;;
 esac
-if [ "$mode" = stats ]; then ensure_postgres "one of the databases measured"; fi
+case $mode in stats | all) ensure_postgres "one of the databases measured" ;; esac
+case $mode in swarm | all) ensure_swarm_tools "a swarm of this machine's own" ;; esac
+if [ "$mode" = load ] && [ -z "$runtime" ]; then
+  [ -e "$config" ] || config=$ROOT/config.yaml
+  runtime=$(runtime_of "$config")
+fi
 case $mode in
-  swarm) ensure_engine && ensure_swarm_tools "a swarm of this machine's own" ;;
-  load | recovery | chaos) if [ -n "$engine" ]; then ensure_engine; fi ;;
+  load | recovery | chaos | swarm | all) if [ "$runtime" != process ]; then ensure_engine "$@"; fi ;;
 esac
 exec env PYTHONPATH="$ROOT" "$VENV/bin/python" -m scripts.bench "$@"

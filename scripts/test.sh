@@ -20,6 +20,8 @@ here=$(dirname -- "${BASH_SOURCE[0]}")
 . "$here/lib/browser.sh"
 # shellcheck source=scripts/lib/prometheus.sh
 . "$here/lib/prometheus.sh"
+# shellcheck source=scripts/lib/tools.sh
+. "$here/lib/tools.sh"
 # shellcheck source=scripts/lib/postgres.sh
 . "$here/lib/postgres.sh"
 # shellcheck source=scripts/lib/swarm.sh
@@ -50,6 +52,7 @@ else
   ensure_engine "$@"
   ensure_browser
   ensure_prometheus
+  need wrk rsvg-convert
   ensure_postgres "the statistics are tested with it"
   ensure_swarm_tools "several machines are tested with it"
   scripts/check.sh || checks=$?

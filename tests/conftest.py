@@ -1,13 +1,20 @@
 """Fixtures for tests of whole clusters."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
+from comet.listeners import PORTS_VARIABLE
 from tests import postgres
 from tests.integration.clusters import House, house
+
+# What the benches and `compare` start on ports of their own choice, too: one that is between two of its lives must not meet another's.
+_width = (32000 - 25000) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+_first = 25000 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) * _width
+os.environ[PORTS_VARIABLE] = f"{_first}-{_first + _width - 1}"
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ PURE_PARTS = {
         "config",
         "errors",
         "events",
+        "exits",
         "faults",
         "located",
         "location",
@@ -49,7 +50,7 @@ PURE_PARTS = {
     "worker_app": {"distributions", "draws", "errors", "latency", "stats", "tally"},
 }
 PURE = sorted(f"{package}.{part}" for package, parts in PURE_PARTS.items() for part in parts)
-PURE_EXCEPTIONS = {"comet.located": {"yaml"}}
+PURE_EXCEPTIONS = {"comet.located": {"yaml"}, "comet.exits": {"signal"}}
 
 FORBIDDEN = {
     "lb": {"comet", "worker_app", "docker", "psutil", "sqlite3", "sqlalchemy", "yaml", "flask", "waitress", "requests", "rich"},

@@ -114,9 +114,26 @@ class Bed:
         awaited(settled, 60, f"{name} of the {self.kind} side settles", pause=0.05)
 
     def _command(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        # In a session of its own: a terminal's Ctrl-C is ours to handle. What it interrupts is asked to end and waited for.
         path = os.pathsep.join(filter(None, (str(database.SOURCES), os.environ.get("PYTHONPATH"))))
         argv = [sys.executable, "-m", "comet", *arguments, "--config", str(self.folder / "config.yaml")]
-        return subprocess.run(argv, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False)
+        environment = os.environ | {"PYTHONPATH": path}
+        process = subprocess.Popen(
+            argv,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            said, complained = process.communicate()
+        except BaseException:
+            process.terminate()
+            process.communicate()
+            raise
+        return subprocess.CompletedProcess(argv, process.returncode, said, complained)
 
 
 def awaited(look: Callable[[], T], seconds: float, what: str, pause: float = 0.005) -> T:

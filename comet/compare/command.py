@@ -1,6 +1,7 @@
 """`python supervisor.py compare`: options in, report out, exit code."""
 
 import argparse
+import contextlib
 import json
 import sys
 import time
@@ -20,7 +21,17 @@ def compare(options: argparse.Namespace) -> int:
         if path is not None:
             _write(path, path.read_text() if path.is_file() else "")
     began = time.monotonic()
-    findings = study.run(options.rounds, lambda told: print(f"{time.monotonic() - began:6.0f} s  {told}", file=sys.stderr, flush=True))
+
+    def tell(told: str) -> None:
+        with contextlib.suppress(OSError):  # A terminal that is gone must not keep us from cleaning up.
+            print(f"{time.monotonic() - began:6.0f} s  {told}", file=sys.stderr, flush=True)
+
+    try:
+        findings = study.run(options.rounds, tell)
+    except study.Interrupted as interrupted:
+        return 128 + interrupted.number
+    except OSError as error:
+        raise UserError(f"compare: the engine or this machine did not go along: {' '.join(str(error).split())}") from None
     terminal.show(findings)
     if options.json is not None:
         _write(options.json, json.dumps(findings.as_dict(), indent=1) + "\n")

@@ -17,13 +17,16 @@ from comet import database
 from comet.compare import meter
 from comet.compare.bed import awaited
 from comet.compare.figures import percentile
-from comet.compare.findings import HOST_NETWORK, Findings
+from comet.compare.findings import HOST_NETWORK, Findings, Spread
 from comet.compare.life import answers
 from comet.compare.load import clients, paced
 from comet.crowd import Book
 from comet.listeners import find_free
 
 IN_FLIGHT = (1, 16, 64)
+PERCENTS = (1.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.9, 100.0)
+"""What is kept of a block's distribution."""
+
 RATE = 200.0
 SECONDS = 1.5
 
@@ -48,6 +51,7 @@ class Price:
     worker: float
     proxy: float
     machine: float
+    percentiles: dict[float, float]
 
 
 def ask_all(ways: Callable[[], list[Way]], round_: int, findings: Findings) -> None:
@@ -55,7 +59,8 @@ def ask_all(ways: Callable[[], list[Way]], round_: int, findings: Findings) -> N
     for number in (*IN_FLIGHT, None):
         label = f"{RATE:g} requests/s" if number is None else f"{number} in flight"
         for way in ways():
-            note(findings, round_, way.name, label, measured(way, number))
+            with findings.excused(f"round {round_ + 1}: {way.name}, {label}"):
+                note(findings, round_, way.name, label, measured(way, number))
 
 
 def note(findings: Findings, round_: int, way: str, label: str, price: Price) -> None:
@@ -63,6 +68,8 @@ def note(findings: Findings, round_: int, way: str, label: str, price: Price) ->
     figures |= {"CPU at the worker": ("µs/request", price.worker), "CPU of the machine": ("µs/request", price.machine)}
     for name, (unit, value) in figures.items():
         findings.measure("cost", f"{name}, {label}", unit).note(way, round_, value)
+    if price.percentiles:
+        findings.spreads.append(Spread(label, way, round_, price.percentiles))
     if price.failed:
         findings.notes.append(f"round {round_ + 1}: {way}, {label}: {price.failed} of {price.requests} requests failed")
     if way not in ("process", HOST_NETWORK):
@@ -86,9 +93,9 @@ def measured(way: Way, in_flight: int | None) -> Price:
     with balancer(way.port) as port:
         book, worker, proxy, machine = asyncio.run(block(port))
     times = [each * 1000 for each in book.times]
-    return Price(
-        book.requests, book.errors.total(), median(times) if times else None, percentile(times, 99), worker, proxy, machine
-    )  # fmt: skip
+    spread = {percent: value for percent in PERCENTS if (value := percentile(times, percent)) is not None}
+    half = median(times) if times else None
+    return Price(book.requests, book.errors.total(), half, spread.get(99.0), worker, proxy, machine, spread)
 
 
 def _clocks(workers: list[int], proxies: list[int]) -> tuple[float, float, float]:

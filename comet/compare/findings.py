@@ -1,10 +1,12 @@
 """What a comparison has found, as plain data: raw values first, everything else is made of them. Pure."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from comet.compare.figures import Paired, paired
+from comet.errors import UserError
 
 Kind = Literal["process", "container"]
 KINDS: tuple[Kind, Kind] = ("process", "container")
@@ -58,9 +60,20 @@ class Seen:
 
 
 @dataclass
+class Spread:
+    """How the latencies of one block were distributed: ms by percentile."""
+
+    load: str
+    way: str
+    round: int
+    percentiles: dict[float, float]
+
+
+@dataclass
 class Grown:
-    """So many replicas of one kind: time from one replica to all of them being ready (None for one), and memory in bytes. `keeper` is
-    the part of the engine's own processes for them."""
+    """So many replicas of one kind: time from one replica to all of them being ready and CPU of the machine meanwhile (None for one),
+    and memory and disk in bytes. `keeper` is the part of the engine's own processes for them; `disk` is what was written for them
+    beside what all share."""
 
     kind: Kind
     replicas: int
@@ -69,6 +82,8 @@ class Grown:
     rss: int
     keeper: int
     cgroup: int | None
+    cpu_ms: float | None = None
+    disk: int = 0
 
 
 @dataclass
@@ -92,6 +107,7 @@ class Findings:
     seconds: float = 0.0
     measures: list[Measure] = field(default_factory=list)
     recoveries: list[Recovery] = field(default_factory=list)
+    spreads: list[Spread] = field(default_factory=list)
     seen: list[Seen] = field(default_factory=list)
     growth: list[Grown] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
@@ -104,6 +120,14 @@ class Findings:
                 return each
         self.measures.append(Measure(section, name, unit))
         return self.measures[-1]
+
+    @contextmanager
+    def excused(self, what: str) -> Iterator[None]:
+        """A question whose failing (of the cluster, or of the engine) is noted and ends nothing else."""
+        try:
+            yield
+        except (UserError, OSError) as error:
+            self.notes.append(f"{what}: not measured ({' '.join(str(error).split())})")
 
     def sections(self) -> Iterator[tuple[str, list[Measure]]]:
         """The measures by section, in order of appearance."""

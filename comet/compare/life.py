@@ -10,6 +10,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
@@ -29,27 +30,33 @@ PAUSE = 0.005
 """Seconds between a client's answer and its next request: a load that leaves room on two cores."""
 
 FREEZE_LIMIT = 20.0
+FREEZE_TRIES = 5
+"""An engine on a busy machine may fail to freeze a container in time (`unable to freeze`) and manage it the next time."""
+
 OOM_RATE = 2000
 """MiB a second by which a worker grows in the out-of-memory fault: its limit is met within a fraction of a second."""
 
 
 def ask_all(beds: Callable[[int], list[Bed]], round_: int, findings: Findings) -> None:
-    """One round of all questions; `beds` gives both in an order of its own each time."""
+    """One round of all questions; `beds` gives both in an order of its own each time. One that fails costs its answer, not the rest."""
+
+    def asked(what: str, bed: Bed, question: Callable[[Bed], object]) -> None:
+        with findings.excused(f"round {round_ + 1}: {bed.kind}, {what}"):
+            question(bed)
+
     for bed in beds(0):
-        note_start(bed, round_, findings, loaded=False)
+        asked("start", bed, lambda bed: note_start(bed, round_, findings, loaded=False))
     for bed in beds(1):
-        note_kill(bed, round_, findings)
+        asked("kill -9", bed, lambda bed: note_kill(bed, round_, findings))
     for turn, (name, fault) in enumerate(FAULTS.items()):
         for bed in beds(turn):
-            note_fault(bed, round_, findings, name, fault)
+            asked(f"{name} under load", bed, partial(note_fault, round_=round_, findings=findings, name=name, fault=fault))
     for bed in beds(1):
-        note_stop(bed, round_, findings, loaded=False)
+        asked("stop", bed, lambda bed: note_stop(bed, round_, findings, loaded=False))
     for bed in beds(0):
-        under_load(bed, partial(note_start, bed, round_, findings, loaded=True))
+        asked("start under load", bed, lambda bed: under_load(bed, partial(note_start, bed, round_, findings, loaded=True)))
     for bed in beds(1):
-        bed.settle(SUBJECT)
-        _, book = under_load(bed, partial(note_stop, bed, round_, findings, loaded=True))
-        findings.seen.append(saw("a scale-down", bed, round_, book))
+        asked("stop under load", bed, lambda bed: note_scale_down(bed, round_, findings))
 
 
 # Start and stop.
@@ -73,6 +80,12 @@ def note_stop(bed: Bed, round_: int, findings: Findings, loaded: bool) -> None:
     bed.ask("scale", worker=1)
     name = "graceful stop and removal" + (" under load" if loaded else "")
     findings.measure("life", name, "ms").note(bed.kind, round_, (time.monotonic() - began) * 1000)
+
+
+def note_scale_down(bed: Bed, round_: int, findings: Findings) -> None:
+    bed.settle(SUBJECT)
+    _, book = under_load(bed, partial(note_stop, bed, round_, findings, loaded=True))
+    findings.seen.append(saw("a scale-down", bed, round_, book))
 
 
 # Death.
@@ -114,17 +127,26 @@ def answers(port: int) -> bool:
 # Faults under load: each takes the subject's bed and returns when it is over.
 
 
-def killed(bed: Bed) -> dict[str, float | None]:
+@dataclass(frozen=True)
+class Met:
+    """What a fault came to: times in ms by the measure's name, and the steps of the recovery where they are told."""
+
+    times: dict[str, float | None] = field(default_factory=dict)
+    steps: dict[str, float] = field(default_factory=dict)
+
+
+def killed(bed: Bed) -> Met:
     steps, answer = recovered(bed, lambda: bed.ask("kill", name=SUBJECT, signal="KILL"))
-    return {"kill -9 to ready under load": steps.get("ready"), "kill -9 to first answer under load": answer}
+    times = {"kill -9 to ready under load": steps.get("ready"), "kill -9 to first answer under load": answer}
+    return Met(times, steps | {"first answer": answer})
 
 
-def terminated(bed: Bed) -> dict[str, float | None]:
+def terminated(bed: Bed) -> Met:
     recovered(bed, lambda: bed.ask("kill", name=SUBJECT, signal="TERM"))
-    return {}
+    return Met()
 
 
-def frozen(bed: Bed) -> dict[str, float | None]:
+def frozen(bed: Bed) -> Met:
     """SIGSTOP for a process, the engine's pause (cgroup freezer) for a container: it exists and does nothing."""
     thaw = freeze(bed)
     try:
@@ -134,7 +156,7 @@ def frozen(bed: Bed) -> dict[str, float | None]:
     finally:
         thaw()
     bed.event(since, "replica_healthy", SUBJECT)
-    return {"hang to noticed": noticed}
+    return Met({"hang to noticed": noticed})
 
 
 def freeze(bed: Bed) -> Callable[[], object]:
@@ -145,11 +167,18 @@ def freeze(bed: Bed) -> Callable[[], object]:
         os.kill(pid, signal.SIGSTOP)
         return lambda: os.kill(pid, signal.SIGCONT)
     api = connect().api
-    api.pause(row["id"])
+    for tries_left in reversed(range(FREEZE_TRIES)):
+        try:
+            api.pause(row["id"])
+            break
+        except OSError:
+            if not tries_left:
+                raise
+            time.sleep(0.2)
     return lambda: api.unpause(row["id"])
 
 
-def exhausted(bed: Bed) -> dict[str, float | None]:
+def exhausted(bed: Bed) -> Met:
     """Let it grow until its memory limit ends it: the kernel's OOM killer for a container, RLIMIT_AS for a process."""
     since = time.time()
     bed.ask("faults", target=SUBJECT, memory=OOM_RATE, **{"for": 10})
@@ -158,19 +187,21 @@ def exhausted(bed: Bed) -> dict[str, float | None]:
     finally:
         bed.ask("faults", target="all", clear=True)
     bed.event(since, "replica_ready", SUBJECT)
-    return {}
+    return Met()
 
 
-Fault = Callable[[Bed], dict[str, float | None]]
+Fault = Callable[[Bed], Met]
 FAULTS: dict[str, Fault] = {"kill -9": killed, "SIGTERM": terminated, "freeze": frozen, "out of memory": exhausted}
 
 
 def note_fault(bed: Bed, round_: int, findings: Findings, name: str, fault: Fault) -> None:
     """Let the subject meet the fault under load; the times it gave, and what clients saw."""
     bed.settle(SUBJECT)
-    times, book = under_load(bed, lambda: fault(bed))
-    for measure, value in times.items():
+    met, book = under_load(bed, lambda: fault(bed))
+    for measure, value in met.times.items():
         findings.measure("life", measure, "ms").note(bed.kind, round_, value)
+    if met.steps:
+        findings.recoveries.append(Recovery(bed.kind, round_, True, met.steps))
     findings.seen.append(saw(name, bed, round_, book))
 
 

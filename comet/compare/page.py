@@ -1,7 +1,7 @@
 """The comparison as one self-contained HTML page: no script, no other file, no address of another host."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from statistics import median
 from typing import Any
@@ -10,7 +10,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from comet.compare import svg, terminal, words
-from comet.compare.findings import KINDS, Findings, Measure
+from comet.compare.findings import HOST_NETWORK, KINDS, Findings, Grown, Measure
 
 
 def render(findings: Findings, at: str) -> str:
@@ -24,7 +24,9 @@ def render(findings: Findings, at: str) -> str:
         warnings=words.warnings(findings),
         sections=[(name, [_row(measure) for measure in measures]) for name, measures in findings.sections()],
         timelines=_timelines(findings),
-        growth=_growth(findings),
+        spreads=[(load, _spread(findings, load)) for load in dict.fromkeys(each.load for each in findings.spreads)],
+        growth=[(title, _growth(findings, unit, value)) for title, unit, value in GROWTH],
+        grown=sorted(findings.growth, key=lambda each: (each.replicas, KINDS.index(each.kind))),
         seen=[(f, k, _of(findings, f, k)) for f in dict.fromkeys(each.fault for each in findings.seen) for k in KINDS],
         neighbours=terminal.neighbours,
         amount=words.amount,
@@ -35,7 +37,8 @@ def render(findings: Findings, at: str) -> str:
 def _row(measure: Measure) -> dict[str, Any]:
     found = measure.paired
     cells = {}
-    for way, values in measure.values.items():
+    ways = {way: measure.values[way] for way in (*KINDS, HOST_NETWORK) if way in measure.values}
+    for way, values in ways.items():
         known = [value for value in values if value is not None]
         cells[way] = words.amount(median(known), measure.unit) if known else "-"
     return {
@@ -44,26 +47,48 @@ def _row(measure: Measure) -> dict[str, Any]:
         "cells": cells,
         "difference": words.interval(found, measure.unit) if found is not None else "",
         "verdict": words.verdict(found) if found is not None else "",
+        "third": HOST_NETWORK in cells,
         "noisy": found is not None and found.low is not None and not found.certain,
-        "plot": Markup(svg.strip(measure.values, measure.unit)) if found is not None and any(map(any, measure.values.values())) else "",
+        "plot": Markup(svg.strip(ways, measure.unit)) if found is not None and any(map(any, ways.values())) else "",
     }
 
 
 def _timelines(findings: Findings) -> Markup:
-    """The median moment of each step after kill -9, by kind."""
+    """The median moment of each step after kill -9, by kind, calm and under load."""
     rows: dict[str, dict[str, float]] = {}
-    for kind in KINDS:
-        recoveries = [each.steps for each in findings.recoveries if each.kind == kind]
+    for loaded, kind in ((loaded, kind) for loaded in (False, True) for kind in KINDS):
+        recoveries = [each.steps for each in findings.recoveries if (each.kind, each.loaded) == (kind, loaded)]
         names = dict.fromkeys(name for steps in recoveries for name in steps)
         if recoveries:
-            rows[kind] = {name: median([steps[name] for steps in recoveries if name in steps]) for name in names}
+            rows[f"{kind}, loaded" if loaded else kind] = {
+                name: median([steps[name] for steps in recoveries if name in steps]) for name in names
+            }
     return Markup(svg.steps(rows)) if rows else Markup("")
 
 
-def _growth(findings: Findings) -> Markup:
-    series: dict[str, list[tuple[float, float]]]
-    series = {k: [(float(g.replicas), (g.pss + g.keeper) / 2**20) for g in findings.growth if g.kind == k] for k in KINDS}
-    return Markup(svg.lines(series, "replicas", "MiB")) if findings.growth else Markup("")
+def _spread(findings: Findings, load: str) -> Markup:
+    """The distribution of the latencies under one load: of each percentile the median over the rounds, by way."""
+    ways: dict[str, dict[float, float]] = {}
+    for way in dict.fromkeys(each.way for each in findings.spreads):
+        rounds = [each.percentiles for each in findings.spreads if (each.load, each.way) == (load, way)]
+        ways[way] = {percent: median([row[percent] for row in rounds if percent in row]) for row in rounds for percent in row}
+    return Markup(svg.percentiles(ways, "ms"))
+
+
+GROWTH: tuple[tuple[str, str, Callable[[Grown], float | None]], ...] = (
+    ("Memory (PSS) of all workers, for containers with the engine's own processes for them", "MiB", lambda g: (g.pss + g.keeper) / 2**20),
+    ("From one replica to all of them being ready", "s", lambda g: g.ready_ms and g.ready_ms / 1000),
+    ("CPU of the machine meanwhile", "s", lambda g: g.cpu_ms and g.cpu_ms / 1000),
+)
+"""What is drawn over the number of replicas: title, unit, value."""
+
+
+def _growth(findings: Findings, unit: str, value: Callable[[Grown], float | None]) -> Markup:
+    series: dict[str, list[tuple[float, float]]] = {}
+    for each in findings.growth:
+        if (y := value(each)) is not None:
+            series.setdefault(each.kind, []).append((float(each.replicas), y))
+    return Markup(svg.lines({kind: series[kind] for kind in KINDS if kind in series}, "replicas", unit)) if series else Markup("")
 
 
 def _of(findings: Findings, fault: str, kind: str) -> Mapping[str, Any]:

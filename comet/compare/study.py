@@ -18,22 +18,27 @@ from comet.compare.findings import HOST_NETWORK, KINDS, Findings, Kind
 from comet.engine import connect
 from comet.listeners import find_free
 
-BUDGET = 810.0
-"""Seconds after which no further round is begun: with what follows a comparison ends within a quarter of an hour."""
+SHORTEST, EACH_ROUND = 480.0, 150.0
+"""Seconds that a comparison may take: 3 rounds 8 minutes, 6 of them 15."""
+
+AFTERWARDS = 180.0
+"""Seconds that growth, isolation and cleaning up may take; 70 on two quiet cores."""
 
 Tell = Callable[[str], None]
 
 
 def run(rounds: int, tell: Tell) -> Findings:
-    """Compare; `tell` hears of the progress. UserError: no engine, or one side does not come up. Ctrl-C and SIGTERM clean up, too."""
+    """Compare; `tell` hears of the progress. UserError: no engine, or one side does not come up. A signal cleans up, too (Interrupted)."""
     began = time.monotonic()
     findings = Findings(machine=machine(), versions=versions(), settings={"rounds": rounds, "beds": SETTINGS})
     findings.settings |= {"clients under load": life.CLIENTS, "fixed rate": cost.RATE, "block": f"{cost.SECONDS:g} s"}
-    with interruptible(), tempfile.TemporaryDirectory(prefix="comet-compare-", ignore_cleanup_errors=True) as folder:
+    with interruptible(tell), tempfile.TemporaryDirectory(prefix="comet-compare-", ignore_cleanup_errors=True) as folder:
         Path(folder).chmod(0o755)
         with brought_up(Path(folder), tell) as beds, host_network(beds["container"]) as third:
+            longest = 0.0
             for number in range(rounds):
-                if time.monotonic() - began > BUDGET:
+                now = time.monotonic() - began
+                if number and now + longest + AFTERWARDS > max(SHORTEST, EACH_ROUND * rounds):
                     findings.notes.append(f"ended after {number} of {rounds} rounds: each took longer here than foreseen")
                     break
                 tell(f"round {number + 1} of {rounds}: life")
@@ -42,11 +47,13 @@ def run(rounds: int, tell: Tell) -> Findings:
                 cost.ask_all(lambda number=number: ways(beds, third, number), number, findings)  # type: ignore[misc]
                 growth.note_memory(ordered(beds, number), number, findings)
                 findings.rounds = number + 1
+                longest = max(longest, time.monotonic() - began - now)
             disk(findings, beds)
             for replicas in growth.STEPS:
                 tell(f"growth: {replicas} replicas")
                 for bed in ordered(beds, replicas):
-                    growth.ask(bed, replicas, findings)
+                    with findings.excused(f"{bed.kind}: growth to {replicas} replicas"):
+                        growth.ask(bed, replicas, findings)
                 for bed in beds.values():
                     bed.ask("scale", worker=1)
             tell("isolation: what each keeps from its neighbours")
@@ -74,6 +81,7 @@ def brought_up(folder: Path, tell: Tell) -> Iterator[dict[Kind, Bed]]:
     """Both beds, running; taken down at the end."""
     connect()  # Before anything is made: the one line that says what is wrong with the engine.
     with contextlib.ExitStack() as undo:
+        undo.callback(sweep)
         beds: dict[Kind, Bed] = {}
         for kind in KINDS:
             tell(f"starting the {kind} side" + ("; the first time this builds the worker image" if kind == "container" else ""))
@@ -81,6 +89,14 @@ def brought_up(folder: Path, tell: Tell) -> Iterator[dict[Kind, Bed]]:
             undo.callback(beds[kind].stop)
             beds[kind].start()
         yield beds
+
+
+def sweep() -> None:
+    """Remove what is left of the comparison's own containers: one whose making was interrupted is known to nobody else."""
+    api = connect().api
+    for row in api.containers(all=True, filters={"label": [f"{name}={value}" for name, value in isolation.LABELS.items()]}):
+        with contextlib.suppress(OSError):  # Gone already.
+            api.remove_container(row["Id"], force=True, v=True)
 
 
 @contextlib.contextmanager
@@ -110,10 +126,9 @@ def disk(findings: Findings, beds: dict[Kind, Bed]) -> None:
     """What lies on disk for the first replica, and what each further one adds."""
     api = connect().api
     row = api.inspect_container(beds["container"].replica("worker-0")["id"])
-    listed = api.containers(all=True, size=True, filters={"id": row["Id"]})
     image = int(api.inspect_image(row["Image"])["Size"])  # type: ignore[no-untyped-call]
     findings.measure("memory", "disk, shared by all replicas", "MiB").note("container", 0, image / 2**20)
-    findings.measure("memory", "disk, of each replica", "MiB").note("container", 0, int(listed[0].get("SizeRw") or 0) / 2**20)
+    findings.measure("memory", "disk, of each replica", "MiB").note("container", 0, growth.written([row["Id"]]) / 2**20)
     findings.measure("memory", "disk, of each replica", "MiB").note("process", 0, 0.0)
 
 
@@ -141,15 +156,33 @@ def versions() -> dict[str, str]:
     return {"comet": __version__, "python": platform.python_version(), "docker": str(engine["Version"])}
 
 
+ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked for the end; `number` says which."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
 @contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """SIGTERM ends us as Ctrl-C does: through every `finally`."""
+def interruptible(tell: Tell) -> Iterator[None]:
+    """The first signal that asks for the end leads through every `finally`; later ones do not disturb them at it, nor the commands that
+    they start, which inherit that signals are ignored."""
 
     def end(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
+        for each in ENDS:
+            signal.signal(each, signal.SIG_IGN)
+        try:
+            tell("interrupted: cleaning up")
+        finally:
+            raise Interrupted(number)
 
-    former = signal.signal(signal.SIGTERM, end)
+    former = {number: signal.signal(number, end) for number in ENDS}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, former)
+        for number, handler in former.items():
+            signal.signal(number, handler)

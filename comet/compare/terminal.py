@@ -63,11 +63,14 @@ def _seen(findings: Findings) -> Table:
 
 
 def _growth(findings: Findings) -> Table:
-    table = _table("REPLICAS", "KIND", "ALL READY", "MEMORY (PSS)", "ENGINE'S PART", "CGROUP", right=(0, 2, 3, 4, 5))
+    table = _table(
+        "REPLICAS", "KIND", "ALL READY", "MEMORY (PSS)", "ENGINE'S PART", "CGROUP", "CPU MEANWHILE", "DISK", right=(0, 2, 3, 4, 5, 6, 7)
+    )
     for each in findings.growth:
         cgroup = "-" if each.cgroup is None else words.amount(each.cgroup / 2**20, "MiB")
         sizes = (words.amount(each.pss / 2**20, "MiB"), words.amount(each.keeper / 2**20, "MiB"), cgroup)
-        table.add_row(str(each.replicas), each.kind, words.amount(each.ready_ms, "ms"), *sizes)
+        rest = (words.amount(each.cpu_ms, "ms"), words.amount(each.disk / 2**20, "MiB"))
+        table.add_row(str(each.replicas), each.kind, words.amount(each.ready_ms, "ms"), *sizes, *rest)
     return table
 
 

@@ -14,6 +14,9 @@ LEADS = (
     ("graceful stop and removal", "A graceful stop, with removal, is done"),
     ("hang to noticed", "A hang is noticed"),
 )
+BUSY = 0.5
+"""Load per core before the start from which on the figures are not those of a quiet machine."""
+
 PRICES = ("latency p50, 16 in flight", "latency p99, 16 in flight", "CPU of the machine, 16 in flight", "latency p50, 200 requests/s")
 
 
@@ -44,7 +47,10 @@ def interval(found: Paired, unit: str) -> str:
     """The difference with its interval, or that there is none."""
     if found.low is None:
         return f"{amount(found.difference, unit)} (one round: no interval)"
-    return f"{amount(found.difference, unit)} (95 %: {amount(found.low, unit)} to {amount(found.high, unit)})"
+    low, high = amount(found.low, unit), amount(found.high, unit)
+    if low.partition(" ")[2] == high.partition(" ")[2]:
+        low = low.partition(" ")[0]
+    return f"{amount(found.difference, unit)} (95 %: {low} to {high})"
 
 
 def verdict(found: Paired) -> str:
@@ -129,7 +135,12 @@ def _clients(findings: Findings) -> Iterator[str]:
 def warnings(findings: Findings) -> list[str]:
     """Where the noise is larger than the effect, and whatever else a reader must know."""
     noisy = [m.name for m in findings.measures if (found := m.paired) is not None and found.low is not None and not found.certain]
-    told = [f"the noise is larger than the effect in: {', '.join(noisy)}"] if noisy else []
+    told = [f"the noise is larger than the effect in: {'; '.join(noisy)}"] if noisy else []
+    load, cores = findings.machine.get("load_before"), findings.machine.get("cores")
+    if load is not None and cores and load > BUSY * cores:
+        told.append(
+            f"the machine was busy before it began (load {load:.1f} on {cores} cores): times and CPU are larger than on a quiet one"
+        )
     if findings.rounds < 3:
         told.append(f"{findings.rounds} round{'s' if findings.rounds != 1 else ''}: too few for intervals that mean much")
     return [*told, *findings.notes]

@@ -27,8 +27,8 @@ from docker.types import LogConfig, Mount
 from comet.drivers.base import Sink
 from comet.drivers.lanes import Lanes
 from comet.events import Event
+from comet.exits import of_container
 from comet.replica import Exit, Exited, Lost, Removed, ReplicaSpec, Revived, Started, StartFailed
-from comet.wallclock import parse
 
 THREADS = 8
 RECONNECT_PAUSE = 0.5
@@ -338,14 +338,4 @@ def decode(state: Mapping[str, Any], oom: bool, noticed: float) -> Exit:
     """An exit from a container's State, whose ExitCode is 128 + N for signal N (docker run(1)); {} where nothing could be read.
     `noticed` is the wall time at which the death was heard of."""
     code = state.get("ExitCode")
-    at = str(state.get("FinishedAt", ""))
-    finished = parse(at)
-    detect_ms = None if finished is None else round(max(0.0, noticed - finished) * 1000, 1)
-    signal = None
-    if code is not None:
-        code = int(code)
-        try:
-            signal = Signals(code - 128).name if code > 128 else None
-        except ValueError:
-            signal = None
-    return Exit(code=code, signal=signal, oom=oom, at=at if finished is not None else None, detect_ms=detect_ms)
+    return of_container(None if code is None else int(code), str(state.get("FinishedAt", "")), noticed, oom)

@@ -9,7 +9,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -111,6 +111,21 @@ def open_log(path: Path) -> IO[bytes]:
     except FileNotFoundError:
         pass
     return path.open("ab")
+
+
+def trim(paths: Iterable[Path]) -> None:
+    """Bound logs under their writers' hands: of a grown one the last MiB is put aside as `.1` and the file cut to nothing. Who appends
+    goes on at its new end; a line written in just this moment may be lost, as with logrotate's copytruncate."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            size = path.stat().st_size
+            if size <= KEEP_LOG_BYTES:
+                continue
+            with contextlib.suppress(OSError), path.open("rb") as log:  # A full disk: cut all the same.
+                log.seek(size - KEEP_LOG_BYTES)
+                aside = path.with_name(f"{path.name}.1")
+                aside.write_bytes(log.read(KEEP_LOG_BYTES))
+            os.truncate(path, 0)
 
 
 def _status(process: "subprocess.Popen[bytes]") -> int | None:

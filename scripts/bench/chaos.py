@@ -23,9 +23,10 @@ from typing import Any
 
 from scripts.bench.chart import Chart
 from scripts.bench.cluster import BenchCluster, Row, cluster
+from scripts.bench.kills import kill_and_wait
 from scripts.bench.ledger import Death, LbBook, Verdict, WorkerBook, settle, unexplained_repeats
 from scripts.bench.proc import BenchError, wait_for
-from scripts.bench.report import RESULTS, Report, finish, say
+from scripts.bench.report import RESULTS, Report, Samples, finish, say
 from scripts.bench.stats import median
 from scripts.bench.strict import Crowd, crowd, run_clients
 from scripts.bench.table import Cell, Table
@@ -73,12 +74,13 @@ class Killer:
         how = "kill -9"
         if row["kind"] == "container":
             how = self._choice.choice(("kill -9", "docker kill", "docker rm -f") if os.geteuid() == 0 else ("docker kill", "docker rm -f"))
-        self.deaths.append(Death(row["name"], how, time.monotonic()))
+        death = Death(row["name"], how, time.monotonic())
         with suppress(ProcessLookupError):
             if how == "kill -9":
-                os.kill(row["pid"], signal.SIGKILL)
+                death = replace(death, gone=kill_and_wait(row["pid"]))
             else:
                 subprocess.run([*how.split(), row["id"]], capture_output=True, check=False)
+        self.deaths.append(death)
 
     def _supervisor(self, pid: int, before: dict[str, Row]) -> None:
         self.deaths.append(Death("supervisor", "kill -9", time.monotonic()))
@@ -253,6 +255,8 @@ def fill(
     report.passed = verdict.clean and not unexplained
     report.notes.append("all zero" if report.passed else "NOT all zero")
     report.data = {"deaths": [vars(death) for death in deaths], "unexplained": unexplained, "verdict": vars(verdict)}
+    back = [death.back - death.at for death in deaths if death.back is not None]
+    report.samples = {"requests": Samples("1/s", "more", [sent / seconds]), "kill until ready": Samples("s", "less", back)}
     counts = [[float(value)] for value in (verdict.lost, verdict.doubled, len(unexplained), verdict.repeated, verdict.broken)]
     labels = ["lost", "counted twice", "unexplained", "repeated", "broken with their LB"]
     report.charts.append(

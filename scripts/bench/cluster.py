@@ -24,8 +24,9 @@ Row = dict[str, Any]
 class BenchCluster:
     """One cluster; `config` in the words of config.yaml, with underscores. Not `fresh`: one that is there already, looked at only."""
 
-    def __init__(self, folder: Path, fresh: bool = True, **config: Any) -> None:
+    def __init__(self, folder: Path, fresh: bool = True, name: str = "config.yaml", **config: Any) -> None:
         self.folder = folder
+        self.path = folder / name
         self.config: dict[str, Any] = {}
         if fresh:
             self._configure(config)
@@ -38,11 +39,12 @@ class BenchCluster:
             "admin-port": 0,
             "load-balancer-host": "127.0.0.1",
         } | {key.replace("_", "-"): value for key, value in config.items()}
-        (self.folder / "config.yaml").write_text("".join(f"{key}: {value}\n" for key, value in self.config.items()))
+        self.path.write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in self.config.items()))
 
     def command(self, *arguments: str, timeout: float = 180) -> "subprocess.CompletedProcess[str]":
         """Run a command of supervisor.py to its end."""
-        return subprocess.run([*SUPERVISOR, *arguments], cwd=self.folder, capture_output=True, text=True, timeout=timeout, check=False)
+        command = [*SUPERVISOR, *arguments, "--config", str(self.path)]
+        return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=timeout, check=False)
 
     def start(self) -> None:
         """Start, or adopt what runs; all replicas are ready afterwards. BenchError with the reason otherwise."""

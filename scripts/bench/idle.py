@@ -15,7 +15,7 @@ from scripts.bench import machine
 from scripts.bench.chart import Chart
 from scripts.bench.lb import Arena
 from scripts.bench.proc import BenchError, tree, tree_cpu
-from scripts.bench.report import ROOT, Report, finish, say
+from scripts.bench.report import ROOT, Report, Samples, finish, say
 from scripts.bench.rivals import contestants
 from scripts.bench.table import Table
 
@@ -98,9 +98,17 @@ def run(options: argparse.Namespace) -> int:
     report.passed = max(bytes_each[0]) < ALLOWED
     report.notes.append(f"goal {'met' if report.passed else 'MISSED'}: {max(bytes_each[0]):.0f} of {ALLOWED} bytes per idle connection")
     report.data = {"bytes_each": dict(zip(names, bytes_each, strict=True)), "kinds": list(KINDS)}
+    listed = zip(names, bytes_each, strict=True)
+    report.samples = {f"{name}, {kind}": Samples("bytes each", "less", [of[n]]) for name, of in listed for n, kind in enumerate(KINDS)}
     groups = [f"{name}, {kind}" for name in names for kind in KINDS]
     values = [[value] for of in bytes_each for value in of]
-    chart = Chart("Private memory per idle connection, bytes", f"{options.connections} connections", ["bytes"], groups, values)
+    chart = Chart(
+        "Private memory per idle connection, bytes",
+        f"comet holds {options.connections:,} connections, its rivals {min(options.connections, RIVALS_LIMIT):,}",
+        ["bytes"],
+        groups,
+        values,
+    )
     report.charts.append(chart)
     report.versions["kernel"] = str(machine.describe()["kernel"])
     return finish(report, options.json)

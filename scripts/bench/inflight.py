@@ -2,8 +2,9 @@
 
 A closed model: N clients that each wait for their answer make at most N / delay requests a second, and the table says how much of that
 was reached, what a request cost in CPU time (workers, LBs and the generators apart) and what limited it. Workers are plain processes, so
-that their CPU time and memory are read as the kernel counts them. Where the machine's CPU is what ends, the limit is computed from what a
-request cost: cores / CPU seconds per request.
+that their CPU time and memory are read as the kernel counts them. The rate is what the LBs counted between two looks in the midst of the
+burst: at its beginning nobody has waited the delay out yet, and at its end the last answers are not waited for. Where the machine's
+CPU is what ends, the limit is computed from what a request cost: cores / CPU seconds per request.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from scripts.bench import machine
 from scripts.bench.chart import Chart
 from scripts.bench.cluster import BenchCluster, cluster
 from scripts.bench.proc import memory, reset_peak, tree_cpu
-from scripts.bench.report import Report, finish, say
+from scripts.bench.report import Report, Samples, finish, say
 from scripts.bench.table import Cell, Table
 from scripts.bench.wrk import DONE, Burst, burst
 
@@ -28,29 +29,32 @@ PATH = "/api/v1/hello"
 DELAY = 500.0  # ms
 ENOUGH = 0.95  # of what the delay, or else the CPU, allows
 SATURATED = 0.92  # of all cores
+SETTLE = 1.5  # seconds of a burst until all are under way: three delays
 MEMORY_GOAL = 150.0  # MiB per worker
 LATENCY_GOAL = 0.05  # how far p50 may lie from the delay with 600 clients on three workers
 
 
 @dataclass(frozen=True)
 class Shot:
-    """One cell of the table. CPU in seconds by role over the burst; `busy` is the share of all cores, of everybody on the machine."""
+    """One cell of the table. `rate` in requests a second while all were under way; CPU in seconds by role over the burst; `busy` is the
+    share of all cores, of everybody on the machine."""
 
     clients: int
     workers: int
     bursts: list[Burst]
+    rate: float
     seconds: float
     cpu: dict[str, float]
     busy: float
     worker_mib: float
 
     @property
-    def requests(self) -> int:
-        return sum(each.requests for each in self.bursts)
+    def name(self) -> str:
+        return f"{self.clients:,} clients, {self.workers} worker{'s' * (self.workers > 1)}"
 
     @property
-    def rate(self) -> float:
-        return sum(each.rate for each in self.bursts)
+    def requests(self) -> int:
+        return sum(each.requests for each in self.bursts)
 
     @property
     def cost_us(self) -> dict[str, float]:
@@ -78,13 +82,13 @@ def limited_by(shot: Shot, cores: int) -> str:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seconds", type=float, default=6.0, metavar="S", help="length of a burst; default 6")
+    parser.add_argument("--seconds", type=float, default=8.0, metavar="S", help="length of a burst; default 8")
     parser.add_argument("--clients", type=int, nargs="+", default=[60, 600, 1500, 3000], metavar="N", help="default 60 600 1500 3000")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 3], metavar="N", help="default 1 3")
 
 
 def run(options: argparse.Namespace) -> int:
-    report = Report("inflight", versions={"wrk": machine.version("wrk", "-v")})
+    report = Report("inflight", versions={"wrk": machine.number("wrk", "-v")})
     report.settings = {
         "cluster": f"runtime process, 2 LBs, avg-delay {DELAY:g}, failure 0",
         "load": f"wrk, closed model, half of the clients at each LB, {options.seconds:g} s",
@@ -105,7 +109,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _shoot(of: BenchCluster, script: Path, clients: int, workers: int, seconds: float) -> Shot:
-    rows = of.rows().values()
+    rows = list(of.rows().values())
     pids = {role: [int(row["pid"]) for row in rows if row["role"] == kind] for role, kind in (("workers", "worker"), ("LBs", "lb"))}
     ports = [int(row["port"]) for row in rows if row["role"] == "lb"]
     bursts: list[Burst] = []
@@ -121,6 +125,7 @@ def _shoot(of: BenchCluster, script: Path, clients: int, workers: int, seconds: 
     threads = [threading.Thread(target=one, args=(port,)) for port in ports]
     for thread in threads:
         thread.start()
+    rate = _steady_rate(of, [row["name"] for row in rows if row["role"] == "lb"], seconds - SETTLE)
     for thread in threads:
         thread.join()
     busy = psutil.cpu_percent() / 100
@@ -129,7 +134,21 @@ def _shoot(of: BenchCluster, script: Path, clients: int, workers: int, seconds: 
     cpu = {role: sum(map(tree_cpu, members)) - before[role] for role, members in pids.items()}
     cpu["generators"] = now.children_user + now.children_system - own.children_user - own.children_system
     peak = max(memory(pid, "VmHWM") for pid in pids["workers"]) / (1 << 20)
-    return Shot(clients, workers, bursts, took, cpu, busy, peak)
+    return Shot(clients, workers, bursts, rate, took, cpu, busy, peak)
+
+
+def _steady_rate(of: BenchCluster, balancers: list[str], until: float) -> float:
+    """Answers per second that the LBs gave from SETTLE after now to `until` seconds after now."""
+
+    def look() -> tuple[float, int]:
+        return time.monotonic(), sum(of.counters(name)[f"responses_{kind}xx"] for name in balancers for kind in (2, 5))
+
+    began = time.monotonic()
+    time.sleep(SETTLE)
+    at, count = look()
+    time.sleep(max(0.5, until - (time.monotonic() - began)))
+    later, more = look()
+    return (more - count) / (later - at)
 
 
 def fill(report: Report, shots: list[Shot], cores: int) -> None:
@@ -148,8 +167,10 @@ def fill(report: Report, shots: list[Shot], cores: int) -> None:
     report.tables.append(table)
     report.notes += [note for shot in shots for note in _goals(shot, cores)]
     report.passed = not any("MISSED" in note for note in report.notes)
+    for shot in shots:
+        report.samples[shot.name] = Samples("1/s", "more", [shot.rate])
     report.data = {"shots": [vars(shot) | {"bursts": [vars(each) for each in shot.bursts]} for shot in shots]}
-    groups = [f"{shot.clients} clients, {shot.workers} workers" for shot in shots]
+    groups = [shot.name for shot in shots]
     allowed = [min(shot.limits(cores)) for shot in shots]
     values = [[top, shot.rate] for top, shot in zip(allowed, shots, strict=True)]
     report.charts.append(Chart("Requests per second", "more is better", ["allowed by delay and CPU", "reached"], groups, values))

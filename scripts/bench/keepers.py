@@ -12,11 +12,12 @@ from typing import Any
 import psutil
 
 from scripts.bench.kills import Target
-from scripts.bench.proc import accepts, free_ports, running, wait_for
+from scripts.bench.proc import accepts, free_ports, running, serving, wait_for
 from scripts.bench.report import RESULTS, ROOT, say
 
 PACKAGES = ("supervisor", "circus")
 VENV = RESULTS / "venv"
+UP = 60.0  # seconds in which a keeper on a busy machine has its LB up; one is usual
 
 
 def ensure_venv() -> bool:
@@ -65,8 +66,9 @@ def supervisord(folder: Path, worker: int) -> Iterator[Target]:
         f"[program:lb]\ncommand={_lb(port, worker)}\ndirectory={ROOT}\nautorestart=true\n"
     )
     command = [str(VENV / "bin" / "supervisord"), "-n", "-c", str(config)]
-    with running(command, folder / "supervisord.out", environment(os.environ)) as keeper:
-        wait_for(lambda: accepts(port), 20, "the LB under supervisord accepts")
+    log = folder / "supervisord.out"
+    with running(command, log, environment(os.environ)) as keeper:
+        serving(keeper, port, log, "the LB under supervisord", UP)
         yield Target("supervisord", "LB", port, "/healthz", lambda: _child(keeper.pid, port))
 
 
@@ -79,8 +81,9 @@ def circus(folder: Path, worker: int) -> Iterator[Target]:
         f"[circus]\nendpoint = tcp://127.0.0.1:{endpoint}\npubsub_endpoint = tcp://127.0.0.1:{publish}\n"
         f"[watcher:lb]\ncmd = {_lb(port, worker)}\nworking_dir = {ROOT}\ncopy_env = True\nnumprocesses = 1\n"
     )
-    with running([str(VENV / "bin" / "circusd"), str(config)], folder / "circus.out", environment(os.environ), grace=8) as keeper:
-        wait_for(lambda: accepts(port), 20, "the LB under circus accepts")
+    log = folder / "circus.out"
+    with running([str(VENV / "bin" / "circusd"), str(config)], log, environment(os.environ), grace=8) as keeper:
+        serving(keeper, port, log, "the LB under circus", UP)
         yield Target("circus", "LB", port, "/healthz", lambda: _child(keeper.pid, port))
 
 

@@ -77,23 +77,29 @@ class Bystander(threading.Thread):
         return self.seen
 
 
+def kill_and_wait(pid: int) -> float:
+    """Kill by SIGKILL; when the death was seen (a pidfd tells), in monotonic seconds. On a busy machine it takes its time.
+    ProcessLookupError: it is dead already. BenchError: it does not die."""
+    descriptor = os.pidfd_open(pid)
+    try:
+        os.kill(pid, signal.SIGKILL)
+        if not select.select([descriptor], [], [], 10)[0]:
+            raise BenchError(f"process {pid} does not die")
+        return time.monotonic()
+    finally:
+        os.close(descriptor)
+
+
 def kill(target: Target) -> Outcome:
-    """Kill by SIGKILL, wait for the death (a pidfd tells), ask until the answer is 200 or GIVE_UP is over. BenchError: nothing to kill."""
+    """Kill by SIGKILL, wait for the death, ask until the answer is 200 or GIVE_UP is over. BenchError: nothing to kill."""
     pid = target.pid()
     if pid is None:
         raise BenchError(f"{target.name}: no process to kill")
     bystander = Bystander(target.beside, target.path) if target.beside is not None else None
     if bystander is not None:
         bystander.start()
-    descriptor = os.pidfd_open(pid)
-    try:
-        at, began = time.time(), time.monotonic()
-        os.kill(pid, signal.SIGKILL)
-        if not select.select([descriptor], [], [], 10)[0]:
-            raise BenchError(f"{target.name}: process {pid} does not die")
-        died = time.monotonic()
-    finally:
-        os.close(descriptor)
+    at, began = time.time(), time.monotonic()
+    died = kill_and_wait(pid)
     attempts: dict[str, int] = {}
     answered: float | None = None
     while answered is None and time.monotonic() < began + GIVE_UP:

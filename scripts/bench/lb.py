@@ -15,7 +15,7 @@ from scripts.bench import machine
 from scripts.bench.cases import CASES, Case
 from scripts.bench.chart import Chart
 from scripts.bench.proc import accepts, free_ports, memory, reset_peak, running, serving, tree_cpu, wait_for
-from scripts.bench.report import ROOT, Report, finish, say
+from scripts.bench.report import ROOT, Report, Samples, finish, say
 from scripts.bench.rivals import Rival, backends, contestants
 from scripts.bench.stats import best_rival, median, ratios_to_best, spread
 from scripts.bench.table import Table
@@ -84,7 +84,7 @@ def run(options: argparse.Namespace) -> int:
     cases = [case for case in CASES if not options.only or case.key in options.only]
     rivals = contestants()
     names = [rival.name for rival in rivals]
-    report = Report("lb", versions={rival.name: rival.version for rival in rivals} | {"wrk": machine.version("wrk", "-v")})
+    report = Report("lb", versions={rival.name: rival.version for rival in rivals} | {"wrk": machine.number("wrk", "-v")})
     say(f"{len(cases)} cases, {rounds} rounds, {len(rivals)} proxies: about {len(cases) * rounds * len(rivals) * (seconds + 0.15):.0f} s")
     series = {case.key: {name: Series() for name in names} for case in cases}
     with ExitStack() as stack:
@@ -120,15 +120,19 @@ def fill(report: Report, cases: list[Case], names: list[str], series: dict[str, 
     report.tables += [full, short]
     failed = {f"{case.key}/{name}": count for case in cases for name in names if (count := series[case.key][name].errors)}
     report.notes.append(f"failed requests: {failed}" if failed else "no failed request in any burst")
+    report.notes.append("ratio: to whichever rival was cheaper in each round; p99 ratio: to the rival with the smaller median p99")
     met = all(row[short.columns.index("met")] != "NO" for row in short.rows)
     report.data = {"goals_met": met, "series": {key: {name: _raw(each) for name, each in of.items()} for key, of in series.items()}}
+    costs_of = {f"{case.title}: {name}": series[case.key][name].cpu_us for case in cases for name in names}
+    report.samples = {name: Samples("CPU us/request", "less", values) for name, values in costs_of.items()}
     note = "less is better; each case has its own scale"
     report.charts.append(Chart("CPU time per request, microseconds", note, names, [case.title for case in cases], costs))
 
 
 def _verdict(case: Case, of: dict[str, Series]) -> list[str | float | None]:
     ratios = ratios_to_best(of["comet"].cpu_us, {name: of[name].cpu_us for name in BEST})
-    p99 = ratios_to_best(_p99(of["comet"]), {name: _p99(of[name]) for name in BEST})
+    latest = {name: _p99(of[name]) for name in BEST}
+    p99 = [ratio for name in (best_rival(latest),) if name for ratio in ratios_to_best(_p99(of["comet"]), {name: latest[name]})]
     if not ratios:
         return [None] * len(VERDICT)
     ratio = median(ratios)

@@ -19,12 +19,14 @@ AFTERMATH = 1.0  # seconds after a worker's return in which connections of its f
 
 @dataclass(frozen=True)
 class Death:
-    """A kill at `at` (monotonic seconds); `back` is when its replica was ready again, None if it was not seen."""
+    """A kill at `at` (monotonic seconds); `back` is when its replica was ready again, None if it was not seen. `gone` is when the process
+    was seen to be dead: on a busy machine it takes a while until it gets the CPU to die on, and till then its kernel takes in requests."""
 
     replica: str
     how: str
     at: float
     back: float | None = None
+    gone: float | None = None
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def explains(failure: Failure, deaths: Iterable[Death]) -> bool:
     if failure.kind != "broken":
         return False
     window = failure.began - SLACK, failure.ended + SLACK
-    return any(death.replica == failure.lb and window[0] <= death.at <= window[1] for death in deaths)
+    return any(death.replica == failure.lb and death.at <= window[1] and window[0] <= (death.gone or death.at) for death in deaths)
 
 
 def context(failure: Failure, deaths: Iterable[Death]) -> str:

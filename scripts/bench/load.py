@@ -1,209 +1,217 @@
 """`bench.sh` without a mode: load-test the running cluster, or one of its own, and answer four questions in a minute.
 
 Is it balanced, how fast is it, does anything fail beyond what was injected, and what is the bottleneck? First a smoke phase asks every LB
-for what the contract promises; then wrk loads all LBs at once; then the books of client, LBs and workers are compared.
+for what the contract promises; then all LBs are loaded at once; then the books of clients, LBs and workers are compared.
 """
 
 import argparse
 import contextlib
-import tempfile
-import threading
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
-import requests
-import yaml
 
+from comet.config import load as read_config
+from comet.crowd import Ask
 from scripts.bench import machine
-from scripts.bench.bottleneck import Figures, bottleneck
+from scripts.bench.answers import Answers, Limits, missed, of_sending
+from scripts.bench.books import UNSEEN, Growth, Look, growth, look, quiet, settle, total
+from scripts.bench.bottleneck import Figures
 from scripts.bench.chart import Chart
-from scripts.bench.cluster import BenchCluster, cluster
-from scripts.bench.proc import BenchError, cpu_seconds, wait_for
-from scripts.bench.report import ROOT, Report, finish, say
-from scripts.bench.stats import evenness
+from scripts.bench.cluster import BenchCluster
+from scripts.bench.curve import Curve
+from scripts.bench.hdr import curve, percentile_ms
+from scripts.bench.observed import BY_LB, BY_WORKER, CLIENT_ERROR, OK, ORDERED, REFUSED, RESET, TIMEOUT
+from scripts.bench.offered import Load, Seen, offer
+from scripts.bench.proc import BenchError, wait_for
+from scripts.bench.report import Report, Samples, finish, say
+from scripts.bench.smoke import PATH, smoke
+from scripts.bench.subject import subject
 from scripts.bench.table import Table
-from scripts.bench.wrk import DONE, Burst, burst
 
-PATH = "/api/v1/hello"
-STATS = ("SuccessfulRequests", "FailedRequests", "TotalRequests", "AverageResponseTime")
+METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS")
+CLIENTS, MOST = 64, 1000  # of a closed model; of an open one at a time
+SLICE = 3.0  # seconds, about
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, default=Path("config.yaml"), help="of the running cluster; default ./config.yaml")
-    parser.add_argument("--seconds", type=float, default=30.0, metavar="S", help="length of the load; default 30")
-    parser.add_argument("--connections", type=int, default=64, metavar="N", help="at each LB; default 64")
-    parser.add_argument("--path", default=PATH, help=f"default {PATH}")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="of the cluster to load; default ./config.yaml, else the project's")
     parser.add_argument(
         "--runtime", choices=("docker", "process"), help="of the cluster that is started where none runs; default as configured"
     )
-    parser.add_argument("--max-p99", type=float, metavar="MS", help="exit 1 when p99 is above it")
+    parser.add_argument("--seconds", type=float, default=30.0, metavar="S", help="length of the load; default 30")
+    parser.add_argument(
+        "--clients", type=int, metavar="N",
+        help=f"all LBs together: closed model, how many ask at a time, default {CLIENTS}; open model, the most at a time, default {MOST}",
+    )  # fmt: skip
+    parser.add_argument("--rate", type=float, metavar="R", help="open model: so many requests a second in all, whatever the answers do")
+    parser.add_argument("--path", action="append", metavar="PATH", help=f"repeatable, asked in turn; default {PATH}")
+    parser.add_argument(
+        "--method",
+        action="append",
+        choices=METHODS,
+        metavar="M",
+        help=f"repeatable, in turn with the paths: {', '.join(METHODS)}; default GET",
+    )
+    parser.add_argument("--body", type=int, default=0, metavar="BYTES", help="size of every request's body; default 0")
+    parser.add_argument("--max-p99", type=float, metavar="MS", help="exit 1 when p99 is above it (open model: from when a request was due)")
     parser.add_argument("--max-errors", type=int, metavar="N", help="exit 1 with more failures than this beyond the injected")
     parser.add_argument("--max-uneven", type=float, metavar="PCT", help="exit 1 when a worker's share is further from the fair one")
 
 
-@dataclass(frozen=True)
-class Books:
-    """One look at everything that counts."""
-
-    lbs: dict[str, dict[str, int]]
-    workers: dict[str, dict[str, float]]
-    cpu: dict[str, float]
-    at: float
-
-
-@contextlib.contextmanager
-def subject(options: argparse.Namespace) -> Iterator[tuple[BenchCluster, str]]:
-    """The cluster to load: what runs under the config, else one like it, on free ports, for the length of the block."""
-    config: Path = options.config if options.config.exists() else ROOT / "config.yaml"
-    running = BenchCluster(config.resolve().parent, fresh=False)
-    listed = running.command("ps", "--json", "--config", config.name)
-    if listed.returncode == 0:
-        yield running, f"the running cluster of {config}"
-        return
-    given = yaml.safe_load(config.read_text()) or {}
-    kept = {key.replace("-", "_"): value for key, value in given.items() if key in ("worker", "pool", "avg-delay", "failure", "runtime")}
-    if options.runtime:
-        kept["runtime"] = options.runtime
-    say("no cluster runs here: starting one for this test")
-    with cluster(**kept) as made:
-        yield made, "a cluster of this test's own: " + ", ".join(f"{key} {value}" for key, value in kept.items())
+def load_of(options: argparse.Namespace) -> Load:
+    """What the options ask for. ValueError: they make no sense, in words."""
+    clients = options.clients if options.clients is not None else MOST if options.rate is not None else CLIENTS
+    for name, value in (("--seconds", options.seconds), ("--clients", clients), ("--rate", 1.0 if options.rate is None else options.rate)):
+        if not 0 < value < float("inf"):
+            raise ValueError(f"{name} must be above zero")
+    if options.body < 0:
+        raise ValueError("--body must not be negative")
+    paths, methods = options.path or [PATH], options.method or ["GET"]
+    if wrong := [
+        path for path in paths if not path.startswith("/") or not path.isascii() or any(c in path for c in ' "\\') or not path.isprintable()
+    ]:
+        raise ValueError(
+            f"--path {wrong[0]!r}: a path begins with / and has no spaces, quotes or backslashes (write them as %20, %22, %5C)"
+        )
+    asks = [Ask(path, method, b"x" * options.body) for path in paths for method in methods]
+    slices = max(4, min(12, round(options.seconds / SLICE)))
+    return Load(asks, options.seconds, slices, clients, options.rate)
 
 
 def run(options: argparse.Namespace) -> int:
-    report = Report("load", versions={"wrk": machine.version("wrk", "-v")})
-    with subject(options) as (of, told), tempfile.TemporaryDirectory() as folder:
+    try:
+        load = load_of(options)
+    except ValueError as error:
+        say(str(error))
+        return 2
+    report = Report("load", versions={} if load.rate else {"wrk": machine.number("wrk", "-v")})
+    with subject(options.config, options.runtime) as (of, told):
         rows = of.rows()
         ports = {name: int(row["port"]) for name, row in rows.items() if row["role"] == "lb"}
-        report.settings = {
-            "cluster": told,
-            "load": f"closed model, {options.connections} connections at each of {len(ports)} LBs, {options.seconds:g} s",
-        }
-        smoke = _smoke(ports)
-        pids = {name: int(row["pid"]) for name, row in rows.items() if row["role"] == "lb" and row["pid"]}
-        script = Path(folder) / "load.lua"
-        script.write_text(DONE)
-        say(f"smoke phase: {smoke or 'passed'}; loading for {options.seconds:g} s")
-        before = _books(of, ports, pids)
+        workers = [name for name, row in rows.items() if row["role"] == "worker" and row["state"] == "ready"]
+        report.settings = {"cluster": told, "load": f"{load}, over {len(ports)} LBs and {len(workers)} workers"}
+        wrong = smoke(ports, own=read_config(of.path).own_service)
+        say(f"smoke phase: {'; '.join(wrong) or 'passed'}; loading for {options.seconds:g} s")
+        before = look(of)
         psutil.cpu_percent()
-        bursts, generator = _load(ports, script, options)
-        machine_cpu = psutil.cpu_percent()
-        wait_for(lambda: not any(of.counters(name)["in_flight"] for name in ports), 40, "the LBs have nothing in flight")
-        time.sleep(0.3)
-        after = _books(of, ports, pids)
-    fill(report, options, smoke, bursts, before, after, machine_cpu, generator)
+        seen = offer(load, ports, lambda: total(of, list(ports)))
+        busy = psutil.cpu_percent()
+        wait_for(lambda: quiet(of, list(ports)), 40, "the LBs have nothing in flight")
+        grown = _settled(of, before, seen, load, len(ports))
+    answers = _answers(seen, grown, workers, busy, load)
+    fill(report, load, seen, grown, answers)
+    judge(report, load, wrong, seen, grown, answers, Limits(options.max_p99, options.max_errors, options.max_uneven))
     return finish(report, options.json)
 
 
-def _smoke(ports: dict[str, int]) -> list[str]:
-    """What of the contract's first promises does not hold."""
-    wrong: list[str] = []
-    for name, port in ports.items():
-        base = f"http://127.0.0.1:{port}"
-        try:
-            hello = requests.get(base + PATH, timeout=60)
-            if hello.status_code not in (200, 500) or hello.headers.get("X-Comet-LB") != name or "X-Comet-Worker" not in hello.headers:
-                wrong.append(f"{name}: {PATH} answers {hello.status_code} {hello.text.strip()[:80]}")
-            if tuple(requests.get(base + "/worker/stats", timeout=60).json()) != STATS:
-                wrong.append(f"{name}: /worker/stats lacks its four lists")
-            if requests.get(base + "/no/such/path", timeout=60).status_code != 404:
-                wrong.append(f"{name}: an unknown path is not 404")
-        except (requests.RequestException, ValueError) as error:
-            wrong.append(f"{name}: {error}")
-    return wrong
+def counted(load: Load) -> bool:
+    """Whether the workers count all that is asked."""
+    return all(ask.method == "GET" and ask.path.partition("?")[0] == PATH for ask in load.asks)
 
 
-def _load(ports: dict[str, int], script: Path, options: argparse.Namespace) -> tuple[dict[str, Burst], float]:
-    """All LBs at once; what each burst came to, and the generators' CPU in percent of a core (the busiest one)."""
-    bursts: dict[str, Burst] = {}
+def _settled(of: BenchCluster, before: Look, seen: Seen, load: Load, lbs: int) -> Growth:
+    """What was counted, once the workers are done with what nobody waits for any more: for at most 5 s until the books agree."""
+    grown: list[Growth] = []
 
-    def one(name: str, port: int) -> None:
-        with contextlib.suppress(BenchError):
-            bursts[name] = burst(port, script, options.connections, options.seconds, options.path)
+    def agree() -> bool:
+        grown[:] = [growth(before, look(of))]
+        return not settle(seen.whole(), grown[0], load.most_out(lbs), counted(load)).wrong
 
-    used = psutil.Process().cpu_times()
-    threads = [threading.Thread(target=one, args=each) for each in ports.items()]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if len(bursts) < len(ports):
-        raise BenchError("wrk failed at " + ", ".join(sorted(set(ports) - set(bursts))))
-    now = psutil.Process().cpu_times()
-    spent = now.children_user + now.children_system - used.children_user - used.children_system
-    return bursts, spent / options.seconds / len(ports) * 100
+    with contextlib.suppress(BenchError):  # That they do not, the ledger says.
+        wait_for(agree, 5, "the books agree", pause=0.5)
+    return grown[0]
 
 
-def _books(of: BenchCluster, ports: dict[str, int], pids: dict[str, int]) -> Books:
-    stats = requests.get(f"http://127.0.0.1:{next(iter(ports.values()))}/worker/stats", timeout=60).json()
-    workers: dict[str, dict[str, float]] = {}
-    for key in STATS:
-        for entry in stats[key]:
-            for name, value in entry.items():
-                workers.setdefault(name, {})[key] = value
-    return Books(
-        {name: of.counters(name) for name in ports}, workers, {name: cpu_seconds(pid) for name, pid in pids.items()}, time.monotonic()
+def _answers(seen: Seen, grown: Growth, workers: list[str], busy: float, load: Load) -> Answers:
+    whole = seen.whole()
+    # Not of what clients had: whom a client left waiting as it went would be missing, and that is mostly the slowest.
+    shares = {name: grown.shares.get(name, 0) for name in sorted({*workers, *grown.shares}, key=_by_number)}
+    requests_ = max(1, grown.responses)
+    times = {name: row.micros / row.count / 1000 for name, row in grown.workers.items() if row.count}
+    cpu = {role: {name: share for name, share in grown.cpu.items() if name.startswith(role)} for role in ("lb", "worker")}
+    mean = grown.all_lbs("latency_us") / requests_ / 1000
+    own = (sum(grown.cpu.values()) + seen.generator_cpu * seen.generators) / (psutil.cpu_count() or 1)
+    figures = Figures(cpu["lb"], busy, seen.generator_cpu, times, mean, cpu["worker"], load.rate is not None, own)
+    hidden = sum(grown.injected.get(kind, 0) for kind in UNSEEN)
+    return Answers(whole, shares, hidden, figures, load.rate is not None)
+
+
+def _by_number(name: str) -> tuple[str, int]:
+    head, _, number = name.rpartition("-")
+    return (head, int(number)) if number.isdecimal() else (name, 0)
+
+
+FAILURES = (REFUSED, RESET, TIMEOUT, BY_LB, BY_WORKER, CLIENT_ERROR)
+
+
+def fill(report: Report, load: Load, seen: Seen, grown: Growth, answers: Answers) -> None:
+    """Tables, plots, samples."""
+    whole, by_lb = seen.whole(), seen.by_lb()
+    balancers = Table("Requests by load balancer", ["LB", "requests", "requests/s", "ok", "injected", *FAILURES, "CPU % of a core"])
+    for name, each in [*by_lb.items(), ("all", whole)]:
+        failed = [each.kinds[kind] for kind in FAILURES]
+        row = [each.answered + each.unanswered, each.rate, each.kinds[OK], each.kinds[ORDERED], *failed]
+        balancers.rows.append([name, *row, answers.figures.lb_cpu.get(name)])
+    points = (50.0, 90.0, 99.0, 99.9, 100.0)
+    latency = Table("Latency, ms (HDR histogram, all kinds of answers)", ["times", "LB", "p50", "p90", "p99", "p99.9", "highest"])
+    ways = {"raw, from when it was sent": "raw", "corrected, from when it was due": "corrected"}
+    if not load.rate:
+        ways = {"as measured": "raw", "corrected for what stalled clients did not ask": "corrected"}
+    for way, field in ways.items():
+        for name, each in [*by_lb.items(), ("all", whole)]:
+            latency.rows.append([way, name, *[percentile_ms(getattr(each, field), point) for point in points]])
+    workers = Table("Workers", ["worker", "answers", "share %", "from the fair share %", "mean ms in the worker", "CPU % of a core"])
+    total, fair = sum(answers.shares.values()), sum(answers.shares.values()) / max(1, len(answers.shares))
+    for name, count in answers.shares.items():
+        off = f"{round((count / fair - 1) * 100, 1) + 0.0:+.1f}" if fair else "-"
+        share = count / total * 100 if total else None
+        workers.rows.append([name, count, share, off, answers.figures.worker_ms.get(name), answers.figures.worker_cpu.get(name)])
+    report.tables += [balancers, latency, workers]
+    lines = [(way, curve(getattr(whole, field))) for way, field in ways.items()]
+    report.charts.append(Curve("Latency by percentile", str(report.settings.get("load", "")), lines))
+    report.charts.append(
+        Chart("Answers by worker", "even is good", ["answers"], list(answers.shares), [[float(n)] for n in answers.shares.values()])
     )
+    report.samples = samples(load, seen)
+    report.data = {
+        "whole": whole.as_dict(),
+        "lbs": {name: each.as_dict() for name, each in by_lb.items()},
+        "figures": vars(answers.figures),
+    }
+    report.data |= {"shares": answers.shares, "injected": dict(grown.injected), "sending": vars(seen.sending) if seen.sending else None}
+    report.data |= {"uneven_percent": answers.uneven, "beyond_injected": answers.beyond, "p99_ms": answers.p99_ms}
 
 
-def _grown(before: Books, after: Books) -> dict[str, dict[str, float]]:
-    """What each worker counted in between, with the mean time of these requests only; `total` is left out, and so is who did nothing."""
-    grown = {}
-    for name, now in after.workers.items():
-        then = before.workers.get(name, dict.fromkeys(STATS, 0))
-        count = now["TotalRequests"] - then["TotalRequests"]
-        if name != "total" and count > 0:
-            spent = now["AverageResponseTime"] * now["TotalRequests"] - then["AverageResponseTime"] * then["TotalRequests"]
-            grown[name] = {"count": count, "failed": now["FailedRequests"] - then["FailedRequests"], "ms": spent / count}
-    return grown
+def samples(load: Load, seen: Seen) -> dict[str, Samples]:
+    """The slices: an open model's as its clients saw them, a closed one's as the LBs did."""
+    if load.rate:
+        slices = [each for each in seen.by_slice() if each.answered]
+        times = {point: [percentile_ms(each.corrected, point) or 0.0 for each in slices] for point in (50.0, 99.0)}
+        found = {"requests/s": Samples("1/s", "more", [each.rate for each in slices])}
+        found |= {f"latency p{point:g}": Samples("ms", "less", values) for point, values in times.items()}
+        return found | {"failures": Samples("per slice", "less", [float(each.failures.total()) for each in slices])}
+    passages = seen.passages()
+    return {
+        "requests/s": Samples("1/s", "more", [each.rate for each in passages]),
+        "latency p50 at the LBs": Samples("ms", "less", [each.p50_ms for each in passages]),
+        "latency p99 at the LBs": Samples("ms", "less", [each.p99_ms for each in passages]),
+        "LBs' own errors": Samples("per slice", "less", [float(each.own_errors) for each in passages]),
+    }
 
 
-def fill(
-    report: Report, options: argparse.Namespace, smoke: list[str], bursts: dict[str, Burst], before: Books, after: Books,
-    machine_cpu: float, generator: float,
-) -> None:  # fmt: skip
-    """Answer the four questions."""
-    grown = _grown(before, after)
-    change = {name: {key: now[key] - before.lbs[name][key] for key in now} for name, now in after.lbs.items()}
-    cpu = {name: (after.cpu[name] - before.cpu[name]) / (after.at - before.at) * 100 for name in after.cpu}
-    columns = ["LB", "requests/s", "p50 ms", "p99 ms", "p99.9 ms", "CPU %", "refused", "broken", "timeout", "5xx by the LB"]
-    table = Table("Load balancers", columns)
-    for name, each in bursts.items():
-        own = change[name]["own_errors"]
-        times = [each.p50_us / 1000, each.p99_us / 1000, each.p999_us / 1000]
-        table.rows.append([name, each.rate, *times, cpu.get(name), each.refused, each.read + each.write, each.timeout, own])
-    workers = Table("Workers", ["worker", "requests", "share %", "injected failures", "mean ms in the worker"])
-    total = sum(row["count"] for row in grown.values())
-    for name, row in grown.items():
-        workers.rows.append([name, int(row["count"]), row["count"] / total * 100, int(row["failed"]), row["ms"]])
-    report.tables += [table, workers]
-    done = sum(each.requests for each in bursts.values())
-    injected = int(sum(row["failed"] for row in grown.values()))
-    beyond = sum(each.errors for each in bursts.values()) - sum(each.status for each in bursts.values())
-    beyond += max(0, sum(each.status for each in bursts.values()) - injected)
-    uneven = evenness([int(row["count"]) for row in grown.values()]) * 100
-    p99 = max(each.p99_us for each in bursts.values()) / 1000
-    mean = sum(row["latency_us"] for row in change.values()) / max(1, sum(row["requests"] for row in change.values())) / 1000
-    figures = Figures(cpu, machine_cpu, generator, {name: row["ms"] for name, row in grown.items()}, mean)
-    answered = sum(row[f"responses_{digit}xx"] for row in change.values() for digit in (2, 3, 4, 5))
-    report.notes += [f"smoke phase: {'; '.join(smoke) if smoke else 'passed'}"]
-    report.notes.append(f"balanced? the furthest share lies {uneven:.2f} % from the fair one")
-    report.notes.append(f"how fast? {sum(each.rate for each in bursts.values()):,.0f} requests/s, p99 {p99:,.1f} ms")
-    report.notes.append(f"failures beyond the {injected} injected: {beyond}")
-    report.notes.append(f"bottleneck: {bottleneck(figures)}")
-    # The stats request between the two looks is the LB's, not the clients'; what was in flight at the end was answered to nobody.
-    report.notes.append(
-        f"ledger: clients {done:,}, LBs {answered - 1:,}, workers {int(total):,}; the rest was in flight as the clients left"
-    )
-    report.passed = not smoke and not _missed(options, p99, beyond, uneven)
-    report.data = {"bursts": {name: vars(each) for name, each in bursts.items()}, "workers": grown, "figures": vars(figures)}
-    report.data |= {"uneven_percent": uneven, "beyond_injected": beyond, "p99_ms": p99}
-    report.charts.append(Chart("Requests by worker", "even is good", ["requests"], list(grown), [[row["count"]] for row in grown.values()]))
-
-
-def _missed(options: argparse.Namespace, p99: float, beyond: int, uneven: float) -> list[Any]:
-    limits = ((options.max_p99, p99), (options.max_errors, beyond), (options.max_uneven, uneven))
-    return [limit for limit, value in limits if limit is not None and value > limit]
+def judge(report: Report, load: Load, wrong: list[str], seen: Seen, grown: Growth, answers: Answers, limits: Limits) -> None:
+    """The sentences, and whether the test passed."""
+    settled = settle(seen.whole(), grown, load.most_out(len(seen.by_lb())), counted(load))
+    report.notes += answers.sentences()
+    if seen.sending and load.rate:
+        report.notes.append(of_sending(load.rate, seen.sending, load.clients))
+    else:
+        report.notes.append(f"the generators used {seen.generator_cpu:.0f} % of a core each ({seen.generators} wrk)")
+    report.notes.append(f"ledger: {settled}")
+    report.notes.append(f"smoke phase: {'; '.join(wrong) or 'passed'}")
+    broken = missed(limits, answers)
+    report.notes += [f"threshold MISSED: {each}" for each in broken]
+    if limits != Limits() and not broken:
+        report.notes.append("all thresholds hold")
+    report.data["ledger"] = vars(settled)
+    report.passed = not wrong and not settled.wrong and not broken

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import subprocess
 import sysconfig
 from pathlib import Path
@@ -41,6 +42,13 @@ def version(*command: str) -> str:
         return "unknown"
     lines = (done.stdout + done.stderr).strip().splitlines()
     return lines[0].strip() if lines else "unknown"
+
+
+def number(*command: str) -> str:
+    """What of that line is the version: from its first figure to the next space; the whole line where it has none."""
+    line = version(*command)
+    found = re.search(r"\d+\.\d\S*", line)
+    return found[0] if found else line
 
 
 def commit(root: Path) -> str:

@@ -6,7 +6,6 @@ kernel's per-process clock (clock_getcpuclockid(3)): nanoseconds, where /proc/PI
 
 import contextlib
 import os
-import random
 import shutil
 import signal
 import socket
@@ -18,6 +17,9 @@ from typing import TypeVar
 
 import psutil
 
+from comet.errors import UserError
+from comet.listeners import find_free
+
 T = TypeVar("T")
 
 
@@ -25,28 +27,23 @@ class BenchError(Exception):
     """What a bench cannot go on without; its text is one clear line for the user."""
 
 
-def wait_for(look: Callable[[], T], seconds: float, what: str) -> T:
+def wait_for(look: Callable[[], T], seconds: float, what: str, pause: float = 0.01) -> T:
     """The first true answer of `look`. BenchError when none comes in time."""
     deadline = time.monotonic() + seconds
     while not (answer := look()):
         if time.monotonic() > deadline:
             raise BenchError(f"not within {seconds:g} s: {what}")
-        time.sleep(0.01)
+        time.sleep(pause)
     return answer
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports in a row that are free now, outside the range from which the kernel takes ports of its own accord."""
-    for _ in range(200):
-        first = random.randrange(25000, 32000 - count)
-        with contextlib.ExitStack() as held:
-            try:
-                for port in range(first, first + count):
-                    held.enter_context(socket.socket()).bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return list(range(first, first + count))
-    raise BenchError(f"found no {count} free ports in a row")
+    """Ports in a row that are free now. BenchError: there are none."""
+    try:
+        first = find_free("127.0.0.1", count)
+    except UserError as error:
+        raise BenchError(error.message) from None
+    return list(range(first, first + count))
 
 
 def accepts(port: int) -> bool:
@@ -124,13 +121,19 @@ def running(
         process.wait()
 
 
-def serving(process: "subprocess.Popen[bytes]", port: int, log: Path, name: str) -> None:
-    """Wait until a process accepts; BenchError with its last words when it ends instead."""
+def serving(process: "subprocess.Popen[bytes]", port: int, log: Path, name: str, seconds: float = 15.0) -> None:
+    """Wait until a process accepts; BenchError with its last words when it ends instead, or does not in time."""
+
+    def words() -> str:
+        said = log.read_text(errors="replace").strip().splitlines()
+        return " / ".join(said[-3:]) if said else "not a word"
 
     def look() -> bool:
         if process.poll() is not None:
-            said = log.read_text(errors="replace").strip().splitlines()
-            raise BenchError(f"{name} ended at once: {said[-1] if said else 'without a word'}")
+            raise BenchError(f"{name} ended at once: {words()}")
         return accepts(port)
 
-    wait_for(look, 15, f"{name} accepts on port {port}")
+    try:
+        wait_for(look, seconds, f"{name} accepts on port {port}")
+    except BenchError as error:
+        raise BenchError(f"{error}; its last words: {words()}" if process.poll() is None else str(error)) from None

@@ -181,10 +181,10 @@ def contestants() -> list[Rival]:
             f"python -m lb, one process, defaults, data path {data_path}, {machine.interpreter()}",
         )
     ]
-    found.append(Rival("haproxy", _haproxy, machine.version("haproxy", "-v").split(" - ")[0], "nbthread 1, http-reuse always, splice-auto"))
-    found.append(Rival("nginx", _nginx_proxy, machine.version("nginx", "-v"), "worker_processes 1, upstream keepalive 512, passive checks"))
+    found.append(Rival("haproxy", _haproxy, machine.number("haproxy", "-v"), "nbthread 1, http-reuse always, splice-auto"))
+    found.append(Rival("nginx", _nginx_proxy, machine.number("nginx", "-v"), "worker_processes 1, upstream keepalive 512, passive checks"))
     if shutil.which("go"):
         found.append(
-            Rival("go", _go, machine.version("go", "version"), "httputil.ReverseProxy per request on the default transport, GOMAXPROCS=1")
+            Rival("go", _go, machine.number("go", "version"), "httputil.ReverseProxy per request on the default transport, GOMAXPROCS=1")
         )
     return found

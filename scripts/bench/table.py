@@ -31,6 +31,11 @@ def text(cell: Cell) -> str:
     return f"{cell:.{min(digits, 4)}f}"
 
 
+def label(key: str) -> str:
+    """A key of the JSON as people read it."""
+    return key.replace("_mib", " MiB").replace("_", " ")
+
+
 def _exponent(value: float) -> int:
     return int(f"{value:.2e}".partition("e")[2])
 

@@ -28,7 +28,7 @@ import psycopg
 from scripts.bench import machine, postgres
 from scripts.bench.chart import Chart
 from scripts.bench.proc import free_ports, running, serving, tree_cpu, wait_for
-from scripts.bench.report import ROOT, Report, finish, say
+from scripts.bench.report import ROOT, Report, Samples, finish, say
 from scripts.bench.stats import median
 from scripts.bench.table import Table
 from scripts.bench.wrk import DONE, Burst, burst
@@ -96,7 +96,7 @@ def subjects(folder: Path, urls: Mapping[str, str]) -> Iterator[dict[str, tuple[
 
 def run(options: argparse.Namespace) -> int:
     server = subprocess.run([postgres.program("postgres"), "--version"], capture_output=True, text=True, check=False).stdout.split()
-    report = Report("stats", versions={"wrk": machine.version("wrk", "-v"), "sqlite": sqlite3.sqlite_version, "postgresql": server[2]})
+    report = Report("stats", versions={"wrk": machine.number("wrk", "-v"), "sqlite": sqlite3.sqlite_version, "postgresql": server[2]})
     report.settings = {
         "bare": "Flask + waitress, defaults but for connection_limit 2000, nothing counted",
         "worker": "delay 0, failure 0; SQLite in WAL mode, synchronous=NORMAL; PostgreSQL over TCP, synchronous_commit=on",
@@ -162,6 +162,8 @@ def _cost(report: Report, folder: Path, options: argparse.Namespace, urls: Mappi
                 "server_us": {name: course.server for name, course in courses.items()},
                 "bursts": {name: [vars(each) for each in course.bursts] for name, course in courses.items()},
             }
+            for name, course in courses.items():
+                report.samples[f"{in_flight} in flight: {name}"] = Samples("CPU us/request", "less", course.cpu)
     report.tables.append(table)
     groups = [f"{number} in flight" for number in IN_FLIGHT]
     series = ["bare, no statistics", *(f"worker, {name}" for name in urls)]

@@ -74,8 +74,11 @@ is_installed() {
   local stamp extras wanted
   { read -r stamp && read -r extras; } 2>/dev/null <"$STAMP" || return 1
   wanted=$(wanted_stamp) || return 1
-  [ "$stamp" = "$wanted" ] && { [ "$1" = none ] || [ "$1" = "$extras" ]; }
+  [ "$stamp" = "$wanted" ] && has_extras "$1" "$extras"
 }
+
+# has_extras WANTED THERE : the extras for tests hold those for benches, and all hold none.
+has_extras() { [ "$1" = none ] || [ "$1" = "$2" ] || { [ "$1" = bench ] && [ "$2" = test ]; }; }
 
 make_venv() {
   local python
@@ -87,9 +90,10 @@ make_venv() {
 install_project() {
   local extras=$1 target=$ROOT
   # Extras that are there stay: an install for running does not take the test tools away.
-  if [ "$extras" = none ] && [ -e "$STAMP" ]; then extras=$(sed -n 2p "$STAMP"); fi
+  if [ -e "$STAMP" ] && has_extras "$extras" "$(sed -n 2p "$STAMP")"; then extras=$(sed -n 2p "$STAMP"); fi
   case $extras in
     test) target="${ROOT}[test]" ;;
+    bench) target="${ROOT}[compiled,bench]" ;;
     *)
       extras=none
       target="${ROOT}[compiled]"
@@ -102,7 +106,7 @@ install_project() {
   printf '%s\n%s\n' "$(wanted_stamp)" "$extras" >"$STAMP"
 }
 
-# ensure_venv none|test : .venv is there and up to date. Two that start at once take turns.
+# ensure_venv none|bench|test : .venv is there and up to date. Two that start at once take turns.
 ensure_venv() {
   if is_installed "$1"; then return; fi
   mkdir -p -- "$VENV" 2>/dev/null || die "cannot write to $ROOT as $(id -un): use a clone of your own"

@@ -33,3 +33,20 @@ def test_latency_that_is_not_spent_in_the_worker_is_queueing() -> None:
 
 def test_a_single_worker_has_no_others_to_be_slower_than() -> None:
     assert bottleneck(replace(CALM, worker_ms={"a": 5000.0}, client_ms=5001.0)).startswith("the injected delay")
+
+
+def test_workers_at_the_end_of_their_core_are_named() -> None:
+    assert bottleneck(replace(CALM, worker_cpu={"worker-0": 99.0, "worker-1": 20.0})).startswith("the workers' CPU: worker-0")
+
+
+def test_a_machine_that_others_use_is_said_to_be() -> None:
+    assert "others use the machine" in bottleneck(replace(CALM, machine_cpu=99.0, own_cpu=20.0))
+    assert "others" not in bottleneck(replace(CALM, machine_cpu=99.0, own_cpu=95.0))
+
+
+def test_an_open_model_has_no_more_clients_to_offer() -> None:
+    assert "more clients" not in bottleneck(replace(CALM, open_=True))
+
+
+def test_without_the_workers_books_no_share_of_the_time_is_claimed() -> None:
+    assert bottleneck(replace(CALM, worker_ms={})).startswith("none that shows")

@@ -8,7 +8,7 @@ from scripts.bench.wrk import Burst
 
 def shot(requests: int, busy: float = 0.5, workers_cpu: float = 1.0, clients: int = 500) -> Shot:
     burst = Burst(requests, 10.0, 0, 0, 0, 0, 0, 0, 500_000, 510_000, 520_000)
-    return Shot(clients, 2, [burst], 10.0, {"workers": workers_cpu, "LBs": 1.0, "generators": 0.5}, busy, 60.0)
+    return Shot(clients, 2, [burst], requests / 10.0, 10.0, {"workers": workers_cpu, "LBs": 1.0, "generators": 0.5}, busy, 60.0)
 
 
 def test_limits_of_delay_and_of_processor_time() -> None:

@@ -51,6 +51,12 @@ def test_an_exchange_may_break_with_its_own_lb_only() -> None:
     assert not explains(failure("status 502 bad gateway"), [DEATH])
 
 
+def test_a_process_takes_in_requests_until_it_is_really_dead() -> None:
+    slow = Death("lb-0", "kill -9", 9.5, gone=10.1)
+    assert explains(failure(began=10.0, ended=10.2), [slow])
+    assert not explains(failure(began=10.3, ended=10.4), [slow])
+
+
 def test_a_broken_exchange_is_explained_in_all_books() -> None:
     books = {"lb-0": client(11, {"a": 10}, 0, failure())}
     verdict = settle(books, {"lb-0": LbBook(11, 10, 0, 0)}, WorkerBook({"a": 11}, 0), [DEATH])

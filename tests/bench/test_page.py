@@ -1,6 +1,8 @@
 """A result as a section of the page of benchmarks."""
 
-from scripts.bench.page import section
+from pathlib import Path
+
+from scripts.bench.page import section, write
 
 RESULT = {
     "at": "2026-01-02T03:04:05+00:00",
@@ -13,15 +15,32 @@ RESULT = {
 
 
 def test_a_section_says_how_when_and_where_and_what() -> None:
-    text = section("lb", "Costs", RESULT, picture=True)
+    text = section("lb", "Costs", RESULT, ["benchmarks-lb.svg"])
     for part in (
         "## Costs",
         "`scripts/bench.sh lb`, 2026-01-02",
-        "cores 2",
-        "- wrk: 4.1",
+        "- versions: wrk 4.1",
         "| a | 1.50 |",
         "- no failed request",
         "benchmarks-lb.svg",
     ):
         assert part in text
-    assert "svg" not in section("lb", "Costs", RESULT, picture=False)
+    assert "svg" not in section("lb", "Costs", RESULT, [])
+
+
+def test_a_result_that_did_not_pass_says_so() -> None:
+    assert "**It did not pass" in section("lb", "Costs", RESULT | {"passed": False}, [])
+
+
+def test_pictures_stand_in_their_order_and_old_ones_go(tmp_path: Path) -> None:
+    folder, docs = tmp_path / "results", tmp_path / "docs"
+    for path in (folder, docs):
+        path.mkdir()
+    for name in ("load.svg", "load-2.svg"):
+        (folder / name).write_text("<svg/>")
+    (docs / "benchmarks-load-3.svg").write_text("<svg/>")
+    write(docs / "benchmarks.md", folder, {"load": RESULT}, "Written by a test", ["`lb`: failed"])
+    text = (docs / "benchmarks.md").read_text()
+    assert text.index("(benchmarks-load.svg)") < text.index("(benchmarks-load-2.svg)")
+    assert "- `lb`: failed" in text
+    assert {path.name for path in docs.iterdir()} == {"benchmarks.md", "benchmarks-load.svg", "benchmarks-load-2.svg"}

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -158,6 +159,11 @@ def test_an_attached_board_is_left_and_the_cluster_goes_on(make_house: Callable[
     with terminal(in_shell(house, "ps", "--watch"), house.folder) as shown:
         shown.shows("LAST EVENTS")
         assert COLOUR.search(shown.output.decode(errors="replace"))
+        os.kill(house.replicas()["lb-0"]["pid"], signal.SIGKILL)
+        killed = time.monotonic()
+        shown.shows(lambda text: re.search(r"lb-0 +exited: SIGKILL", text))
+        print(f"seen on the board {1000 * (time.monotonic() - killed):.0f} ms after the kill")
+        shown.shows(lambda text: re.search(r"lb-0 .* SIGKILL ", text.partition("LAST EVENTS")[0]))
         board = next(process for process in psutil.Process(shown.pid).children() if "--watch" in process.cmdline())
         board.terminate()
         shown.shows("code 143")

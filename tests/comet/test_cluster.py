@@ -63,6 +63,10 @@ def test_one_supervisor_at_a_time_and_its_pid_is_told(cluster: Cluster) -> None:
     assert Lock(cluster).holder() is None
     lock = Lock(cluster)
     assert lock.acquire()
+    assert lock.former == other.pid
+    lock.release()
+    assert lock.acquire()
+    assert lock.former is None  # It was given back.
     lock.release()
 
 

@@ -45,6 +45,12 @@ def test_a_torn_line_is_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     path.write_text('{"event":"scaled"}\n{"event":"relo')
     assert [record["event"] for record in journal.read(path)] == ["scaled"]
+    kept = journal.Journal(path)
+    kept.write(Event("reloaded"))
+    kept.close()
+    assert [record["event"] for record in journal.read(path)] == ["scaled", "reloaded"]
+    journal.Journal(path).close()
+    assert path.read_text().count("\n") == 3
 
 
 def test_events_read_as_sentences() -> None:
@@ -55,6 +61,8 @@ def test_events_read_as_sentences() -> None:
         "worker-0 exited: SIGKILL (out of memory)"
     )
     assert line({"event": "scaled", "worker": 4}) == "scaled worker=4"
+    assert line({"event": "reloaded", "changed": ["failure", "pool"]}) == "config reloaded: changed failure, pool"
+    assert line({"event": "reload_refused", "reason": "config.yaml:2: one\nconfig.yaml:3: two"}) == "reload refused: config.yaml:2: one …"
 
 
 def test_a_tail_gives_each_record_once_across_a_rotation(tmp_path: Path) -> None:

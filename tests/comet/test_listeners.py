@@ -4,7 +4,7 @@ import socket
 import pytest
 
 from comet.errors import UserError
-from comet.listeners import Listeners, bound, port_problems, require_free
+from comet.listeners import PORTS_VARIABLE, Listeners, bound, find_free, port_problems, require_free
 
 
 def test_a_taken_port_names_its_holder_f13() -> None:
@@ -23,6 +23,23 @@ def test_every_taken_port_is_told_with_its_line() -> None:
     first, second = caught.value.message.splitlines()
     assert first.startswith("config.yaml:7: worker-port: port ")
     assert second.startswith("config.yaml:1: load-balancer-port: port ")
+    assert caught.value.exit_code == 2
+
+
+def test_free_ports_come_from_the_part_that_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = find_free("127.0.0.1", 2)
+    monkeypatch.setenv(PORTS_VARIABLE, f"{first}-{first + 1}")
+    with bound("127.0.0.1", first + 1, listen=True):
+        assert find_free("127.0.0.1", 1) == first
+        with pytest.raises(UserError, match="no 2 free ports in a row"):
+            find_free("127.0.0.1", 2)
+
+
+@pytest.mark.parametrize("given", ["", "25000", "9-8", "0-99", "a-b", "65000-70000", "30000-30001"])
+def test_a_part_that_is_none_is_refused_in_one_line(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PORTS_VARIABLE, given)
+    with pytest.raises(UserError, match="FIRST-LAST, 3 ports or more") as caught:
+        find_free("127.0.0.1", 3)
     assert caught.value.exit_code == 2
 
 

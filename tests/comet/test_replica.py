@@ -34,7 +34,6 @@ from tests.comet.fakes import House, spec
 
 EXAMPLES: dict[type, Observation] = {
     Started: Started(7, "7"),
-    Replaced: Replaced("8", Endpoint("10.0.0.2", 8)),
     StartFailed: StartFailed("no such image"),
     Ready: Ready(),
     Answered: Answered(100.0),
@@ -45,6 +44,7 @@ EXAMPLES: dict[type, Observation] = {
     Exited: Exited(Exit(code=1)),
     Removed: Removed(),
     Revived: Revived(),
+    Replaced: Replaced("8", Endpoint("127.0.0.1", 6000)),
 }
 
 
@@ -65,7 +65,7 @@ def test_no_answer_invents_a_start_or_loses_the_identity(state: State, kind: typ
     before = replica(state)
     after, _ = react(before, EXAMPLES[kind], Moment(now=105.0))
     assert (after.spec, after.wanted, after.instance) == (before.spec, before.wanted, before.instance)
-    # Only the plan starts something, if it was not somebody else who put another instance in its place; and only a removal ends it.
+    # Only the plan starts something (or a swarm, which says so), and only a removal ends it.
     assert after.state is before.state or after.state is not State.STARTING or kind is Replaced
     assert after.state is not State.STOPPED or kind is Removed or state is State.STOPPED
 

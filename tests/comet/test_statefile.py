@@ -25,4 +25,11 @@ def test_it_is_written_only_when_it_changes(tmp_path: Path) -> None:
 )
 def test_a_broken_file_costs_the_adoption_and_nothing_else(tmp_path: Path, content: str) -> None:
     (tmp_path / "state.json").write_text(content)
-    assert StateFile(tmp_path / "state.json").read() == {}
+    state = StateFile(tmp_path / "state.json")
+    assert state.read() == {}
+    assert state.damage in ("not understood", "another version's")
+
+
+def test_no_file_is_no_damage(tmp_path: Path) -> None:
+    state = StateFile(tmp_path / "state.json")
+    assert (state.read(), state.damage) == ({}, None)

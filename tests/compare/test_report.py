@@ -2,8 +2,11 @@
 
 import json
 import re
+from itertools import pairwise
 
-from comet.compare import words
+import pytest
+
+from comet.compare import svg, words
 from comet.compare.findings import Attempt, Findings, Grown, Recovery, Seen
 from comet.compare.page import render
 
@@ -29,7 +32,7 @@ def findings(difference: float = 300.0, noise: float = 5.0) -> Findings:
 
 def test_the_summary_is_made_of_the_figures() -> None:
     told = "\n".join(words.summary(findings()))
-    assert "answers again after 300 ms as a process and 600 ms as a container: 300 ms (95 %: 291 ms to 309 ms) more." in told
+    assert "answers again after 300 ms as a process and 600 ms as a container: 300 ms (95 %: 291 to 309 ms) more." in told
     assert "each one adds 20.0 MiB of memory (PSS) as a process and 30.0 MiB as a container" in told
     assert "Of 1 attacks on its neighbours the process contained 0; not: memory hog." in told
     assert "process 3 of 1,000 requests failed" in told
@@ -38,7 +41,7 @@ def test_the_summary_is_made_of_the_figures() -> None:
 def test_what_is_noise_is_called_noise() -> None:
     noisy = findings(difference=1.0, noise=50.0)
     assert "the difference is not told from noise here" in "\n".join(words.summary(noisy))
-    assert words.warnings(noisy)[0] == "the noise is larger than the effect in: kill -9 to first answer, latency p50, 16 in flight"
+    assert words.warnings(noisy)[0] == "the noise is larger than the effect in: kill -9 to first answer; latency p50, 16 in flight"
     assert words.warnings(findings()) == []
 
 
@@ -55,6 +58,48 @@ def test_the_page_stands_alone() -> None:
     assert "url(" not in html
     assert html.count("<svg") == html.count("</svg>") >= 4
     assert "&lt;b&gt;quick&lt;/b&gt; &amp; small" in html
+
+
+def test_the_bar_of_a_strip_stands_at_the_median() -> None:
+    drawn = svg.strip({"process": [1.0, 2.0, 8.0, 10.0]}, "ms")
+    bar = re.search(r'<line x1="([\d.]+)" [^>]*class="median', drawn)
+    assert bar is not None
+    ticks = {float(value): float(x) for x, value in re.findall(r'<text x="([\d.]+)" [^>]*class="tick">([\d.]+)<', drawn)}
+    assert float(bar.group(1)) == pytest.approx(ticks[5.0], abs=0.1)
+
+
+def test_a_busy_machine_is_told() -> None:
+    found = findings()
+    found.machine["load_before"] = 0.9
+    assert words.warnings(found) == []
+    found.machine["load_before"] = 9.26
+    assert words.warnings(found) == [
+        "the machine was busy before it began (load 9.3 on 2 cores): times and CPU are larger than on a quiet one"
+    ]
+
+
+def test_a_question_that_fails_is_told_and_ends_nothing() -> None:
+    found = findings()
+    with found.excused("round 1: container, freeze under load"):
+        raise OSError("Cannot pause container:\n unable to freeze")
+    told = "round 1: container, freeze under load: not measured (Cannot pause container: unable to freeze)"
+    assert words.warnings(found) == [told]
+    assert told in render(found, "today")
+
+
+def test_names_at_the_ends_of_lines_do_not_meet() -> None:
+    drawn = svg.percentiles(
+        {name: {50.0: 1.0, 99.0: 5.0 + place / 100} for place, name in enumerate(("process", "container", "other"))}, "ms"
+    )
+    heights = sorted(float(y) for y in re.findall(r'y="([\d.]+)" class="tick start">(?:process|container|other)<', drawn))
+    assert len(heights) == 3
+    assert min(b - a for a, b in pairwise(heights)) >= 12
+    assert re.findall(r'class="tick">([\d.]+)<', drawn) == ["50", "99"]
+
+
+@pytest.mark.parametrize(("limit", "top"), [(0, 1), (0.9, 1), (1.2, 1.5), (443, 500), (5106, 6000), (9999, 10000)])
+def test_an_axis_ends_at_a_round_number(limit: float, top: float) -> None:
+    assert svg.nice(limit) == pytest.approx(top)
 
 
 def test_the_page_holds_the_raw_data() -> None:

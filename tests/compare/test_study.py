@@ -41,13 +41,39 @@ def test_every_question_has_an_answer_of_both_kinds(found: Findings) -> None:
     # The moment of a process's death is known only where the supervisor itself killed it.
     assert unanswered == {}
     assert {each.name for each in found.measures if each.paired is None} <= {
-        "disk, shared by all replicas", "CPU at the engine's proxy, 4 in flight", "CPU at the engine's proxy, 200 requests/s",
-    }  # fmt: skip
+        "disk, shared by all replicas",
+        "accounted by the control group, page cache included",
+        "CPU at the engine's proxy, 4 in flight",
+        "CPU at the engine's proxy, 200 requests/s",
+    }
     assert HOST_NETWORK in found.measure("cost", "latency p50, 4 in flight", "ms").values
 
 
+def test_every_way_has_its_distribution(found: Findings) -> None:
+    assert {(each.load, each.way) for each in found.spreads} == {
+        (load, way) for load in ("4 in flight", "200 requests/s") for way in ("process", "container", HOST_NETWORK)
+    }
+    for each in found.spreads:
+        assert list(each.percentiles.values()) == sorted(each.percentiles.values())
+
+
+def test_growth_tells_time_cpu_memory_and_disk(found: Findings) -> None:
+    grown = {(each.kind, each.replicas): each for each in found.growth}
+    assert set(grown) == {(kind, number) for kind in ("process", "container") for number in (1, 2)}
+    for kind in ("process", "container"):
+        one, two = grown[kind, 1], grown[kind, 2]
+        assert (one.ready_ms, one.cpu_ms) == (None, None)
+        assert two.ready_ms
+        assert two.cpu_ms
+        assert two.pss > one.pss
+    assert grown["container", 2].cgroup
+    assert grown["container", 2].keeper > grown["container", 1].keeper > grown["process", 2].keeper == 0
+
+
 def test_recoveries_have_their_steps_in_order(found: Findings) -> None:
-    assert {each.kind for each in found.recoveries} == {"process", "container"}
+    assert {(each.kind, each.loaded) for each in found.recoveries} == {
+        (k, loaded) for k in ("process", "container") for loaded in (False, True)
+    }
     for recovery in found.recoveries:
         assert recovery.steps["noticed"] <= recovery.steps["decided"] <= recovery.steps["ready"]
         assert recovery.steps["first answer"] > 0
@@ -72,18 +98,35 @@ def test_nothing_is_left(found: Findings) -> None:
     assert list(Path(folder).glob("comet-compare-*")) == []
 
 
-def test_an_end_in_the_middle_cleans_up_as_well(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("moment", "signals", "code"),
+    [
+        ("round 1", (signal.SIGTERM,), 143),
+        # A terminal's Ctrl-C reaches the whole foreground group, and an impatient user presses it again.
+        ("starting the container side", (signal.SIGINT, signal.SIGINT), 130),
+    ],
+)
+def test_an_end_in_the_middle_cleans_up_as_well(moment: str, signals: tuple[int, ...], code: int, tmp_path: Path) -> None:
     argv = [sys.executable, str(ROOT / "supervisor.py"), "compare", "--rounds", "1"]
     environment = os.environ | {"TMPDIR": str(tmp_path)}
-    with subprocess.Popen(argv, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+    with subprocess.Popen(
+        argv, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True
+    ) as process:
         assert process.stderr is not None
-        told = [next(line for line in process.stderr if "round 1" in line)]
-        process.send_signal(signal.SIGTERM)
+        told = [next(line for line in process.stderr if moment in line)]
+        for number in signals:
+            os.killpg(process.pid, number)
+            told.append(next(iter(process.stderr), ""))
         told += process.stderr.readlines()
-        assert process.wait(120) == 130, told
+        assert process.wait(120) == code, told
     assert not [line for line in told if "Traceback" in line]
+    assert "interrupted: cleaning up" in told[1]
     eventually(lambda: not _left(tmp_path), 10, "its processes end")
     assert list(tmp_path.glob("comet-compare-*")) == []
+    with contextlib.closing(docker.from_env()) as engine:
+        assert engine.containers.list(all=True, filters={"label": f"comet.compare={process.pid}"}) == []
+        mounted = [str(mount.get("Source")) for each in engine.containers.list(all=True) for mount in each.attrs["Mounts"]]
+        assert not [source for source in mounted if source.startswith(str(tmp_path))]
 
 
 def _left(folder: Path) -> list[int]:

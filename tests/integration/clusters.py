@@ -47,16 +47,22 @@ def port_range() -> tuple[int, int]:
     return first, first + size
 
 
+_given: list[int] = []
+
+
 def free_ports(count: int) -> int:
-    """The first of `count` ports in a row that are free now."""
+    """The first of `count` ports in a row that are free now, and that were not given to another one just before."""
     for _ in range(200):
         first = random.randrange(*port_range(), 100)
+        if first in _given[-3:]:
+            continue
         with contextlib.ExitStack() as held:
             try:
                 for port in range(first, first + count):
                     held.enter_context(socket.socket()).bind(("127.0.0.1", port))
             except OSError:
                 continue
+            _given.append(first)
             return first
     raise AssertionError("no free ports")
 

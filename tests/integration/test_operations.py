@@ -27,12 +27,16 @@ def answers_from(house: House, count: int) -> bool:
     return all(len(each) == count for each in told)
 
 
-@pytest.mark.parametrize("command", [["scale", "worker=4", "pool=3"], ["restart", "all"], ["restart", "worker-1"], ["restart", "lb"]])
+COMMANDS = ["scale worker=4 pool=3", "restart all", "restart worker-1", "restart lb", "reload"]
+
+
+@pytest.mark.parametrize("command", [each.split() for each in COMMANDS], ids=[each.replace(" ", "-") for each in COMMANDS])
 def test_no_request_fails_while_replicas_change(make_house: Callable[..., House], runtime: str, command: list[str]) -> None:
     house = make_house(worker=2, pool=2, runtime=runtime, avg_delay=50)
     house.start()
-    for _ in range(ROUNDS):
+    for number in range(ROUNDS):
         before = house.replicas()
+        house.write(worker_memory=f"{200 + number}m")  # What `reload` is to find; it has to roll the workers for it.
         with clients(house, IN_FLIGHT) as strict:
             eventually(lambda strict=strict: all(client.good for client in strict), what="answers to every client")
             done = house.comet(*command)
@@ -51,7 +55,8 @@ def test_no_request_fails_while_replicas_change(make_house: Callable[..., House]
         assert all(row["state"] == "ready" and row["restarts"] == 0 for row in after.values())
         eventually(lambda: answers_from(house, 2), what="answers from both")
         changed = {name for name in after if after[name]["id"] != before[name]["id"]}
-        target = {"all": set(after), "lb": {"lb-0", "lb-1"}, "worker-1": {"worker-1"}}.get(command[1], set())
+        workers, balancers = {"worker-0", "worker-1"}, {"lb-0", "lb-1"}
+        target = {"all": workers | balancers, "lb": balancers, "worker-1": {"worker-1"}, "reload": workers}.get(command[-1], set())
         assert changed == target
     house.stop()
     house.assert_nothing_left()
@@ -162,6 +167,7 @@ def test_kill_kills_as_a_crash_would_with_and_without_a_supervisor(make_house: C
     assert house.comet("kill", "lb-0", "--signal", "NONSENSE").returncode == 2
     os.kill(house.supervisor_pid(), 9)
     eventually(lambda: not house.ps()["supervisor"]["running"])
+    assert {row["last_exit"]["signal"] for row in house.replicas().values()} == {"SIGKILL"}
     assert house.comet("kill", "lb-0").returncode == 0
     eventually(lambda: "lb-0" not in house.replicas())
     house.start()

@@ -13,6 +13,7 @@ import psutil
 import pytest
 import requests
 
+from comet import writelock
 from tests.integration.clusters import House, eventually
 from tests.integration.loops import loop_endlessly
 
@@ -43,9 +44,9 @@ class Client(threading.Thread):
 
 
 @contextmanager
-def clients(house: House, number: int = 8) -> Iterator[list[Client]]:
+def clients(house: House, number: int = 8, path: str = "/api/v1/hello") -> Iterator[list[Client]]:
     """Strict clients on both load balancers, for as long as the block runs."""
-    started = [Client(f"{house.lb(index % 2)}/api/v1/hello") for index in range(number)]
+    started = [Client(f"{house.lb(index % 2)}{path}") for index in range(number)]
     for client in started:
         client.start()
     try:
@@ -113,6 +114,10 @@ def test_a_killed_load_balancer_refuses_nobody_f12(make_house: Callable[..., Hou
     assert other.bad == []
     row = house.replicas()["lb-0"]
     assert (row["restarts"], row["last_exit"]["signal"], row["last_exit"]["code"]) == (5, "SIGKILL", -9)
+    for told in house.events("first_answer", "lb-0"):
+        assert list(told["timeline_ms"])[-6:] == ["noticed", "decided", "started", "listening", "ready", "first answer"]
+        assert list(told["timeline_ms"].values()) == sorted(told["timeline_ms"].values())
+    assert house.events("first_answer", "lb-0")
     house.stop()
     house.assert_nothing_left()
 
@@ -128,15 +133,24 @@ def test_a_load_balancer_keeps_its_count_through_a_crash(make_house: Callable[..
     house.stop()
 
 
-def test_a_container_removed_from_outside_is_made_anew(make_house: Callable[..., House]) -> None:
-    house = make_house(worker=2, pool=1)
+def test_a_container_that_exits_or_is_removed_from_outside_is_back_and_no_client_sees_an_error(make_house: Callable[..., House]) -> None:
+    house = make_house(worker=2, pool=2, avg_delay=20)
     house.start()
-    before = house.replicas()["worker-0"]
-    engine = docker.from_env()
-    engine.api.remove_container(before["id"], force=True)
-    engine.close()
-    after = eventually(lambda: (row := house.replicas()["worker-0"])["state"] == "ready" and row["id"] != before["id"] and row)
-    assert after["port"] == before["port"]
+    with clients(house) as strict, house.engine() as engine:
+        before = house.replicas()["worker-0"]
+        engine.api.kill(before["id"], "TERM")
+        after = eventually(lambda: (row := house.replicas()["worker-0"])["restarts"] == 1 and row["state"] == "ready" and row)
+        assert (after["id"], after["last_exit"]["code"], after["last_exit"]["signal"]) == (before["id"], 0, None)
+        engine.api.remove_container(before["id"], force=True)
+        after = eventually(lambda: (row := house.replicas()["worker-0"])["state"] == "ready" and row["id"] != before["id"] and row)
+        assert after["port"] == before["port"]
+        seen = [client.good for client in strict]
+        eventually(lambda: all(client.good > count + 5 for client, count in zip(strict, seen, strict=True)), what="answers after that")
+        # Died, noticed, decided, started, listening, ready, first answer: one timeline, as the supervisor tells it.
+        steps = eventually(lambda: house.events("first_answer", "worker-0"), what="its first answer")[-1]["timeline_ms"]
+        assert list(steps)[-6:] == ["noticed", "decided", "started", "listening", "ready", "first answer"]
+        assert list(steps.values()) == sorted(steps.values())
+    assert [client.bad for client in strict] == [[]] * len(strict)
     assert len({house.hello().json()["message"] for _ in range(2)}) == 2
     house.stop()
     house.assert_nothing_left()
@@ -243,6 +257,37 @@ def test_a_busy_load_balancer_is_left_alone(make_house: Callable[..., House]) ->
             client.join(30)
     assert house.replicas()["lb-0"]["pid"] == before
     assert [client.bad for client in busy] == [[]] * 16
+    house.stop()
+
+
+def stop_amid_a_commit(house: House, name: str) -> None:
+    """Stop the process of a worker that commits all the time, at a moment at which it holds the database's write lock."""
+    main = house.replicas()[name]["pid"]
+    working = psutil.Process(main).children() or [psutil.Process(main)]
+    database = (house.folder / "worker-stats.db").resolve()
+
+    def caught() -> bool:
+        working[0].suspend()
+        held = writelock.look(database)
+        if held is not None and held.pid == working[0].pid:
+            return True
+        working[0].resume()
+        return False
+
+    eventually(caught, what=f"{name} stopped in the midst of a commit")
+
+
+def test_a_worker_stopped_amid_a_commit_keeps_nobody_from_counting(make_house: Callable[..., House], runtime: str) -> None:
+    # Its health would be found out far later than requests may wait for their commit.
+    house = make_house(worker=3, pool=2, runtime=runtime, health_interval=10, health_restart=5, request_timeout=20, avg_delay=1)
+    house.start()
+    with clients(house) as strict:
+        eventually(lambda: all(client.good > 5 for client in strict))
+        stop_amid_a_commit(house, "worker-1")
+        eventually(lambda: house.replicas()["worker-1"]["restarts"] == 1, what="worker-1 restarted")
+        eventually(lambda: house.replicas()["worker-1"]["state"] == "ready", what="worker-1 ready again")
+    assert [client.bad for client in strict] == [[]] * len(strict)
+    assert [event["reason"] for event in house.events("replica_unhealthy")] == ["hung: it keeps the database locked"]
     house.stop()
 
 

@@ -146,6 +146,42 @@ def test_a_disk_that_fills_up_under_way_stops_no_restart(small_disk: House) -> N
     eventually(lambda: house.replicas()["lb-0"]["restarts"] == 2, what="the next restart")
     house.stop()
     assert house.events()[-1]["event"] == "supervisor_stopped"
+    # It is told; where the journal's own last block had no room for that either, what is missing there is counted.
+    assert house.events("state_unwritable") or any(event.get("lost_events") for event in house.events())
+
+
+def test_a_wall_clock_that_jumps_ends_and_restarts_nothing(make_house: Callable[..., House], tmp_path: Path) -> None:
+    """The supervisor and all that it starts read a clock that this test sets; the machine's own is left alone."""
+    offset = tmp_path / "offset"
+    offset.write_text("0")
+    (tmp_path / "sitecustomize.py").write_text(
+        f"import time\nreal, path = time.time, {str(offset)!r}\ntime.time = lambda: real() + float(open(path).read() or 0)\n"
+    )
+    tmp_path.chmod(0o755)
+    house = make_house(worker=2, pool=1, runtime="process")
+    house.environment["PYTHONPATH"] = str(tmp_path)
+    house.start()
+    before = house.replicas()
+    for jump in (86_400, -3_600):
+        seen = len(house.events("clock_moved"))
+        offset.write_text(str(jump))
+        told = eventually(lambda seen=seen: house.events("clock_moved")[seen:], what="the jump noticed")
+        assert abs(told[0]["by_s"]) > 3_000
+        assert house.hello().status_code == 200
+        assert house.comet("kill", "worker-0").returncode == 0
+        eventually(lambda: house.replicas()["worker-0"]["state"] == "ready")
+        steps = house.events("replica_ready", "worker-0")[-1]["timeline_ms"]
+        assert list(steps.values()) == sorted(steps.values())
+        assert 0 <= steps["ready"] < 60_000
+    os.kill(house.supervisor_pid(), 9)
+    offset.write_text("7200")
+    house.start()
+    after = house.replicas()
+    assert (after["lb-0"]["pid"], after["worker-1"]["pid"]) == (before["lb-0"]["pid"], before["worker-1"]["pid"])
+    assert [row["restarts"] for row in after.values()] == [0, 2, 0]
+    assert after["worker-0"]["last_exit"]["signal"] == "SIGKILL"
+    house.stop()
+    house.assert_nothing_left()
 
 
 def test_leftovers_that_no_longer_fit_are_made_anew(make_house: Callable[..., House]) -> None:
@@ -168,10 +204,12 @@ def test_leftovers_that_no_longer_fit_are_made_anew(make_house: Callable[..., Ho
 def test_a_broken_state_file_costs_the_adoption_and_nothing_else(make_house: Callable[..., House]) -> None:
     house = make_house(worker=1, pool=1)
     house.start()
-    before = house.replicas()
-    os.kill(house.supervisor_pid(), 9)
+    before, former = house.replicas(), house.supervisor_pid()
+    os.kill(former, 9)
     (house.folder / ".comet/state.json").write_text("{")
     house.start()
+    assert [event["pid"] for event in house.events("stale_lock")] == [former]
+    assert [event["reason"] for event in house.events("state_unreadable")] == ["not understood"]
     after = house.replicas()
     assert after["worker-0"]["id"] == before["worker-0"]["id"]  # Its labels suffice.
     assert after["lb-0"]["pid"] != before["lb-0"]["pid"]
@@ -302,6 +340,9 @@ def test_a_pid_that_names_another_process_now_is_never_signalled(make_house: Cal
         state.write_text(json.dumps(content))
         assert house.replicas() == {}
         house.start()
+        assert {(event["replica"], event["pid"]) for event in house.events("pid_reused")} == {
+            ("lb-0", stranger.pid), ("worker-0", stranger.pid),
+        }  # fmt: skip
         house.stop()
         assert stranger.poll() is None
         stranger.kill()

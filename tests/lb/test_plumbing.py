@@ -34,12 +34,13 @@ def test_live_change_ignores_what_it_does_not_know_and_keeps_the_name() -> None:
 
 
 def test_messages_at_every_split() -> None:
-    sent = [messages.ping(1), messages.drain(2.5), messages.upstreams([UpstreamSpec("w", "h", 1, "draining")], 4), messages.listener()]
+    spec = UpstreamSpec("w", "h", 1, "draining", "/up")
+    sent = [messages.ping(1), messages.drain(2.5), messages.upstreams([spec], 4), messages.listener()]
     data = b"".join(map(messages.encode, sent)) + b"\n"
     for step in (1, 3, len(data)):
         decoder = messages.Decoder()
         assert [each for at in range(0, len(data), step) for each in decoder.feed(data[at : at + step])] == sent
-    assert messages.read_upstreams(sent[2]) == ((UpstreamSpec("w", "h", 1, "draining"),), 4)
+    assert messages.read_upstreams(sent[2]) == ((spec,), 4)
 
 
 @pytest.mark.parametrize("line", [b"[]\n", b"{}\n", b"nonsense\n", b'{"type":1}\n', b"\xff\n"])
@@ -53,11 +54,13 @@ def test_endless_and_senseless_messages() -> None:
         messages.Decoder().feed(b"x" * (messages.MAX_LINE + 1))
     with pytest.raises(ValueError, match="state"):
         messages.read_upstreams({"upstreams": [{"name": "w", "host": "h", "port": 1, "state": "sideways"}]})
+    with pytest.raises(ValueError, match="a health path"):
+        messages.read_upstreams({"upstreams": [{"name": "w", "host": "h", "port": 1, "health_path": "up"}]})
 
 
 def test_status_report() -> None:
     report = messages.status_report(7, Settings(), [(UpstreamSpec("w", "h", 1), False)], 3, True)
-    assert report["upstreams"] == [{"name": "w", "host": "h", "port": 1, "state": "up", "healthy": False}]
+    assert report["upstreams"] == [{"name": "w", "host": "h", "port": 1, "state": "up", "health_path": None, "healthy": False}]
     assert (report["pid"], report["in_flight"], report["draining"], report["name"]) == (7, 3, True, "lb-0")
     assert report["settings"]["retries"] == 2
 

@@ -13,6 +13,15 @@ pytestmark = pytest.mark.slow
 SCENES = {"calm": scenes.calm, "trouble": scenes.trouble, "crowd": scenes.crowd}
 SIZES = {"wide": WIDE, "narrow": NARROW}
 
+OVERLAPS = """() => {
+  const wide = [...document.querySelectorAll("#figures > div")].filter((each) => each.scrollWidth > each.clientWidth + 1);
+  const rows = [...document.querySelectorAll("#timeline g.row")];
+  const box = (row, part) => row.querySelector(part).getBoundingClientRect();
+  const over = rows.filter((row) => box(row, "text").right > box(row, ".rail").left);
+  return [...wide, ...over].map((each) => each.textContent);
+}"""
+"""Figures that run into the next one, and names on the time line that run into their bars."""
+
 
 def drawn(watched: Watched) -> Page:
     expect(watched.page.locator("#rows tr").first).to_be_visible()
@@ -37,6 +46,7 @@ def test_every_scene_is_sound_at_every_size_and_in_both_themes(browser: Browser,
         if scene != "crowd":  # It has no colours that the others lack, and many elements.
             assert watched.flaws("color-contrast") == []
         assert page.evaluate("document.documentElement.scrollWidth") <= SIZES[size][0]
+        assert page.evaluate(OVERLAPS) == []
         assert watched.complaints == []
         assert watched.foreign() == []
 

@@ -116,6 +116,30 @@ def test_a_changed_service_is_rolled_by_reload(contained: House) -> None:
 
 
 @pytest.mark.docker
+def test_a_tag_that_has_moved_is_rolled_by_reload(contained: House, image: str) -> None:
+    tag = f"comet-test-moved:{os.getpid()}"
+    with contained.engine() as engine:
+        try:
+            engine.images.get(image).tag(tag)
+            contained.write(worker_image=tag)
+            contained.start()
+            assert contained.comet("reload").stdout == "nothing has changed\n"
+            draft = engine.api.create_container(image, ["true"])["Id"]
+            try:
+                other = engine.api.commit(draft, *tag.split(":"), changes=["LABEL moved=yes"])["Id"]
+            finally:
+                engine.api.remove_container(draft)
+            done = contained.comet("reload")
+            assert done.stdout == "changed only what an image's name stands for; restarted worker-0, worker-1\n"
+            rows = [row for row in contained.replicas().values() if row["role"] == "worker"]
+            assert {engine.api.inspect_container(row["id"])["Image"] for row in rows} == {other}
+        finally:
+            contained.destroy()
+            with contextlib.suppress(docker.errors.APIError):
+                engine.api.remove_image(tag, force=True)
+
+
+@pytest.mark.docker
 def test_an_image_that_cannot_be_had_is_one_line(tmp_path: Path) -> None:
     with house(tmp_path, worker_image="comet-test/nowhere:1", avg_delay=None, failure=None) as made:
         done = made.comet("run", "--detach")
@@ -166,6 +190,21 @@ def test_a_command_with_a_port_listens_for_itself(tmp_path: Path) -> None:
         assert {requests.get(made.lb(), timeout=10).headers["X-Comet-Worker"] for _ in range(4)} == {"worker-0", "worker-1"}
         with socket.create_connection(("127.0.0.1", made.config["worker-port"] + 1), timeout=5):
             pass
+
+
+def test_a_process_runs_as_the_user_it_is_given(tmp_path: Path) -> None:
+    # Root alone can become another.
+    user = "nobody" if os.getuid() == 0 else psutil.Process().username()
+    tmp_path.chmod(0o755)
+    command = f"{sys.executable} -m http.server {{port}} --bind {{host}}"
+    own = {"runtime": "process", "worker_command": command, "worker_user": user, "avg_delay": None, "failure": None}
+    with house(tmp_path, worker=1, pool=1, health_path="/", **own) as made:
+        made.start()
+        assert psutil.Process(made.replicas()["worker-0"]["pid"]).username() == user
+        made.write(worker_user="nosuchuser")
+        done = made.comet("reload")
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert "worker-user: there is no user nosuchuser on this machine" in done.stderr
 
 
 def test_a_command_that_does_not_exist_is_told_with_its_words(tmp_path: Path) -> None:

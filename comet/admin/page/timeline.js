@@ -68,7 +68,7 @@ export class Timeline {
     const width = this.root.clientWidth;
     if (!width) return;
     const narrow = width < 560;
-    this.left = narrow ? 74 : 118;
+    this.left = narrow ? 98 : 118;
     this.right = width - 14;
     this.x = (time) => this.left + ((Math.max(this.from, Math.min(time, this.now)) - this.from) / WINDOW) * (this.right - this.left);
     const { rows, quiet } = this.chosen();

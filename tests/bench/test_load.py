@@ -1,0 +1,96 @@
+"""`bench.sh` without a mode, against real clusters: what it finds, and its exit codes."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.clusters import ROOT, House
+
+pytestmark = pytest.mark.slow
+
+Result = tuple[int, dict[str, Any], str]
+
+
+def bench(house: House, tmp_path: Path, *arguments: str) -> Result:
+    """Exit code, result, and what was told, of a short load."""
+    target = tmp_path / "result.json"
+    target.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "scripts.bench", "--config", str(house.folder / "config.yaml"), "--json", str(target), *arguments]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120, check=False)
+    return done.returncode, json.loads(target.read_text()) if target.exists() else {}, done.stdout + done.stderr
+
+
+def test_a_running_cluster_is_loaded_and_its_faults_are_found(make_house: Callable[..., House], tmp_path: Path) -> None:
+    house = make_house(worker=3, runtime="process", failure=10)
+    house.start()
+    thresholds = ("--max-uneven", "10", "--max-errors", "0", "--max-p99", "10000")
+    code, result, told = bench(house, tmp_path, "--seconds", "2", "--clients", "12", *thresholds)
+    assert code == 0, told
+    assert result["data"]["ledger"]["wrong"] == []
+    assert "the running cluster of" in result["settings"]["cluster"]
+    assert "all thresholds hold" in told
+    for ending in (".png", "-2.png", ".svg", ".html"):
+        assert (tmp_path / f"result{ending}").stat().st_size > 500
+
+    # An open model waits for the last answer: every book has the same number.
+    code, result, told = bench(house, tmp_path, "--seconds", "2", "--rate", "60")
+    assert code == 0, told
+    ledger = result["data"]["ledger"]
+    assert ledger["clients"] == ledger["lbs"] == ledger["workers"] == 120
+    assert {row[0] for row in result["tables"][1]["rows"]} == {"raw, from when it was sent", "corrected, from when it was due"}
+
+    code, result, told = bench(
+        house, tmp_path, "--seconds", "1", "--clients", "4", "--path", "/no", "--method", "POST", "--body", "5", "--max-errors", "0"
+    )
+    assert code == 1, told
+    assert result["data"]["whole"]["kinds"].keys() == {"4xx"}
+
+    # A deliberately slowed worker is the bottleneck; round robin stays even.
+    assert house.comet("faults", "worker-1", "--avg-delay", "250").returncode == 0
+    code, result, told = bench(house, tmp_path, "--seconds", "2", "--clients", "12", "--max-uneven", "10")
+    assert code == 0, told
+    assert "bottleneck: worker worker-1: its requests take" in told
+
+    # A balancer that looks at connections gives the slow one less: deliberately uneven.
+    house.write(balance="least-connections")
+    assert house.comet("reload").returncode == 0
+    code, result, told = bench(house, tmp_path, "--seconds", "2", "--clients", "12", "--max-uneven", "10")
+    assert code == 1, told
+    assert "balanced? NO: " in told
+    assert "above --max-uneven 10" in told
+
+
+def test_where_none_runs_one_is_made_like_the_config_and_gone_afterwards(make_house: Callable[..., House], tmp_path: Path) -> None:
+    house = make_house(worker=1, pool=1, runtime="process", avg_delay=3, faults="{worker-0: {failure: 100}}")
+    code, result, told = bench(house, tmp_path, "--seconds", "1", "--clients", "4")
+    assert code == 0, told
+    assert "one of this test's own: worker 1" in result["settings"]["cluster"]
+    assert set(result["data"]["whole"]["kinds"]) == {"injected"}
+    assert not (house.folder / ".comet" / "events.jsonl").exists()  # nothing ever ran in the config's own folder
+    assert told.count("starting one for this test") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--seconds", "0"], 2, "--seconds must be above zero"),
+        (["--rate", "nan"], 2, "--rate must be above zero"),
+        (["--path", "x"], 2, "a path begins with /"),
+        (["--config", "no/such/file"], 1, "no such file"),
+        (["--nonsense"], 2, "unrecognized arguments"),
+    ],
+)
+def test_bad_usage_is_one_line(arguments: list[str], code: int, said: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "scripts.bench", *arguments], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+        timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == code
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr

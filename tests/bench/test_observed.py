@@ -1,0 +1,65 @@
+"""How the end of a request is told."""
+
+import pytest
+
+from comet.crowd import INJECTED, Ask
+from scripts.bench.observed import Observed, beside, in_turn, kind_of, kind_of_trouble
+from scripts.bench.offered import passage
+from scripts.bench.wrk import parse_observed, sorting
+
+
+@pytest.mark.parametrize(
+    ("status", "worker", "body", "kind"),
+    [
+        (200, "worker-0", b"{}", "ok"),
+        (302, "worker-0", b"", "ok"),
+        (500, "worker-0", INJECTED, "injected"),
+        (503, "worker-0", INJECTED, "injected"),  # the fault setting `status` says which
+        (500, "worker-0", b'{"error":"internal"}', "5xx by the worker"),
+        (503, None, b'{"error":"no worker"}', "5xx by the LB"),
+        (404, "worker-0", b"", "4xx"),
+    ],
+)
+def test_answers(status: int, worker: str | None, body: bytes, kind: str) -> None:
+    assert kind_of(status, worker, body) == kind
+
+
+def test_requests_without_an_answer() -> None:
+    words = ("refused", "reset", "timeout", "cut short", "closed without an answer", "no connection")
+    assert [kind_of_trouble(word) for word in words] == ["refused", "reset", "timeout", "reset", "reset", "refused"]
+
+
+REPORTED = """@@{"requests":8,"micros":2000000,"refused":1,"reset":2,"timeout":0,"kinds":{"ok":6,"injected":1,"5xx by the LB":1},\
+"workers":{"worker-0":7},"values":[[1000,7],[1200000,1]]}
+"""
+
+
+def test_what_wrk_reports_is_read_with_every_kind_of_end() -> None:
+    seen = parse_observed(REPORTED, connections=4)
+    assert (seen.answered, seen.unanswered, seen.rate) == (8, 3, 4.0)
+    assert seen.failures == {"5xx by the LB": 1, "refused": 1, "reset": 2}
+    assert seen.raw.get_total_count() == 8
+
+
+def test_a_script_for_wrk_asks_what_was_asked_for() -> None:
+    script = sorting([Ask("/a"), Ask("/b?c=d", "POST", b"xx")])
+    assert 'wrk.format("GET", "/a", nil, nil)' in script
+    assert 'wrk.format("POST", "/b?c=d", nil, string.rep("x", 2))' in script
+
+
+def test_side_by_side_lasts_as_long_as_one_and_in_turn_as_long_as_all() -> None:
+    one = parse_observed(REPORTED, 4)
+    assert (beside([one, one]).seconds, beside([one, one]).answered) == (2.0, 16)
+    assert (in_turn([one, one]).seconds, in_turn([one, one]).kinds["reset"]) == (4.0, 4)
+    again = Observed.from_dict(one.as_dict())
+    assert (again.kinds, again.workers, again.raw.get_total_count()) == (one.kinds, one.workers, 8)
+
+
+def test_a_slice_as_the_lbs_counted_it() -> None:
+    before = {f"responses_{digit}xx": 10 for digit in range(2, 6)} | {"own_errors": 1, "latency_40": 40}
+    after = before | {"responses_2xx": 110, "own_errors": 3, "latency_40": 140}
+    found = passage(5.0, before, 7.0, after)
+    assert found is not None
+    assert (found.rate, found.own_errors) == (50.0, 2)
+    assert 1.0 < found.p50_ms < found.p99_ms < 1.3  # bucket 40 begins at 1.024 ms
+    assert passage(5.0, before, 7.0, before) is None
