@@ -77,6 +77,8 @@ class Operations:
         """Change the numbers of replicas; returns when all are ready and none too many is left."""
         with self._alone("scale"):
             wanted = parse_numbers(self.config, worker, pool)
+            if wanted.worker != self.config.worker:
+                self._require_manager()
             await self._to_numbers(wanted)
             scalefile.keep(self._cluster, self._file, wanted.worker, wanted.pool)
             return {"worker": wanted.worker, "pool": wanted.pool}
@@ -88,6 +90,8 @@ class Operations:
             members = self._members(self.config)
             if self._is_task(target):
                 raise UserError(f"{target}: a swarm replaces the workers of a service all together: restart worker")
+            if any(self._is_task(name) for name in names):
+                self._require_manager()
             await self._roll([members[name] for name in names])
             return {"restarted": names}
 
@@ -101,6 +105,7 @@ class Operations:
         """Read the config anew and make the cluster as it says; UserError leaves everything as it was."""
         with self._alone("reload"):
             try:
+                self._require_manager()
                 file = load(self._file.path)
                 changed = changed_keys(self._file, file)
                 fixed = [key for key in changed if key in FIXED]
@@ -315,6 +320,11 @@ class Operations:
             return [*self._names("worker"), *self._names("lb")]
         return self._names(target) if target in ("worker", "lb") else [self._one(target).name]
 
+    def _require_manager(self) -> None:
+        """UserError: the workers are a swarm's, and nobody can be told what is to become of them."""
+        if self._fleet.swarm is not None:
+            self._fleet.swarm.require_manager()
+
     def _is_task(self, name: str) -> bool:
         replica = self._fleet.supervisor.replicas.get(name)
         return replica is not None and isinstance(replica.spec.launch, ServiceLaunch)
@@ -333,8 +343,6 @@ class Operations:
     def _alone(self, what: str) -> Iterator[None]:
         if self._under_way is not None:
             raise Busy(f"a {self._under_way} is under way; try again when it is done")
-        if self._fleet.swarm is not None:
-            self._fleet.swarm.require_manager()
         self._under_way = what
         try:
             yield
