@@ -5,39 +5,35 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import docker
 
-from comet import __version__, traffic, writelock
+from comet import __version__, traffic
 from comet.adopt import Adoption
 from comet.cluster import Cluster
 from comet.config import Config
 from comet.drivers.container import ContainerDriver
-from comet.drivers.execute import ExecLaunch, ExecLauncher, trim
+from comet.drivers.execute import ExecLaunch, ExecLauncher
 from comet.drivers.forkserver import ForkserverLauncher, LbLaunch
 from comet.drivers.process import Launched, ProcessDriver
 from comet.drivers.swarm import SwarmDriver
 from comet.errors import UserError
 from comet.events import Event
 from comet.listeners import Listeners
+from comet.lookout import Lookout
 from comet.probe import Prober
 from comet.rates import Counted, Look, Meter, Sample
-from comet.replica import Hung, Replica, public_name
+from comet.replica import Replica, public_name
 from comet.router import Router
 from comet.snapshot import FleetSnapshot, SupervisorRow, Traffic, Usage, edges, last_exit, rows, total
 from comet.statefile import Record, StateFile
 from comet.supervise import Enlisted, Supervisor, located
 from comet.usage import Sampler
-from comet.wallclock import ClockWatch
 from lb.settings import UP
 
 LOOK_PAUSE = 1.0
 """Seconds between two looks at the traffic."""
-
-LOOKS_PER_TRIM = 5
-"""Looks between two that bound the logs of what does not do so itself: load balancers do, and the engine for containers."""
 
 FIRST_LOOK = 0.1
 """Seconds over which the CPU's share is measured where there is no former look to compare with."""
@@ -55,17 +51,14 @@ class Fleet:
         self._sampling = asyncio.Lock()
         self._watching: asyncio.TimerHandle | None = None
         self._balancers: dict[str, None] = {}
-        self.database: Path | None = None
-        self._patience = writelock.Patience()
         self._unwritable = False
-        self._looks = 0
-        self._clock = ClockWatch(time.time(), time.monotonic())
         self.meter = Meter()
         self._faults: Mapping[str, dict[str, Any]] = {}
         self.faults_of: Callable[[list[str]], Mapping[str, dict[str, Any]]] = lambda names: {}
         self.on_change: Callable[[], None] = lambda: None
         self.on_sample: Callable[[Sample], None] = lambda sample: None
         self.supervisor = Supervisor(loop, tell)
+        self.lookout = Lookout(loop, cluster, self.supervisor, tell)
         sink = self.supervisor.observe
         self.listeners = Listeners()
         self.router = Router(loop, sink, watchdog_timeout=config.watchdog_timeout, patient=config.own_service)
@@ -170,33 +163,14 @@ class Fleet:
         return FleetSnapshot(me, shown, edges(self.meter, balancers, words, views), total(self.meter))
 
     def watch(self) -> None:
-        """Look at the traffic, and at what goes wrong around us, every second from now on."""
+        """Look at the traffic, and for what goes wrong around us, every second from now on."""
         self._watching = self._loop.call_later(LOOK_PAUSE, self.watch)
-        by = self._clock.moved(time.time(), time.monotonic())
-        if by is not None:
-            self.tell(Event("clock_moved", None, {"by_s": by}))
-        self._looks += 1
-        if self._looks % LOOKS_PER_TRIM == 0:
-            printed = [name for name, replica in self.supervisor.replicas.items() if replica.spec.driver == "worker-process"]
-            paths = [self._cluster.path("logs", f"{public_name(name)}.log") for name in (*printed, "supervisor", "admin")]
-            self._loop.run_in_executor(None, trim, paths)
+        self.lookout.look()
         workers = [name for name, replica in self.supervisor.replicas.items() if replica.spec.role == "worker"]
         self._faults = self.faults_of(workers)
         sample = self.meter.add(self._look(time.monotonic()), time.time())
         if sample is not None:
             self.on_sample(sample)
-        if self.database is not None:
-            self._look_at_lock(self.database)
-
-    def _look_at_lock(self, database: Path) -> None:
-        """A worker that keeps the database locked and does nothing keeps all others from counting: only its end helps them."""
-        held = writelock.look(database)
-        if self._patience.exhausted(held) and held is not None:
-            replicas = self.supervisor.replicas
-            mains = {each.pid: each.name for each in replicas.values() if each.pid is not None and each.spec.unhealthy_grace is not None}
-            name = writelock.whose(held.pid, mains)
-            if name is not None:
-                self.supervisor.observe(name, replicas[name].instance, Hung("hung: it keeps the database locked"))
 
     def close(self) -> None:
         """Let go of everything; replicas that live are left alive."""

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -24,7 +23,6 @@ from comet.config import PORT_KEYS, Config, port_ranges
 from comet.control import ControlServer, Handler
 from comet.display import Display, Message
 from comet.drivers.manager import require_manager
-from comet.drivers.relay import Keeper, Relay, forget_trial, trial
 from comet.errors import Busy, UserError
 from comet.events import Event
 from comet.fleet import Fleet
@@ -36,6 +34,7 @@ from comet.operations import Operations
 from comet.replica import Endpoint, Replica, State, Wanted
 from comet.succession import Succession
 from comet.supervise import HERE, Enlisted, located
+from comet.way import Way
 
 HOPELESS_AFTER = 3
 """So many failed starts in a row of a replica that was never ready end the start of the whole cluster."""
@@ -77,7 +76,7 @@ class Run:
         self._engine_lost = False
         self._hurried_at: float | None = None
         self._reloading: asyncio.Task[None] | None = None
-        self._keeper: Keeper | None = None
+        self._way = Way(cluster, self._config, self._wait, self._tell)
         self._desk = Desk(cluster, self._fleet, self._journal, self._in_force, lambda: self._operations is not None)
 
     async def serve(self) -> int:
@@ -119,9 +118,9 @@ class Run:
         if not config.own_service:
             for line in await self._wait.blocking(lambda: database.prepare(where, worker_owner())):
                 self._step(line)
-            fleet.database = where.file if isinstance(where, database.Place) else None
+            fleet.lookout.database = where.file if isinstance(where, database.Place) else None
         image = await self._build(client, config) if client is not None and (config.worker or relayed) else None
-        access = database.Access({}) if config.own_service else await self._access(where, client, image, relayed)
+        access = database.Access({}) if config.own_service else await self._way.open(where, client, image, relayed)
         around = expand.Surroundings(cluster, access, worker_owner(), image)
         members = self._members(around)
         if client is not None and here is not None:
@@ -181,59 +180,6 @@ class Run:
         self._step("looking for the worker image")
         return await self._wait.blocking(lambda: ensure_image(client, self._cluster.folder, self._step_from_thread, self._wait.cancelled))
 
-    async def _access(
-        self,
-        where: database.Place | database.Server,
-        client: docker.DockerClient | None,
-        image: str | None,
-        relayed: tuple[str, str] | None,
-    ) -> database.Access:
-        """How workers come to the database; before any is started it is tried whether they can."""
-        cluster, owner = self._cluster, worker_owner()
-        if self._config.runtime == "swarm":
-            return await self._wait.blocking(lambda: reach.by_task(where))
-        if client is None:
-            return reach.by_process(where, cluster, owner)
-        access = await self._wait.blocking(lambda: reach.by_container(where, cluster, owner))
-        if isinstance(where, database.Place) or image is None:
-            return access
-        identity = cluster.id or ""
-        if relayed is not None:
-            await self._keep_relay(Relay(client, identity, image, owner, cluster.path(reach.RELAY), relayed))
-        try:
-            trouble = await self._wait.blocking(lambda: trial(client, identity, image, owner, access.environment, access.mounts))
-        except Stopped:
-            threading.Thread(target=forget_trial, args=(client, identity), daemon=True).start()
-            raise
-        if trouble is not None:
-            raise UserError(f"{where.origin}: from within a container: {trouble}", 2)
-        return access
-
-    async def _keep_relay(self, relay: Relay) -> None:
-        """Have the relay run from here on until the end; UserError: it does not."""
-        up: asyncio.Future[str | None] = self._loop.create_future()
-
-        def told(trouble: str | None) -> None:
-            if not up.done():
-                up.set_result(trouble)
-
-        self._keeper = Keeper(
-            relay,
-            lambda trouble: self._loop.call_soon_threadsafe(told, trouble),
-            lambda event: self._loop.call_soon_threadsafe(self._tell, event),
-        )
-        trouble = await self._wait.outcome(up)
-        if trouble is not None:
-            raise UserError(trouble)
-
-    async def _remove_relay(self) -> None:
-        if self._keeper is None:
-            return
-        self._keeper.end()
-        deadline = time.monotonic() + (ENGINE_PATIENCE if self._hurried_at is None else HURRIED_PATIENCE)
-        while not self._keeper.ended() and time.monotonic() < deadline:
-            await asyncio.sleep(0.02)
-
     def _write_faults(self, members: list[Enlisted]) -> None:
         names = [member.spec.name for member in members if member.spec.role == "worker"]
         try:
@@ -282,7 +228,7 @@ class Run:
             self._step("stopping: requests in flight may finish")
         supervisor.want(names, Wanted.DOWN)
         stuck = await self._await_stopped()
-        await self._remove_relay()
+        await self._way.close(ENGINE_PATIENCE if self._hurried_at is None else HURRIED_PATIENCE)
         self._control.close()
         self._desk.close()
         self._fleet.close()

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import docker
 import psutil
@@ -266,8 +267,16 @@ def stop_amid_a_commit(house: House, name: str) -> None:
     working = psutil.Process(main).children() or [psutil.Process(main)]
     database = (house.folder / "worker-stats.db").resolve()
 
+    def at_rest() -> bool:
+        """A signal is sent before it is received: every thread has to have stopped, or the lock seen is given up after the look."""
+        states = [
+            task.joinpath("stat").read_text().rpartition(")")[2].split()[0] for task in Path(f"/proc/{working[0].pid}/task").iterdir()
+        ]
+        return set(states) == {"T"}
+
     def caught() -> bool:
         working[0].suspend()
+        eventually(at_rest, what=f"{name} stopped")
         held = writelock.look(database)
         if held is not None and held.pid == working[0].pid:
             return True
