@@ -1,7 +1,8 @@
 """A cluster is a folder: the config file's. All state that is not the database lies in `.comet/` (mode 0700) within it.
 
 Two folders are two clusters. The id in `.comet/id` labels containers and marks processes (COMET_CLUSTER in their environment); it is
-bound to the inode of `.comet/`, so that a moved folder keeps its id and a copied one gets an id of its own.
+bound to the inode of `.comet/`, so that a moved folder keeps its id and a copied one gets an id of its own. Without its id a cluster would
+not know its own replicas any more: a second file, `.comet/id.spare`, says the same.
 
 UNIX socket addresses end at 107 bytes (unix(7)), far short of the longest path. Sockets in `.comet/` are therefore named through an
 open descriptor of the directory: /proc/self/fd/<n>/<name>.
@@ -9,6 +10,7 @@ open descriptor of the directory: /proc/self/fd/<n>/<name>.
 
 import fcntl
 import os
+import re
 import secrets
 import socket
 import time
@@ -19,6 +21,9 @@ from comet.errors import UserError
 
 WORKER_UID = 10001
 """User and group of the workers where the invoking user is root, who must not lend them his rights."""
+
+ID_FILES = ("id", "id.spare")
+_ID = re.compile(r"([0-9a-f]{12}) (\d+)\s*")
 
 
 @dataclass(frozen=True)
@@ -55,18 +60,38 @@ class Cluster:
             for name in ("logs", "run"):
                 self.path(name).mkdir(mode=0o700, exist_ok=True)
             if self.id is None:
-                write_atomically(self.path("id"), f"{secrets.token_hex(6)} {self._inode()}\n")
+                self._write_id(secrets.token_hex(6), ID_FILES)
         except OSError as error:
             raise UserError(f"{self.state}: cannot be written: {error.strerror}; free some space or mend its permissions") from None
 
     @property
     def id(self) -> str | None:
         """The cluster's id, 12 hex digits; None where there is none, or where `.comet/` is a copy of another cluster's."""
+        written = next((each for each in map(self._read_id, ID_FILES) if each is not None), None)
+        return written[0] if written is not None and written[1] == self._inode() else None
+
+    def mend_id(self) -> tuple[str, ...]:
+        """Write anew those files of the id that are missing or cannot be understood; returns the names of the latter. OSError: they
+        cannot be written."""
+        identity = self.id
+        if identity is None:
+            return ()
+        unusable = tuple(name for name in ID_FILES if self._read_id(name) is None)
+        broken = tuple(name for name in unusable if self.path(name).exists())
+        self._write_id(identity, unusable)
+        return broken
+
+    def _read_id(self, name: str) -> tuple[str, str] | None:
+        """Id and inode as one of the files has them."""
         try:
-            identity, inode = self.path("id").read_text().split()
+            found = _ID.fullmatch(self.path(name).read_text())
         except (OSError, ValueError):
             return None
-        return identity if inode == self._inode() else None
+        return (found[1], found[2]) if found is not None else None
+
+    def _write_id(self, identity: str, names: tuple[str, ...]) -> None:
+        for name in names:
+            write_atomically(self.path(name), f"{identity} {self._inode()}\n")
 
     def _inode(self) -> str:
         return str(os.stat(self.state).st_ino)

@@ -93,7 +93,8 @@ _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
         f"the supervisor before (PID {record.get('pid')}) died without a farewell: its lock and sockets are replaced"
     ),
     "state_unreadable": lambda record: (
-        f".comet/state.json cannot be read ({record.get('reason')}): what runs is found by other marks, or started anew"
+        f".comet/{record.get('file', 'state.json')} cannot be read ({record.get('reason')}): "
+        "what runs is found by other marks, or started anew"
     ),
     "state_unwritable": lambda record: (
         f".comet/state.json cannot be written ({record.get('reason')}): the next supervisor may not adopt what runs; free some space"

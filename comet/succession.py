@@ -39,6 +39,7 @@ class Succession:
     async def begin(self, found: list[Orphan], members: list[Enlisted], client: docker.DockerClient | None) -> list[Enlisted]:
         """Adopt, inherit, end what is in the way; returns the members that have to be started."""
         fleet, host = self._fleet, self._config.load_balancer_host
+        self._mend_id()
         records = fleet.state.read()
         if fleet.state.damage is not None:
             fleet.tell(Event("state_unreadable", None, {"reason": fleet.state.damage}))
@@ -66,6 +67,13 @@ class Succession:
         for name, heritage in heirs.items():
             fleet.listeners.hold(name, heritage.listener)
         return _fresh(members, self._adoptions, heirs)
+
+    def _mend_id(self) -> None:
+        try:
+            for name in self._cluster.mend_id():
+                self._fleet.tell(Event("state_unreadable", None, {"reason": "not understood", "file": name}))
+        except OSError as error:
+            self._fleet.tell(Event("state_unwritable", None, {"reason": error.strerror}))
 
     async def complete(self, operations: Operations, client: docker.DockerClient | None) -> None:
         """Roll what is stale; it serves on where its replacement does not become ready. End what was still of use until now."""

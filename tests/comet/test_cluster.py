@@ -36,6 +36,18 @@ def test_a_moved_folder_keeps_its_id_and_a_copied_one_gets_its_own_f39(tmp_path:
     assert copied.id not in (None, identity)
 
 
+@pytest.mark.parametrize("file", ["id", "id.spare"])
+def test_one_broken_file_does_not_cost_the_id(cluster: Cluster, file: str) -> None:
+    identity = cluster.id
+    cluster.path(file).write_bytes(b"\xff\xfe")
+    assert cluster.id == identity
+    assert cluster.mend_id() == (file,)
+    cluster.path(file).unlink()
+    assert cluster.id == identity
+    assert cluster.mend_id() == ()
+    assert cluster.path("id").read_text() == cluster.path("id.spare").read_text()
+
+
 def test_sockets_work_however_deep_the_folder_lies(tmp_path: Path) -> None:
     deep = tmp_path / ("a" * 100) / ("b" * 100)
     deep.mkdir(parents=True)

@@ -218,6 +218,23 @@ def test_a_broken_state_file_costs_the_adoption_and_nothing_else(make_house: Cal
     house.assert_nothing_left()
 
 
+def test_a_broken_id_file_costs_nothing(make_house: Callable[..., House]) -> None:
+    house = make_house(worker=1, pool=1, runtime="process")
+    house.start()
+    before = house.replicas()
+    os.kill(house.supervisor_pid(), 9)
+    file = house.folder / ".comet/id"
+    whole = file.read_text()
+    file.write_text("\0" * len(whole))
+    assert sorted(house.replicas()) == sorted(before)
+    house.start()
+    assert [event["file"] for event in house.events("state_unreadable")] == ["id"]
+    assert {name: row["pid"] for name, row in house.replicas().items()} == {name: row["pid"] for name, row in before.items()}
+    assert file.read_text() == whole
+    house.stop()
+    house.assert_nothing_left()
+
+
 @pytest.fixture(scope="module")
 def engine() -> Iterator[PrivateEngine]:
     """An engine that these tests may stop, with the worker image in it."""
