@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -231,6 +232,7 @@ def _play(plan: "Scenario", config: Config, cluster: Cluster, as_json: bool) -> 
     workers = [row.name for row in rows if row.role == "worker"]
     _require_cast(plan, workers, [row.name for row in balancers])
     host = reachable(config.load_balancer_host)
+    plan = plan if plan.path else replace(plan, path=config.front_path)
     play = Play(plan, cluster, [(host, row.port) for row in balancers], workers, lambda told: print(told, file=sys.stderr, flush=True))
     try:
         play.run()

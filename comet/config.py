@@ -132,6 +132,11 @@ class Config:
         return self.worker_image is not None or bool(self.worker_command)
 
     @property
+    def front_path(self) -> str:
+        """What a client asks the workers for that was told nothing else."""
+        return "/" if self.own_service else "/api/v1/hello"
+
+    @property
     def folder(self) -> Path:
         """The cluster: the folder of the config file, in which `.comet/` lies."""
         return self.path.parent

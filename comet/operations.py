@@ -124,10 +124,12 @@ class Operations:
 
     async def _make_so(self, file: Config, changed: list[str], image: str | None) -> dict[str, Any]:
         numbers = bool({"worker", "pool"} & set(changed))
+        worker = file.worker if "worker" in changed else self.config.worker
+        wanted = replace(file, worker=worker, pool=file.pool if "pool" in changed else self.config.pool)
         former = self.config, self._around
         before = self._members(self.config)
         if numbers:
-            members = self._members(file).items()
+            members = self._members(wanted).items()
             self._require_ports([member for name, member in members if name not in self._fleet.supervisor.replicas])
         self.config = replace(file, worker=self.config.worker, pool=self.config.pool)
         self._around = replace(self._around, image=image)
@@ -147,8 +149,8 @@ class Operations:
         # What follows may be refused; what is done by now is in force all the same.
         self._file = replace(file, worker=self._file.worker, pool=self._file.pool)
         if numbers:
-            await self._to_numbers(file)
-            scalefile.forget(self._cluster)
+            await self._to_numbers(wanted)
+            scalefile.keep(self._cluster, file, wanted.worker, wanted.pool)
         self._file = file
         faultfiles.write(self._cluster, self.config, self._names("worker"))
         return {"changed": changed, "restarted": [member.spec.name for member in stale]}

@@ -202,7 +202,7 @@ class Run:
     def _urls(self) -> list[dict[str, Any]]:
         shown = sorted(self._fleet.supervisor.replicas.values(), key=lambda replica: (replica.spec.rank, replica.spec.port))
         config = self._config
-        path = "/" if config.own_service else "/api/v1/hello"
+        path = config.front_path
         hosts = {"lb": expand.reachable(config.load_balancer_host), "worker": expand.reachable(config.worker_host)}
         places = {
             name: (each.endpoint or Endpoint(hosts[each.spec.role], each.spec.port))

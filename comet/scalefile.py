@@ -1,6 +1,6 @@
 """How many replicas there are by command, where that differs from the config: `.comet/scale.json`.
 
-It holds for as long as the config asks for the same numbers as when the command was given, and for this life of the cluster.
+Each number holds for as long as the config asks for the same one as when the command was given, and for this life of the cluster.
 """
 
 import contextlib
@@ -15,16 +15,19 @@ def apply(cluster: Cluster, config: Config) -> Config:
     """The config with the numbers in force."""
     try:
         content = json.loads(cluster.path("scale.json").read_text())
-        if content["config"] == [config.worker, config.pool]:
-            worker, pool = (int(number) for number in content["scale"])
-            return replace(config, worker=worker, pool=pool)
+        asked, scaled = (int(number) for number in content["config"]), (int(number) for number in content["scale"])
+        in_file = (config.worker, config.pool)
+        worker, pool = (given if then == now else now for then, given, now in zip(asked, scaled, in_file, strict=True))
     except (OSError, ValueError, KeyError, TypeError):
-        pass
-    return config
+        return config
+    return replace(config, worker=worker, pool=pool)
 
 
 def keep(cluster: Cluster, config: Config, worker: int, pool: int) -> None:
     """Remember numbers given by command; `config` is the file's own. A full disk costs only the memory of it."""
+    if (worker, pool) == (config.worker, config.pool):
+        forget(cluster)
+        return
     with contextlib.suppress(OSError):
         write_atomically(cluster.path("scale.json"), json.dumps({"config": [config.worker, config.pool], "scale": [worker, pool]}) + "\n")
 

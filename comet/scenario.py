@@ -38,7 +38,7 @@ TOP: dict[str, Key] = {
     "clients": _CLIENTS,
     "pause": _PAUSE,
     "timeout": Key("10s", _time(0.05, 3600), "a time like 500ms or 10s", "how long a client waits for an answer"),
-    "path": Key("/api/v1/hello", text(r"/[!-~]*"), "a path that begins with /", "what the clients ask for"),
+    "path": Key("", text(r"(/[!-~]*)?"), "a path that begins with /", "what the clients ask for"),
 }
 STEP: dict[str, Key] = {
     "name": Key("", text(), "text", "its name in the report"),
@@ -67,6 +67,8 @@ class Step:
 
 @dataclass(frozen=True)
 class Scenario:
+    """`path` is what clients ask for; empty: what the cluster's own config suggests."""
+
     file: str
     description: str
     timeout: float

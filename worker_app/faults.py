@@ -33,6 +33,11 @@ class FaultSettings:
     cpu: float = 0.0  # ms of processor time burnt per request
     memory: float = 0.0  # MiB the worker grows by per second, until its limit kills it
 
+    def __str__(self) -> str:
+        """What is in force, in the words of config.yaml: all that is not nought."""
+        values = {key: getattr(self, name) for key, name in _KEYS.items()}
+        return ", ".join(f"{key} {value if isinstance(value, str) else f'{value:g}'}" for key, value in values.items() if value)
+
 
 @dataclass(frozen=True, slots=True)
 class Override:

@@ -40,7 +40,7 @@ steps:
 
 def test_a_scenario_is_read() -> None:
     made = parse(GOOD, "good.yaml")
-    assert (made.description, made.timeout, made.path, made.seconds) == ("two steps", 2.0, "/api/v1/hello", 1.8)
+    assert (made.description, made.timeout, made.path, made.seconds) == ("two steps", 2.0, "", 1.8)
     first, second = made.steps
     assert (first.name, first.seconds, first.clients, first.pause, first.faults, first.kill) == ("step 1", 0.3, 4, 0.005, {}, ())
     assert (second.name, second.seconds, second.clients, second.pause, second.kill) == ("bad", 1.5, 8, 0.0, ("worker-0", "lb-1"))

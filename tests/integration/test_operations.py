@@ -95,6 +95,12 @@ def test_a_scale_outlives_the_supervisor_until_the_config_says_otherwise(make_ho
     eventually(lambda: not house.ps()["supervisor"]["running"])
     house.start()
     assert names(house) == ["lb-0", "worker-0", "worker-1"]
+    house.write(pool=2)
+    done = house.comet("reload")
+    assert (done.returncode, done.stdout) == (0, "changed pool\n")
+    assert names(house) == ["lb-0", "lb-1", "worker-0", "worker-1"]  # What was not changed stays as it was scaled.
+    house.write(pool=1)
+    assert house.comet("reload").returncode == 0
     house.write(worker=3)
     assert house.comet("reload").returncode == 0
     assert names(house) == ["lb-0", "worker-0", "worker-1", "worker-2"]

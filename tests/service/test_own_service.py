@@ -190,6 +190,12 @@ def test_a_command_with_a_port_listens_for_itself(tmp_path: Path) -> None:
         assert {requests.get(made.lb(), timeout=10).headers["X-Comet-Worker"] for _ in range(4)} == {"worker-0", "worker-1"}
         with socket.create_connection(("127.0.0.1", made.config["worker-port"] + 1), timeout=5):
             pass
+        # Its clients ask for what the service has, where a scenario does not say.
+        (tmp_path / "calm.yaml").write_text("clients: 2\nsteps:\n  - for: 500ms\n")
+        played = made.comet("scenario", str(tmp_path / "calm.yaml"), "--json")
+        total = json.loads(played.stdout)["total"]
+        assert (played.returncode, total["errors"]) == (0, {}), played.stderr
+        assert total["ok"] == total["requests"] > 0
 
 
 def test_a_process_runs_as_the_user_it_is_given(tmp_path: Path) -> None:

@@ -44,6 +44,10 @@ def test_defaults_are_config_yamls() -> None:
     assert parse("{}").base == FaultSettings(avg_delay=500.0, failure=12.0)
 
 
+def test_settings_are_logged_in_the_words_of_the_config() -> None:
+    assert str(FaultSettings(hang=2.5)) == "avg-delay 500, delay-distribution uniform, failure 12, status 500, hang 2.5"
+
+
 @pytest.mark.parametrize(
     ("text", "names"),
     [
