@@ -130,22 +130,21 @@ class Settled:
     clients: int
     lbs: int
     workers: int | None
-    out: int
     wrong: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         counted = "" if self.workers is None else f", workers counted {self.workers:,}"
         beyond = max(self.lbs, self.workers or 0) - self.clients
-        rest = f"; {beyond:,} were on their way as clients left or broke off" if beyond > 0 and not self.wrong else ""
+        rest = f"; {beyond:,} went to clients that had broken off" if beyond > 0 and not self.wrong else ""
         verdict = "they do NOT agree: " + "; ".join(self.wrong) if self.wrong else "they agree"
         return f"clients had {self.clients:,} answers, LBs gave {self.lbs:,}{counted}: {verdict}{rest}"
 
 
-def settle(seen: Observed, grown: Growth, out: int, counted: bool) -> Settled:
-    """Compare. `out` is the most requests that were out when clients left; `counted`: the workers count all that was asked."""
+def settle(seen: Observed, grown: Growth, counted: bool) -> Settled:
+    """Compare. `counted`: the workers count all that was asked."""
     clients, lbs = seen.answered, grown.responses
     wrong = []
-    loose = seen.unanswered + out
+    loose = seen.unanswered
     if clients > lbs:
         wrong.append(f"{clients - lbs:,} answers stand in no LB's book")
     if lbs > clients + loose:
@@ -158,7 +157,7 @@ def settle(seen: Observed, grown: Growth, out: int, counted: bool) -> Settled:
             wrong.append(f"{sure - workers:,} answers stand in no worker's book")
         if workers > most:
             wrong.append(f"the workers counted {workers - most:,} more than these clients asked (does somebody else use the cluster?)")
-    return Settled(clients, lbs, workers, out, wrong)
+    return Settled(clients, lbs, workers, wrong)
 
 
 def quiet(of: BenchCluster, names: list[str]) -> bool:

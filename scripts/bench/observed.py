@@ -35,13 +35,15 @@ def kind_of_trouble(trouble: str) -> str:
 
 @dataclass
 class Observed:
-    """Over so many seconds; `raw` times count from when a request was sent, `corrected` ones without coordinated omission."""
+    """Over so many seconds; `raw` times count from when a request was sent, `corrected` ones without coordinated omission. `late` answers
+    came after these seconds."""
 
     seconds: float
     kinds: Counter[str] = field(default_factory=Counter)
     workers: Counter[str] = field(default_factory=Counter)
     raw: Histogram = field(default_factory=fresh)
     corrected: Histogram = field(default_factory=fresh)
+    late: int = 0
 
     @property
     def answered(self) -> int:
@@ -60,18 +62,18 @@ class Observed:
 
     @property
     def rate(self) -> float:
-        """Answers a second."""
-        return self.answered / self.seconds if self.seconds else 0.0
+        """Answers a second, of those that came in time."""
+        return (self.answered - self.late) / self.seconds if self.seconds else 0.0
 
     def as_dict(self) -> dict[str, Any]:
-        return {"seconds": self.seconds, "kinds": dict(self.kinds), "workers": dict(self.workers)} | {
+        return {"seconds": self.seconds, "kinds": dict(self.kinds), "workers": dict(self.workers), "late": self.late} | {
             "raw": encoded(self.raw), "corrected": encoded(self.corrected)
         }  # fmt: skip
 
     @classmethod
     def from_dict(cls, told: dict[str, Any]) -> "Observed":
         kinds, workers = Counter(told["kinds"]), Counter(told["workers"])
-        return cls(told["seconds"], kinds, workers, decoded(told["raw"]), decoded(told["corrected"]))
+        return cls(told["seconds"], kinds, workers, decoded(told["raw"]), decoded(told["corrected"]), told.get("late", 0))
 
 
 def beside(parts: Iterable[Observed]) -> Observed:
@@ -88,4 +90,5 @@ def in_turn(parts: Iterable[Observed]) -> Observed:
 
 def _sum(found: list[Observed], seconds: float) -> Observed:
     kinds, workers = (sum((getattr(each, name) for each in found), Counter()) for name in ("kinds", "workers"))
-    return Observed(seconds, kinds, workers, together(each.raw for each in found), together(each.corrected for each in found))
+    raw, mended = together(each.raw for each in found), together(each.corrected for each in found)
+    return Observed(seconds, kinds, workers, raw, mended, sum(each.late for each in found))

@@ -2,8 +2,8 @@
 answers do; paced).
 
 Slices of its time are repeated measurements, by which two results can be told apart from noise. An open model's clients sort their requests
-into them. wrk cannot, and to stop it for each slice would lose the requests that are out, the slowest first: so the LBs' counters are read
-at every slice's end instead.
+into them. wrk cannot, and to have it wait for each slice's last answers would disturb what is measured: so the LBs' counters are read at
+every slice's end instead.
 """
 
 import tempfile
@@ -38,10 +38,6 @@ class Load:
     def connections(self, lbs: int) -> int:
         """At each LB."""
         return max(1, self.clients // lbs)
-
-    def most_out(self, lbs: int) -> int:
-        """How many requests are out when clients leave, at the most."""
-        return 0 if self.rate else self.connections(lbs) * lbs
 
     def __str__(self) -> str:
         what = ", ".join(f"{ask.method} {ask.path}" + (f" with {len(ask.body):,} bytes" if ask.body else "") for ask in self.asks)
@@ -108,14 +104,14 @@ def offer(load: Load, ports: Mapping[str, int], look: Callable[[], Counts]) -> S
     if load.rate:
         slices, sending = paced.run(ports, load.asks, load.rate, load.seconds, load.slices, load.clients)
         return Seen(slices, sending.cpu, 1, sending)
-    own, began = psutil.Process().cpu_times(), time.monotonic()
+    own = psutil.Process().cpu_times()
     with tempfile.TemporaryDirectory(prefix="comet-bench-") as folder:
         script = Path(folder) / "load.lua"
         script.write_text(sorting(load.asks))
         found, marks = _closed(load, ports, script, look)
-    now, took = psutil.Process().cpu_times(), time.monotonic() - began
+    now = psutil.Process().cpu_times()
     spent = now.children_user + now.children_system - own.children_user - own.children_system
-    return Seen([found], spent / took / len(ports) * 100, len(ports), None, marks)
+    return Seen([found], spent / load.seconds / len(ports) * 100, len(ports), None, marks)
 
 
 def _closed(

@@ -12,12 +12,12 @@ from scripts.bench.paced import Sending
 
 CALM = Figures({"lb-0": 10.0}, 40.0, 15.0, {"worker-0": 20.0, "worker-1": 20.0}, 21.0)
 SEEN = Observed(
-    10.0, Counter({"ok": 850, "injected": 100, "reset": 6, "5xx by the LB": 4}), Counter(), fresh([(20_000, 960)]), fresh([(50_000, 960)])
+    10.0, Counter({"ok": 850, "injected": 100, "reset": 6, "5xx by the LB": 4}), Counter(), fresh([(10_000, 960)]), fresh([(20_000, 960)])
 )
 
 
-def answers(shares: tuple[int, int] = (480, 480), hidden: int = 0, open_: bool = False, seen: Observed = SEEN) -> Answers:
-    return Answers(seen, {"worker-0": shares[0], "worker-1": shares[1]}, hidden, CALM, open_)
+def answers(shares: tuple[int, int] = (480, 480), hidden: int = 0, seen: Observed = SEEN) -> Answers:
+    return Answers(seen, {"worker-0": shares[0], "worker-1": shares[1]}, hidden, CALM)
 
 
 def test_injected_failures_are_no_failures_and_others_are_named() -> None:
@@ -52,12 +52,9 @@ def test_every_threshold_is_missed_by_itself() -> None:
     ]
 
 
-def test_the_open_model_is_judged_by_the_time_since_a_request_was_due() -> None:
-    assert missed(Limits(p99_ms=25), answers(open_=True)) != []
-
-
 def test_no_answer_at_all_meets_no_threshold() -> None:
-    assert missed(Limits(p99_ms=1000), answers(seen=Observed(1.0, Counter({"refused": 3})))) == ["nothing was answered"]
+    for limits in (Limits(p99_ms=1000), Limits(errors=5), Limits(uneven=50)):
+        assert missed(limits, answers(seen=Observed(1.0, Counter({"refused": 3})))) == ["nothing was answered"]
 
 
 def test_whose_fault_it_was_that_a_rate_was_not_kept() -> None:

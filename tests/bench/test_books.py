@@ -11,18 +11,18 @@ def grown(lb: int, workers: int, retries: int = 0, injected: dict[str, int] | No
     return Growth({"lb-0": row}, {"worker-0": Row(workers)}, injected or {}, {})
 
 
-def settled(kinds: dict[str, int], of: Growth, out: int = 0, counted: bool = True) -> Settled:
-    return settle(Observed(1.0, Counter(kinds)), of, out, counted)
+def settled(kinds: dict[str, int], of: Growth, counted: bool = True) -> Settled:
+    return settle(Observed(1.0, Counter(kinds)), of, counted)
 
 
 def test_equal_books_agree() -> None:
     assert settled({"ok": 90, "injected": 10}, grown(100, 100)).wrong == []
 
 
-def test_what_clients_left_on_its_way_is_no_difference_but_more_is() -> None:
-    assert settled({"ok": 100}, grown(108, 108), out=8).wrong == []
-    assert len(settled({"ok": 100}, grown(109, 109), out=8).wrong) == 2
-    assert "8 were on their way" in str(settled({"ok": 100}, grown(108, 108), out=8))
+def test_what_clients_no_longer_waited_for_is_no_difference_but_more_is() -> None:
+    assert settled({"ok": 100, "timeout": 8}, grown(108, 108)).wrong == []
+    assert len(settled({"ok": 100, "timeout": 8}, grown(109, 109)).wrong) == 2
+    assert "8 went to clients that had broken off" in str(settled({"ok": 100, "timeout": 8}, grown(108, 108)))
 
 
 def test_an_answer_in_no_book_is_found() -> None:

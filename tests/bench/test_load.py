@@ -27,7 +27,7 @@ def bench(house: House, tmp_path: Path, *arguments: str) -> Result:
 
 
 def test_a_running_cluster_is_loaded_and_its_faults_are_found(make_house: Callable[..., House], tmp_path: Path) -> None:
-    house = make_house(worker=3, runtime="process", failure=10)
+    house = make_house(worker=3, runtime="process", failure=10, request_timeout=3)
     house.start()
     thresholds = ("--max-uneven", "10", "--max-errors", "0", "--max-p99", "10000")
     code, result, told = bench(house, tmp_path, "--seconds", "2", "--clients", "12", *thresholds)
@@ -50,6 +50,13 @@ def test_a_running_cluster_is_loaded_and_its_faults_are_found(make_house: Callab
     )
     assert code == 1, told
     assert result["data"]["whole"]["kinds"].keys() == {"4xx"}
+
+    # Clients that a hanging worker keeps waiting are in the percentiles and the thresholds.
+    assert house.comet("faults", "worker-1", "--hang", "2").returncode == 0
+    code, result, told = bench(house, tmp_path, "--seconds", "3", "--clients", "8", "--max-p99", "1000", "--max-errors", "0")
+    assert code == 1, told
+    assert "above --max-p99 1000" in told
+    assert house.comet("faults", "worker-1", "--hang", "0").returncode == 0
 
     # A deliberately slowed worker is the bottleneck; round robin stays even.
     assert house.comet("faults", "worker-1", "--avg-delay", "250").returncode == 0

@@ -3,6 +3,7 @@
 import pytest
 
 from comet.crowd import INJECTED, Ask
+from scripts.bench.hdr import percentile_ms
 from scripts.bench.observed import Observed, beside, in_turn, kind_of, kind_of_trouble
 from scripts.bench.offered import passage
 from scripts.bench.wrk import parse_observed, sorting
@@ -29,16 +30,19 @@ def test_requests_without_an_answer() -> None:
     assert [kind_of_trouble(word) for word in words] == ["refused", "reset", "timeout", "reset", "reset", "refused"]
 
 
-REPORTED = """@@{"requests":8,"micros":2000000,"refused":1,"reset":2,"timeout":0,"kinds":{"ok":6,"injected":1,"5xx by the LB":1},\
+REPORTED = """@@{"requests":8,"micros":2000000,"refused":1,"reset":2,"sent":11,"late":2,"kinds":{"ok":6,"injected":1,"5xx by the LB":1},\
 "workers":{"worker-0":7},"values":[[1000,7],[1200000,1]]}
 """
 
 
 def test_what_wrk_reports_is_read_with_every_kind_of_end() -> None:
-    seen = parse_observed(REPORTED, connections=4)
-    assert (seen.answered, seen.unanswered, seen.rate) == (8, 3, 4.0)
-    assert seen.failures == {"5xx by the LB": 1, "refused": 1, "reset": 2}
-    assert seen.raw.get_total_count() == 8
+    seen = parse_observed(REPORTED, connections=4, seconds=1.5, patience=3.0)
+    assert (seen.answered, seen.unanswered, seen.rate) == (8, 4, 4.0)
+    assert seen.failures == {"5xx by the LB": 1, "refused": 1, "reset": 2, "timeout": 1}
+    # The one that was never answered waited for three seconds, and kept its client from asking twice more.
+    assert seen.raw.get_total_count() == 9
+    assert percentile_ms(seen.raw, 100) == pytest.approx(3000, rel=0.001)
+    assert seen.corrected.get_total_count() == 11
 
 
 def test_a_script_for_wrk_asks_what_was_asked_for() -> None:
@@ -48,11 +52,11 @@ def test_a_script_for_wrk_asks_what_was_asked_for() -> None:
 
 
 def test_side_by_side_lasts_as_long_as_one_and_in_turn_as_long_as_all() -> None:
-    one = parse_observed(REPORTED, 4)
-    assert (beside([one, one]).seconds, beside([one, one]).answered) == (2.0, 16)
+    one = parse_observed(REPORTED, 4, 2.0)
+    assert (beside([one, one]).seconds, beside([one, one]).answered, beside([one, one]).late) == (2.0, 16, 4)
     assert (in_turn([one, one]).seconds, in_turn([one, one]).kinds["reset"]) == (4.0, 4)
     again = Observed.from_dict(one.as_dict())
-    assert (again.kinds, again.workers, again.raw.get_total_count()) == (one.kinds, one.workers, 8)
+    assert (again.kinds, again.workers, again.raw.get_total_count()) == (one.kinds, one.workers, 9)
 
 
 def test_a_slice_as_the_lbs_counted_it() -> None:
