@@ -23,6 +23,7 @@ from scripts.bench.report import RESULTS, ROOT, say
 from scripts.bench.table import Cell, Table, render
 
 GRACE = 60.0  # seconds in which a bench that is told to end takes its clusters down
+WHOLE = 20 * 60.0  # seconds that all may take; the last one to run is told to end a GRACE before
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -50,25 +51,28 @@ def run(options: argparse.Namespace) -> int:
     began, ended = time.monotonic(), []
     for number, bench in enumerate(chosen):
         say(f"[{number + 1}/{len(chosen)}] {bench.name} {' '.join(bench.short)} ({(time.monotonic() - began) / 60:.1f} min so far)")
-        ended.append(one(bench, options.results))
+        ended.append(one(bench, options.results, began + WHOLE - GRACE))
         say(f"[{number + 1}/{len(chosen)}] {bench.name}: {ended[-1].wrong or 'done'}, {ended[-1].seconds:.0f} s")
     return report(ended, options.page, options.results, time.monotonic() - began)
 
 
-def one(bench: Bench, folder: Path) -> Ended:
-    """Run a bench to its end, or for so long as it may take."""
+def one(bench: Bench, folder: Path, deadline: float = float("inf")) -> Ended:
+    """Run a bench to its end, or for so long as it may take; to `deadline` (of the monotonic clock) at most."""
     target = folder / f"{bench.name}.json"
     for old in folder.glob(f"{bench.name}[.-]*"):
         if old.is_file():
             old.unlink()
     command = [sys.executable, "-m", "scripts.bench", bench.mode or bench.name, *bench.short, "--json", str(target)]
     began, wrong = time.monotonic(), ""
+    patience = min(bench.limit, deadline - began)
+    if patience <= 0:
+        return Ended(bench.name, 0.0, None, f"left out: {WHOLE / 60:.0f} minutes were over")
     with (folder / f"{bench.name}.log").open("w") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)})
         try:
-            status = process.wait(bench.limit)
+            status = process.wait(patience)
         except subprocess.TimeoutExpired:
-            wrong, status = f"ended after {bench.limit:.0f} s, for it did not end by itself", 1
+            wrong, status = f"ended after {patience:.0f} s, for it did not end by itself", 1
             _end(process)
         except BaseException:
             _end(process)

@@ -2,10 +2,11 @@
 
     python -m scripts.bench.paced < SPECIFICATION > RESULT
 
-Ours, for none of the well-kept ones does it: wrk has no rate; h2load's --rps (1.52) and hey's -q (0.1.4) send one request on every
-connection in the same instant and then none until the next tick, so that an even rate becomes volleys; they time from the real send, their
-logs name no connection by which that could be mended, and they keep neither the answers' X-Comet-Worker nor their bodies, by which
-failures are told apart. The pacing is comet.pace, which `compare` uses too; on uvloop a request costs it about 0.1 ms of CPU time.
+Ours, for none of the well-kept ones that Debian has does it: wrk has no rate; h2load's --rps (1.52) and hey's -q (0.1.4) send one request
+on every connection in the same instant and then none until the next tick, so that an even rate becomes volleys; they time from the real
+send, their logs name no connection by which that could be mended, and they keep neither the answers' X-Comet-Worker nor their bodies, by
+which failures are told apart. Vegeta paces evenly and keeps all that, but is no package of Debian, PyPI or npm; it too times from the real
+send. The pacing is comet.pace, which `compare` uses too; on uvloop a request costs it about 0.1 ms of CPU time.
 """
 
 import asyncio

@@ -43,6 +43,11 @@ def test_an_old_result_is_not_taken_for_one_of_this_run(tmp_path: Path) -> None:
     assert (ended.result, ended.wrong[:6]) == (None, "failed")
 
 
+def test_what_would_begin_too_late_is_left_out_and_said_so(tmp_path: Path) -> None:
+    ended = everything.one(QUICK[2], tmp_path, deadline=0.0)
+    assert (ended.result, ended.wrong) == (None, "left out: 20 minutes were over")
+
+
 def test_names_of_benches_cannot_be_taken_for_each_others_files() -> None:
     names = [bench.name for bench in BENCHES]
     assert len(set(names)) == len(names)
