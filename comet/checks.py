@@ -151,7 +151,15 @@ class Key:
     meaning: str
 
 
+_PASSWORD = re.compile(r"(\w://[^\s/@:]*:)[^\s@]*@")
+
+
 def shown(value: Any) -> str:
+    """A value as a message quotes it: without the password of a URL, for messages are logged, kept and shown to everybody."""
+    return _PASSWORD.sub(r"\1***@", _shown(value))
+
+
+def _shown(value: Any) -> str:
     return (
         "nothing"
         if value is None

@@ -20,7 +20,7 @@ from comet.errors import UserError
 from comet.faults import Change
 from comet.scenario import Scenario, Step
 
-BREAKS = (signal.SIGINT, signal.SIGTERM)
+BREAKS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 OVERLAP = 1.0
 """Seconds that a step's lease outlasts it, so that no gap opens before it is withdrawn."""
@@ -42,7 +42,7 @@ class Play:
     _complete: bool = False
 
     def run(self) -> None:
-        """Play it to its end, or until SIGINT or SIGTERM (`interrupted` is its number then). UserError: the supervisor cannot be had."""
+        """Play it to its end, or until one of BREAKS (`interrupted` is its number then). UserError: the supervisor cannot be had."""
         name = os.path.basename(self.scenario.file)
         self._owner = f"{name} (PID {os.getpid()})"
         asyncio.run(self._run())

@@ -75,15 +75,22 @@ def _with_nodes(table: Listing, snapshot: FleetSnapshot) -> Listing:
     return Listing(columns, [[*row[:at], cell, *row[at:]] for row, cell in zip(table.rows, cells, strict=True)])
 
 
+RARE = {"unplanned": "UNPLANNED", "disconnected": "BROKEN OFF"}
+
+
 def statistics(report: Mapping[str, Any]) -> Listing:
-    """The listing of `stats`: a worker a row, the totals first."""
-    headings = ("WORKER", "REQUESTS", "SUCCESSFUL", "FAILED", "AVERAGE ms", "P50 ms", "P99 ms", "INJECTED")
-    table = listing(*headings, right={1, 2, 3, 4, 5, 6}, ranks=(0, 0, 1, 1, 1, 3, 2, 4))
+    """The listing of `stats`: a worker a row, the totals first. What nobody planned has columns of its own where there is any: failures of
+    the worker itself (among the failed), and exchanges that broke off before their answer (counted in no other column)."""
+    rare = [name for name in RARE if report["total"].get(name)]
+    rarities = (RARE[name] for name in rare)
+    headings = ("WORKER", "REQUESTS", "SUCCESSFUL", "FAILED", "AVERAGE ms", "P50 ms", "P99 ms", *rarities, "INJECTED")
+    right = set(range(1, len(headings) - 1))
+    table = listing(*headings, right=right, ranks=(0, 0, 1, 1, 1, 3, 2, *(2 for _ in rare), 4))
     for row in ({"name": "total", **report["total"]}, *report["workers"]):
         counted = (row["successful"] + row["failed"], row["successful"], row["failed"])
         times = (f"{row[name]:.1f}" for name in ("mean_ms", "p50_ms", "p99_ms"))
         injected = ", ".join(f"{kind} {count}" for kind, count in row["injections"].items())
-        table.add_row(row["name"], *map(str, counted), *times, injected or "-")
+        table.add_row(row["name"], *map(str, counted), *times, *(str(row[name]) for name in rare), injected or "-")
     return table
 
 

@@ -33,6 +33,8 @@ BUSY_SLICE = 0.2  # seconds one attempt waits for other writers; the ledger look
 REOPEN_PATIENCE = 1.0  # seconds for connecting anew while answers wait
 CHECKPOINT_EVERY = 500  # commits of two to three pages: about SQLite's own thousand pages
 
+NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)  # primary codes; a quota or limit of the file's size is an I/O error
+
 _ADD = """INSERT INTO workers
  (name, first_started, updated, successful, failed, unplanned, disconnected, duration_us, last_batch) VALUES (?,?,?,?,?,?,?,?,?)
  ON CONFLICT (name) DO UPDATE SET updated = excluded.updated, successful = successful + excluded.successful,
@@ -117,6 +119,7 @@ class SqliteStore:
                 connection.executemany(_INJECTION, [(self.name, kind, count) for kind, count in tally.injections.items()])
         except sqlite3.Error as error:
             self._roll_back(connection)
+            self._make_room(connection, error)
             raise NotCommitted(str(error)) from None
         try:
             connection.execute("COMMIT")
@@ -124,9 +127,20 @@ class SqliteStore:
             self._roll_back(connection)
             if self.verify():
                 return
+            self._make_room(connection, error)
             raise NotCommitted(str(error)) from None
         self._updated = now
         self._unwritten += 1
+
+    def _make_room(self, connection: sqlite3.Connection, error: sqlite3.Error) -> None:
+        """Where a file could not grow, write the WAL back: the next commit begins it anew. On a small disk it may be what fills it."""
+        if (error.sqlite_errorcode & 0xFF) not in NO_ROOM:
+            return
+        try:
+            self._be_patient(connection, True)
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        except sqlite3.Error as trouble:
+            log.warning("writing the WAL back: %s", trouble)
 
     def _be_patient(self, connection: sqlite3.Connection, patient: bool) -> None:
         if patient != self._patient:

@@ -187,3 +187,13 @@ def test_a_service_of_ones_own_as_a_process() -> None:
 def test_what_does_not_go_together_about_ones_own_service(text: str, said: str) -> None:
     (problem,) = problems(text)
     assert problem.startswith(said)
+
+
+@pytest.mark.parametrize("line", ["stats-dir: [postgresql://u:s3cret@h/d]", "worker: postgresql://u:s3cret@h/d"])
+def test_a_refusal_quotes_no_password(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(f"{line}\n")
+    with pytest.raises(ConfigError) as refused:
+        load(file)
+    assert "postgresql://u:***@h/d" in str(refused.value)
+    assert "s3cret" not in str(refused.value)

@@ -258,7 +258,7 @@ def test_a_scenario_reports_what_clients_saw_and_takes_its_faults_back(make_hous
 
 @pytest.mark.docker
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_scenario_that_is_broken_off_takes_its_faults_back_and_reports(make_house: Callable[..., House], number: int) -> None:
     house = make_house(worker=2, runtime="process")
     house.start()

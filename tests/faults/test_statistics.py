@@ -66,6 +66,9 @@ def test_the_table_of_a_report_counts_what_was_injected_and_what_nobody_planned(
     assert columns["WORKER"] == ["total", "abc"]
     assert columns["REQUESTS"] == ["10", "10"]
     assert columns["INJECTED"] == ["failure 2, hang 4", "-"]
+    assert (columns["UNPLANNED"], columns["BROKEN OFF"]) == (["1", "1"], ["2", "2"])
+    calm = tables.statistics({"total": {**entry, "unplanned": 0, "disconnected": 0, "injections": {}}, "workers": []})
+    assert [column.heading for column in calm.columns][-2:] == ["P99 ms", "INJECTED"]
 
 
 def test_the_row_of_a_process_whose_pid_was_met_before_is_the_latest() -> None:

@@ -209,6 +209,25 @@ def test_a_disk_that_is_full_for_a_moment_costs_nothing(tmp_path: Path, monkeypa
         assert worker.totals() == (90, 0)
 
 
+# No file of the worker's may be larger than this: more than the database is, less than its WAL would become.
+SMALL_DISK = """
+import resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, resource.RLIM_INFINITY))
+"""
+
+
+def test_a_disk_that_its_own_wal_fills_stops_no_worker(tmp_path: Path) -> None:
+    clients = Clients()
+    with Worker(tmp_path, prelude=SMALL_DISK + "import worker_app.exchange as e; e.VERDICT = 0.5") as worker:
+        asyncio.run(clients.many([worker.port], 1, 600))
+        assert dict(clients.seen) == {200: 600}
+        assert worker.totals() == (600, 0)
+        # So many commits need several times as much.
+        assert 300_000 < (tmp_path / "stats.db-wal").stat().st_size <= 400_000
+    assert integrity(tmp_path / "stats.db") == "ok"
+
+
 @pytest.mark.parametrize("suffixes", [("",), ("", "-wal", "-shm")])
 def test_a_database_deleted_while_running_is_made_anew(tmp_path: Path, suffixes: tuple[str, ...]) -> None:
     """What is answered after the deletion is counted in the new one, by each of three workers."""
