@@ -5,7 +5,7 @@ sent at each change, followed by a ping: the pong says that this LB has applied 
 draining is sent nothing new, and the router says so (`Drained`). Of workers that may end in the midst of an answer the pong also tells
 what is in flight on them; that is waited for, and asked for again and again meanwhile.
 
-The same ping, once a second, is the watchdog: a load balancer that answers none for a while is hung. Only the pings of a punctual watchdog
+The same ping, twice a second, is the watchdog: a load balancer that answers none for a while is hung. Only the pings of a punctual watchdog
 count, so that on a machine that is overloaded, where we are late ourselves, nobody is killed for being slow.
 
 A worker is unhealthy while any load balancer finds it so. A view is forgotten when its LB goes, or when the worker comes up anew.
@@ -21,7 +21,7 @@ from comet.replica import SERVING, Answered, Drained, Endpoint, Health, Hung, Re
 from lb import messages
 from lb.settings import DOWN, DRAINING, UP, UpstreamSpec
 
-WATCH_INTERVAL = 1.0
+WATCH_INTERVAL = 0.5
 """Seconds between two pings of the watchdog."""
 
 ASK_PAUSE = 0.02
@@ -225,7 +225,8 @@ class Router:
             if name not in self._unanswered:
                 continue
             self._unanswered[name] += punctual
-            if self._unanswered[name] * WATCH_INTERVAL > self.watchdog_timeout:
+            # The one before them was answered: it fell silent after that, and so at most this long ago.
+            if self._unanswered[name] * WATCH_INTERVAL >= self.watchdog_timeout:
                 self._unanswered[name] = 0
                 self._sink(name, None, Hung(f"hung: no answer for {self.watchdog_timeout:g} s"))
             else:
