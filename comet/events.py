@@ -94,7 +94,7 @@ _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     ),
     "state_unreadable": lambda record: (
         f".comet/{record.get('file', 'state.json')} cannot be read ({record.get('reason')}): "
-        "what runs is found by other marks, or started anew"
+        "what it says is known from its spare copy or other marks, or started anew"
     ),
     "state_unwritable": lambda record: (
         f".comet/state.json cannot be written ({record.get('reason')}): the next supervisor may not adopt what runs; free some space"

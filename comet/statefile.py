@@ -1,7 +1,8 @@
 """What a later supervisor needs to find the replicas of this one: `.comet/state.json`.
 
 It is a hint, never the truth: every PID in it is checked against its create time before anything is done to it, and containers are
-found by their labels. A file that is missing or broken costs the adoption, nothing else.
+found by their labels. What it says stands in a second file too, `.comet/state.json.spare`; where both are missing or broken that
+costs the adoption, nothing else.
 """
 
 import json
@@ -37,10 +38,11 @@ class Record:
 
 
 class StateFile:
-    """Writes the file when, and only when, what it says has changed. `damage` tells what kept the last reading from being understood."""
+    """Writes the files when, and only when, what they say has changed. `damage` tells what kept the first from being understood at the
+    last reading."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._paths = (path, path.with_name(f"{path.name}.spare"))
         self.damage: str | None = None
         self._written: dict[str, Record] | None = None
 
@@ -49,25 +51,37 @@ class StateFile:
         if records == self._written:
             return
         content = {"version": VERSION, "replicas": [asdict(record) for record in records.values()]}
-        write_atomically(self._path, json.dumps(content, indent=1) + "\n")
+        for path in reversed(self._paths):  # The spare one is never older.
+            write_atomically(path, json.dumps(content, indent=1) + "\n")
         self._written = dict(records)
 
     def read(self) -> dict[str, Record]:
         """The records by name; empty where there are none or they cannot be understood."""
         self.damage = None
-        try:
-            content = json.loads(self._path.read_text())
-            if content["version"] == VERSION:
-                return {record["name"]: Record(**record) for record in content["replicas"]}
-            self.damage = "another version's"
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            self.damage = error.strerror
-        except (ValueError, KeyError, TypeError):
-            self.damage = "not understood"
+        for number, path in enumerate(self._paths):
+            records, damage = _read(path)
+            if not number:
+                self.damage = damage
+            if records is not None:
+                return records
         return {}
 
     def remove(self) -> None:
-        self._path.unlink(missing_ok=True)
+        for path in self._paths:
+            path.unlink(missing_ok=True)
         self._written = None
+
+
+def _read(path: Path) -> tuple[dict[str, Record] | None, str | None]:
+    """What one file says, and what keeps it from being understood; of a file that is not there neither."""
+    try:
+        content = json.loads(path.read_text())
+        if content["version"] == VERSION:
+            return {record["name"]: Record(**record) for record in content["replicas"]}, None
+        return None, "another version's"
+    except FileNotFoundError:
+        return None, None
+    except OSError as error:
+        return None, error.strerror
+    except (ValueError, KeyError, TypeError):
+        return None, "not understood"

@@ -30,6 +30,17 @@ def test_a_broken_file_costs_the_adoption_and_nothing_else(tmp_path: Path, conte
     assert state.damage in ("not understood", "another version's")
 
 
+@pytest.mark.parametrize("content", [None, "{"])
+def test_the_spare_file_stands_in_for_a_broken_or_lost_one(tmp_path: Path, content: str | None) -> None:
+    state = StateFile(tmp_path / "state.json")
+    state.write({"lb-0": RECORD})
+    (tmp_path / "state.json").unlink() if content is None else (tmp_path / "state.json").write_text(content)
+    assert state.read() == {"lb-0": RECORD}
+    assert state.damage == (content and "not understood")
+    state.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_no_file_is_no_damage(tmp_path: Path) -> None:
     state = StateFile(tmp_path / "state.json")
     assert (state.read(), state.damage) == ({}, None)

@@ -16,6 +16,7 @@ import requests
 from comet.image import ensure_image
 from tests.engines import PrivateEngine, private_engine
 from tests.integration.clusters import ROOT, House, eventually
+from tests.integration.test_supervision import clients
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
@@ -201,15 +202,32 @@ def test_leftovers_that_no_longer_fit_are_made_anew(make_house: Callable[..., Ho
     house.assert_nothing_left()
 
 
-def test_a_broken_state_file_costs_the_adoption_and_nothing_else(make_house: Callable[..., House]) -> None:
+def test_a_broken_state_file_costs_nothing(make_house: Callable[..., House], runtime: str) -> None:
+    house = make_house(worker=2, pool=2, runtime=runtime)
+    house.start()
+    before, former = house.replicas(), house.supervisor_pid()
+    with clients(house) as strict:
+        os.kill(former, 9)
+        (house.folder / ".comet/state.json").write_text("{")
+        house.start()
+        seen = [client.good for client in strict]
+        eventually(lambda: all(client.good > count for client, count in zip(strict, seen, strict=True)))
+    assert [client.bad for client in strict] == [[]] * len(strict)
+    assert [event["pid"] for event in house.events("stale_lock")] == [former]
+    assert [event["reason"] for event in house.events("state_unreadable")] == ["not understood"]
+    assert {name: row["pid"] for name, row in house.replicas().items()} == {name: row["pid"] for name, row in before.items()}
+    house.stop()
+    house.assert_nothing_left()
+
+
+def test_state_that_is_lost_altogether_costs_the_adoption_and_nothing_else(make_house: Callable[..., House]) -> None:
     house = make_house(worker=1, pool=1)
     house.start()
     before, former = house.replicas(), house.supervisor_pid()
     os.kill(former, 9)
-    (house.folder / ".comet/state.json").write_text("{")
+    for file in house.folder.glob(".comet/state.json*"):
+        file.write_text("{")
     house.start()
-    assert [event["pid"] for event in house.events("stale_lock")] == [former]
-    assert [event["reason"] for event in house.events("state_unreadable")] == ["not understood"]
     after = house.replicas()
     assert after["worker-0"]["id"] == before["worker-0"]["id"]  # Its labels suffice.
     assert after["lb-0"]["pid"] != before["lb-0"]["pid"]
