@@ -28,7 +28,7 @@ BENCHES = (
           "lb", ("--rounds", "5", "--seconds", "1"), 600),
     Bench("idle", "memory per idle connection, CPU at idle", "Idle connections", "idle", ("--seconds", "3"), 300),
     Bench("recovery", "time from kill to the next answer, next to supervisord, circus, docker, systemd", "Recovery",
-          "recovery", ("--kills", "10"), 500),
+          "recovery", ("--kills", "20"), 500),
     Bench("chaos", "random kills under load, with a ledger of every request", "Chaos", "chaos", ("60",), 300),
     Bench("stats", "cost of exact statistics next to none, 1 to 500 in flight, and the kill -9 ledger", "What exact statistics cost",
           "worker_stats", ("--rounds", "4", "--kills", "12"), 300),

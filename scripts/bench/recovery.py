@@ -28,10 +28,13 @@ FORGOTTEN = 10.4  # seconds after which Comet (restart-stable) and Docker count 
 STEPS = ("noticed", "decided", "started", "listening", "ready")
 WORDS = ("refused", "broken", "timeout")
 
+GOAL_MS, GOAL_RATIO = 15.0, 50  # Comet's LB, median; and so many times as long for supervisord
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kills", type=int, default=20, metavar="N", help="of each; default 20")
     parser.add_argument("--no-docker", action="store_true", help="leave out what needs a Docker engine")
+    parser.add_argument("--check", action="store_true", help="exit 1 when a goal is missed")
 
 
 class Stage:
@@ -113,6 +116,8 @@ def run(options: argparse.Namespace) -> int:
             say(f"round {number + 1} of {options.kills}")
     report.settings = {"kills": f"{options.kills} each by SIGKILL, interleaved, {FORGOTTEN:g} s apart", "others": "their defaults"}
     fill(report, outcomes, steps)
+    if options.check and any("MISSED" in note for note in report.notes):
+        report.passed = False
     return finish(report, options.json)
 
 
@@ -145,6 +150,10 @@ def _timeline(of: BenchCluster, replica: str, since: float) -> dict[str, float]:
 
 def _times(found: list[Outcome]) -> list[float]:
     return [float("inf") if each.answer_ms is None else each.answer_ms for each in found]
+
+
+def verdict(met: bool) -> str:
+    return ", met" if met else ", MISSED"
 
 
 def fill(report: Report, outcomes: dict[str, list[Outcome]], steps: dict[str, list[dict[str, float]]]) -> None:
@@ -182,10 +191,11 @@ def fill(report: Report, outcomes: dict[str, list[Outcome]], steps: dict[str, li
     medians = {name: median(_times(found)) for name, found in outcomes.items()}
     own = medians.get("comet, LB")
     if own is not None:
-        report.notes.append(f"Comet's LB: {own:.1f} ms (goal: at most 15)")
+        report.notes.append(f"Comet's LB: {own:.1f} ms (goal: at most {GOAL_MS:g}{verdict(own <= GOAL_MS)})")
         others = {name: value / own for name, value in medians.items() if name in ("supervisord", "circus", "systemd")}
-        goal = {"supervisord": " (goal: at least 50)"}
-        report.notes.extend(f"{name} takes {ratio:.0f} times as long{goal.get(name, '')}" for name, ratio in others.items())
+        for name, ratio in others.items():
+            goal = f" (goal: at least {GOAL_RATIO}{verdict(ratio >= GOAL_RATIO)})" if name == "supervisord" else ""
+            report.notes.append(f"{name} takes {ratio:.0f} times as long{goal}")
     report.data = {name: [vars(each) for each in found] for name, found in outcomes.items()} | {"steps": steps}
     answered = {name: [each.answer_ms for each in found if each.answer_ms is not None] for name, found in outcomes.items()}
     report.samples = {name: Samples("ms", "less", times) for name, times in answered.items()}
