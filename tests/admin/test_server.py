@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import statistics
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import psutil
 import pytest
 import requests
 
+from comet.wallclock import parse
 from tests.integration.clusters import House, eventually, free_ports, house
 
 pytestmark = pytest.mark.slow
@@ -48,7 +50,7 @@ class Admin:
 
 @pytest.fixture(scope="module")
 def admin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Admin]:
-    with house(tmp_path_factory.mktemp("admin"), runtime="process", failure=0, admin_port=free_ports(1)) as made:
+    with house(tmp_path_factory.mktemp("admin"), runtime="process", failure=0, admin_port=free_ports(1), restart_stable=0.1) as made:
         made.start()
         yield Admin(made)
         made.stop()
@@ -127,7 +129,7 @@ def test_a_hung_server_is_replaced(admin: Admin) -> None:
 
 @contextlib.contextmanager
 def hostile_readers(port: int, count: int) -> Iterator[list[int]]:
-    """So many pollers without a pause, as many that never read their answers, and some that never end their requests."""
+    """So many pollers of page and API without a pause, as many that never read their answers, and some that never end their requests."""
     served, stop = [0] * count, threading.Event()
 
     def poll(number: int) -> None:
@@ -135,7 +137,7 @@ def hostile_readers(port: int, count: int) -> Iterator[list[int]]:
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
             with contextlib.suppress(OSError, http.client.HTTPException), contextlib.closing(connection):
                 while not stop.is_set():
-                    connection.request("GET", "/api/v1/cluster")
+                    connection.request("GET", ("/", "/api/v1/cluster")[number % 2])
                     connection.getresponse().read()
                     served[number] += 1
 
@@ -152,12 +154,17 @@ def hostile_readers(port: int, count: int) -> Iterator[list[int]]:
             thread.join(15)
 
 
-def recovery_ms(admin: Admin) -> float:
-    """Milliseconds from a kill of lb-1 to its successor, by the supervisor's own account of it."""
-    seen = len(admin.house.events("replica_ready", "lb-1"))
-    os.kill(int(admin.house.replicas()["lb-1"]["pid"]), signal.SIGKILL)
-    eventually(lambda: len(admin.house.events("replica_ready", "lb-1")) > seen)
-    return float(admin.house.events("replica_ready", "lb-1")[-1]["timeline_ms"]["ready"])
+def recoveries_ms(admin: Admin, kills: int) -> list[float]:
+    """Milliseconds from a kill of lb-1 from outside to its successor's readiness, noticing included; none of them waits for a backoff."""
+    taken = []
+    for _ in range(kills):
+        seen = len(admin.house.events("replica_ready", "lb-1"))
+        pid, killed_at = int(admin.house.replicas()["lb-1"]["pid"]), time.time()
+        os.kill(pid, signal.SIGKILL)
+        eventually(lambda seen=seen: len(admin.house.events("replica_ready", "lb-1")) > seen)
+        taken.append((parse(admin.house.events("replica_ready", "lb-1")[-1]["at"]) - killed_at) * 1000)
+        time.sleep(2 * float(admin.house.config["restart-stable"]))
+    return taken
 
 
 def test_hostile_readers_cost_the_supervisor_nothing(admin: Admin) -> None:
@@ -173,9 +180,21 @@ def test_hostile_readers_cost_the_supervisor_nothing(admin: Admin) -> None:
     with hostile_readers(admin.port, 50) as served:
         eventually(lambda: sum(served) > 200, 60)
         beset = spent(2)
-        assert recovery_ms(admin) < 5000
     assert beset < alone + 0.05, f"{alone:.3f} alone, {beset:.3f} with readers"
     eventually(lambda: admin.get("/readyz").status_code == 200)
+
+
+def test_restarts_stay_as_fast_with_50_readers(admin: Admin) -> None:
+    """Both in turn, so that a busy machine slows both; the readers themselves take CPU from all, hence the width of the bound."""
+    alone, beset = [], []
+    for _ in range(3):
+        alone += recoveries_ms(admin, 5)
+        with hostile_readers(admin.port, 50) as served:
+            eventually(lambda served=served: sum(served) > 100, 60)
+            beset += recoveries_ms(admin, 5)
+    told = f"{statistics.median(alone):.1f} ms alone, {statistics.median(beset):.1f} ms with readers"
+    print(told)
+    assert statistics.median(beset) < 3 * statistics.median(alone), told
 
 
 def test_a_taken_port_is_named_and_zero_turns_it_off(admin: Admin, tmp_path: Path) -> None:
