@@ -217,3 +217,13 @@ def test_a_new_supervisor_takes_the_port_of_one_that_was_killed(admin: Admin) ->
     events = admin.get(f"/api/v1/events?after={last}").json()["events"]
     assert [event["event"] for event in events[:2]] == ["supervisor_started", "stale_lock"]
     assert json.loads((admin.house.folder / ".comet/events.jsonl").read_text().splitlines()[-1])["number"] >= events[-1]["number"]
+
+
+def test_what_was_counted_before_a_new_supervisor_is_no_traffic_of_now(admin: Admin) -> None:
+    for number in range(60):
+        assert admin.house.hello(number % 2).status_code == 200
+    os.kill(admin.house.supervisor_pid(), signal.SIGKILL)
+    admin.house.start()
+    told = eventually(lambda: len((shown := admin.get("/api/v1/history").json())["at"]) >= 3 and shown, what="three samples")
+    assert set(told["requests_per_s"]) == {0.0}
+    assert admin.replicas()["lb-0"]["requests"] >= 30
