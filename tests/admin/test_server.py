@@ -219,10 +219,13 @@ def test_a_new_supervisor_takes_the_port_of_one_that_was_killed(admin: Admin) ->
     assert json.loads((admin.house.folder / ".comet/events.jsonl").read_text().splitlines()[-1])["number"] >= events[-1]["number"]
 
 
-def test_what_was_counted_before_a_new_supervisor_is_no_traffic_of_now(admin: Admin) -> None:
+@pytest.mark.parametrize("made", ["adopted", "anew"])
+def test_what_was_counted_before_a_new_supervisor_is_no_traffic_of_now(admin: Admin, made: str) -> None:
     for number in range(60):
         assert admin.house.hello(number % 2).status_code == 200
     os.kill(admin.house.supervisor_pid(), signal.SIGKILL)
+    if made == "anew":
+        (admin.house.folder / ".comet/state.json").write_text("{")
     admin.house.start()
     told = eventually(lambda: len((shown := admin.get("/api/v1/history").json())["at"]) >= 3 and shown, what="three samples")
     assert set(told["requests_per_s"]) == {0.0}
