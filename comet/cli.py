@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from comet import __version__, commands, faults
 from comet.completion import SIGNALS, Command, script
@@ -45,7 +45,11 @@ EXAMPLES_OF = {
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse in Comet's manner: one line on stderr for bad usage, exit code 2."""
+    """argparse in Comet's manner: one line on stderr for bad usage, exit code 2; options by their whole names, for `--delay` is not
+    meant to be `--delay-distribution`, and an option more must not change what a script says."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (see --help)\n")

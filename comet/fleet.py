@@ -120,6 +120,7 @@ class Fleet:
         self.supervisor.enlist(adoption.member, replica)
         self.tell(Event("adopted", spec.name, {"kind": spec.kind, "id": replica.id}))
         if adoption.control is not None and adoption.listener is not None and adoption.record is not None:
+            self.meter.begin_anew()  # What it counted before it was ours would count as traffic of the second in which it became ours.
             self.listeners.hold(spec.name, adoption.listener)
             self.launcher.adopt(spec.name, replica.instance, adoption.record.control)
             self.router.attach(spec.name, replica.instance, adoption.control)

@@ -103,6 +103,10 @@ class Meter:
         self.samples.append(Sample(round(wall, 3), rates(former.total, look.total, span), look.total.in_flight, small))
         return self.samples[-1]
 
+    def begin_anew(self) -> None:
+        """Whatever the next look shows was counted earlier; rates begin with the one after it."""
+        self.looks.clear()
+
     def of(self, name: str) -> Rates:
         """The present rates of a replica."""
         first, last = self._ends()

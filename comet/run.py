@@ -134,6 +134,7 @@ class Run:
         if fresh:
             self._step(f"starting {', '.join(member.spec.name for member in fresh)}")
         fleet.enlist(fresh)
+        fleet.meter.begin_anew()  # Load balancers made anew go on with the counts of those before them.
         fleet.supervisor.tick()
         await self._until_ready()
         build = partial(self._build_again, client)

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from comet.recoveries import REASONS
 from comet.snapshot import FleetSnapshot, Row
 
 STATES = ("starting", "ready", "unhealthy", "backoff", "stopping", "stopped")
@@ -49,7 +50,7 @@ class SnapshotCollector(Collector):
         yield from _balancers([row for row in snapshot.replicas if row.role == "lb"], told["latency_bounds_s"])
         yield from _workers([row for row in snapshot.replicas if row.role == "worker"], told["latency_bounds_s"])
         yield from _edges(snapshot)
-        yield from _recoveries(told["recoveries"])
+        yield from _recoveries(snapshot.replicas, told["recoveries"])
 
 
 def _replicas(rows: Iterable[Row]) -> Iterator[Metric]:
@@ -113,14 +114,19 @@ def _edges(snapshot: FleetSnapshot) -> Iterator[Metric]:
     return iter((healthy, in_flight, requests, errors))
 
 
-def _recoveries(told: Mapping[str, Any]) -> Iterator[Metric]:
+def _recoveries(rows: Iterable[Row], told: Mapping[str, Any]) -> Iterator[Metric]:
+    """Of those that never died as well: of a count that appears as 1 Prometheus sees no increase."""
+    listed = list(rows)
     restarts = CounterMetricFamily("comet_replica_restarts", "Restarts after a death, by its reason.", labels=("replica", "reason"))
-    for name, reasons in told["restarts"].items():
-        for reason, count in reasons.items():
-            restarts.add_metric((name, reason), count)
+    for name in dict.fromkeys([*(row.name for row in listed), *told["restarts"]]):
+        reasons = told["restarts"].get(name, {})
+        for reason in dict.fromkeys([*REASONS, *reasons]):
+            restarts.add_metric((name, reason), reasons.get(reason, 0))
     yield restarts
     times = HistogramMetricFamily("comet_recovery_duration_seconds", "Time from death to ready.", labels=("kind",))
-    for kind, each in told["times"].items():
+    none = {"counts": [0] * (len(told["bounds_s"]) + 1), "sum_s": 0.0}
+    for kind in dict.fromkeys([*(row.kind for row in listed), *told["times"]]):
+        each = told["times"].get(kind, none)
         times.add_metric((kind,), _buckets(each["counts"], told["bounds_s"]), each["sum_s"])
     yield times
 

@@ -28,8 +28,8 @@ def message(requests: int = 100) -> dict[str, Any]:
         now = counted(int(requests * at), int(requests * at / 10))
         meter.add(look(at, {"lb-0": now}, {("lb-0", "worker-0"): now}), 1000.0 + at)
     fleet = [
-        Replica(ReplicaSpec(name, role, "process", "fake", port, rank), state=State.READY, pid=pid, id=str(pid))
-        for name, role, port, rank, pid in (("lb-0", "lb", 5050, 1, 11), ("worker-0", "worker", 6000, 0, 12))
+        Replica(ReplicaSpec(name, role, kind, "fake", port, rank), state=State.READY, pid=pid, id=str(pid))
+        for name, role, kind, port, rank, pid in (("lb-0", "lb", "process", 5050, 1, 11), ("worker-0", "worker", "container", 6000, 0, 12))
     ]
     carried = {
         "lb-0": Traffic(meter.looks[-1].replicas["lb-0"], meter.of("lb-0")),

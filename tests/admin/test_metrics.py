@@ -47,6 +47,14 @@ def test_it_tells_what_the_picture_shows() -> None:
     assert told["comet_edge_healthy", (("lb", "lb-0"), ("worker", "worker-0"))] == 1
 
 
+def test_what_never_died_is_told_as_nought_so_that_its_first_death_is_an_increase() -> None:
+    told = samples(rendered())
+    assert told["comet_replica_restarts_total", (("reason", "crashed"), ("replica", "lb-0"))] == 0
+    assert told["comet_replica_restarts_total", (("reason", "killed"), ("replica", "worker-0"))] == 0
+    assert told["comet_recovery_duration_seconds_count", (("kind", "container"),)] == 0
+    assert told["comet_recovery_duration_seconds_bucket", (("kind", "container"), ("le", "+Inf"))] == 0
+
+
 def test_without_a_picture_it_says_so() -> None:
     assert samples(renderer(lambda: None)().decode()) == {("comet_up", ()): 0.0}
 

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import statistics
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import psutil
 import pytest
 import requests
 
+from comet.wallclock import parse
 from tests.integration.clusters import House, eventually, free_ports, house
 
 pytestmark = pytest.mark.slow
@@ -48,7 +50,7 @@ class Admin:
 
 @pytest.fixture(scope="module")
 def admin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Admin]:
-    with house(tmp_path_factory.mktemp("admin"), runtime="process", failure=0, admin_port=free_ports(1)) as made:
+    with house(tmp_path_factory.mktemp("admin"), runtime="process", failure=0, admin_port=free_ports(1), restart_stable=0.1) as made:
         made.start()
         yield Admin(made)
         made.stop()
@@ -126,16 +128,17 @@ def test_a_hung_server_is_replaced(admin: Admin) -> None:
 
 
 @contextlib.contextmanager
-def hostile_readers(port: int, count: int) -> Iterator[list[int]]:
-    """So many pollers without a pause, as many that never read their answers, and some that never end their requests."""
+def hostile_readers(port: int, count: int, pause: float = 0.0) -> Iterator[list[int]]:
+    """So many pollers of page and API, each with so many seconds between two questions, as many that never read their answers, and some
+    that never end their requests."""
     served, stop = [0] * count, threading.Event()
 
     def poll(number: int) -> None:
         while not stop.is_set():
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
             with contextlib.suppress(OSError, http.client.HTTPException), contextlib.closing(connection):
-                while not stop.is_set():
-                    connection.request("GET", "/api/v1/cluster")
+                while not stop.wait(pause):
+                    connection.request("GET", ("/", "/api/v1/cluster")[number % 2])
                     connection.getresponse().read()
                     served[number] += 1
 
@@ -152,12 +155,17 @@ def hostile_readers(port: int, count: int) -> Iterator[list[int]]:
             thread.join(15)
 
 
-def recovery_ms(admin: Admin) -> float:
-    """Milliseconds from a kill of lb-1 to its successor, by the supervisor's own account of it."""
-    seen = len(admin.house.events("replica_ready", "lb-1"))
-    os.kill(int(admin.house.replicas()["lb-1"]["pid"]), signal.SIGKILL)
-    eventually(lambda: len(admin.house.events("replica_ready", "lb-1")) > seen)
-    return float(admin.house.events("replica_ready", "lb-1")[-1]["timeline_ms"]["ready"])
+def recoveries_ms(admin: Admin, kills: int) -> list[float]:
+    """Milliseconds from a kill of lb-1 from outside to its successor's readiness, noticing included; none of them waits for a backoff."""
+    taken = []
+    for _ in range(kills):
+        seen = len(admin.house.events("replica_ready", "lb-1"))
+        pid, killed_at = int(admin.house.replicas()["lb-1"]["pid"]), time.time()
+        os.kill(pid, signal.SIGKILL)
+        eventually(lambda seen=seen: len(admin.house.events("replica_ready", "lb-1")) > seen)
+        taken.append((parse(admin.house.events("replica_ready", "lb-1")[-1]["at"]) - killed_at) * 1000)
+        time.sleep(2 * float(admin.house.config["restart-stable"]))
+    return taken
 
 
 def test_hostile_readers_cost_the_supervisor_nothing(admin: Admin) -> None:
@@ -173,9 +181,23 @@ def test_hostile_readers_cost_the_supervisor_nothing(admin: Admin) -> None:
     with hostile_readers(admin.port, 50) as served:
         eventually(lambda: sum(served) > 200, 60)
         beset = spent(2)
-        assert recovery_ms(admin) < 5000
     assert beset < alone + 0.05, f"{alone:.3f} alone, {beset:.3f} with readers"
     eventually(lambda: admin.get("/readyz").status_code == 200)
+
+
+@pytest.mark.parametrize(("pause", "bound"), [(1.0, 2), (0.0, 4)], ids=["as-the-page-does", "without-a-pause"])
+def test_restarts_stay_as_fast_with_50_readers(admin: Admin, pause: float, bound: float) -> None:
+    """With and without them in turn, so that a busy machine slows both. Readers that never pause take the CPU themselves, from all
+    that run here: hence the width of their bound."""
+    alone, beset = [], []
+    for _ in range(3):
+        alone += recoveries_ms(admin, 3)
+        with hostile_readers(admin.port, 50, pause) as served:
+            eventually(lambda served=served: sum(served) > 100, 60)
+            beset += recoveries_ms(admin, 3)
+    told = f"{statistics.median(alone):.1f} ms alone, {statistics.median(beset):.1f} ms with readers"
+    print(told)
+    assert statistics.median(beset) < bound * statistics.median(alone), told
 
 
 def test_a_taken_port_is_named_and_zero_turns_it_off(admin: Admin, tmp_path: Path) -> None:
@@ -198,3 +220,16 @@ def test_a_new_supervisor_takes_the_port_of_one_that_was_killed(admin: Admin) ->
     events = admin.get(f"/api/v1/events?after={last}").json()["events"]
     assert [event["event"] for event in events[:2]] == ["supervisor_started", "stale_lock"]
     assert json.loads((admin.house.folder / ".comet/events.jsonl").read_text().splitlines()[-1])["number"] >= events[-1]["number"]
+
+
+@pytest.mark.parametrize("made", ["adopted", "anew"])
+def test_what_was_counted_before_a_new_supervisor_is_no_traffic_of_now(admin: Admin, made: str) -> None:
+    for number in range(60):
+        assert admin.house.hello(number % 2).status_code == 200
+    os.kill(admin.house.supervisor_pid(), signal.SIGKILL)
+    if made == "anew":
+        (admin.house.folder / ".comet/state.json").write_text("{")
+    admin.house.start()
+    told = eventually(lambda: len((shown := admin.get("/api/v1/history").json())["at"]) >= 3 and shown, what="three samples")
+    assert set(told["requests_per_s"]) == {0.0}
+    assert admin.replicas()["lb-0"]["requests"] >= 30

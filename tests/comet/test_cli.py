@@ -25,7 +25,18 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("arguments", [["dance"], ["ps", "--jsno"], ["events", "--tail", "x"], ["logs"], ["--detach", "ps", "x"]])
+BAD = [
+    ["dance"],
+    ["ps", "--jsno"],
+    ["ps", "--js"],
+    ["events", "--tail", "x"],
+    ["logs"],
+    ["--detach", "ps", "x"],
+    ["faults", "--delay", "uniform"],
+]
+
+
+@pytest.mark.parametrize("arguments", BAD)
 def test_bad_usage_is_one_line_and_exit_2(folder: Path, arguments: list[str]) -> None:
     done = comet(*arguments, cwd=folder)
     assert done.returncode == 2

@@ -268,6 +268,18 @@ def test_a_reload_rolls_all_without_a_failed_request(cluster: House, lab: Hosts)
     assert all(row["restarts"] == 0 for row in workers(cluster).values())
 
 
+def test_a_restart_makes_all_anew_without_a_failed_request(cluster: House, lab: Hosts) -> None:
+    before = workers(cluster)
+    with exactly_counted(lab, cluster):
+        done = cluster.comet("restart", "worker")
+        assert (done.returncode, done.stdout) == (0, f"restarted {', '.join(before)}\n"), done.stderr
+        eventually(settled(cluster))
+    after = workers(cluster)
+    assert list(after) == list(before)
+    assert not {row["id"] for row in before.values()} & {row["id"] for row in after.values()}
+    assert all(row["restarts"] == before[name]["restarts"] for name, row in after.items())
+
+
 def test_one_worker_cannot_be_restarted_alone(cluster: House) -> None:
     assert told(cluster, "restart", "worker-1").endswith("a swarm replaces the workers of a service all together: restart worker")
 

@@ -1,0 +1,179 @@
+"""Random histories of scale and restart amid crashes and starts that are slow or fail, against the fake driver: no step of them leaves
+fewer ready replicas than are wanted but for those that were disturbed, no port has two owners, and what is wanted comes about."""
+
+import asyncio
+import contextlib
+import os
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from comet import expand, operations
+from comet.cluster import Cluster, Owner
+from comet.config import parse
+from comet.database import Access
+from comet.drivers.fake import Script, broken, slow, well
+from comet.errors import UserError
+from comet.replica import Exit, Ready, Replica, State, Wanted, public_name
+from tests.comet.fakes import House
+
+FOLDER = Path("/nowhere")
+CONFIG = parse("worker: 3\npool: 2\nruntime: process\nload-balancer-port: 5050\nworker-port: 6000\nadmin-port: 0\n", FOLDER / "config.yaml")
+SCRIPTS = st.sampled_from([well, slow, broken])
+TARGETS = ("worker", "lb", "all", "worker-0", "worker-1", "lb-0")
+
+
+async def at_once(work: Callable[..., Any], *arguments: Any) -> Any:
+    """What stands in for asyncio.to_thread: a history has one thread."""
+    return work(*arguments)
+
+
+class Rolling(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.patches = contextlib.ExitStack()
+        for where, name, stand_in in (
+            (asyncio, "to_thread", at_once),
+            (operations, "_free", lambda host, port: True),
+            (operations.lastwords, "of", lambda cluster, replica: replica.reason),
+            (operations.faultfiles, "write", lambda *arguments: None),
+            (operations.scalefile, "keep", lambda *arguments: None),
+        ):
+            self.patches.enter_context(mock.patch.object(where, name, stand_in))
+        self.house = House()
+        self.driver, self.supervisor = self.house.driver, self.house.supervisor
+        self.supervisor.drivers = {"lb": self.driver, "worker-process": self.driver}
+        self.task: asyncio.Task[Any] | None = None
+
+    @initialize()
+    def all_come_up(self) -> None:
+        around = expand.Surroundings(Cluster(FOLDER), Access({}), Owner(0, 0))
+        fleet: Any = SimpleNamespace(
+            supervisor=self.supervisor,
+            swarm=None,
+            router=SimpleNamespace(limit=lambda share: None),
+            listen=lambda config, members: None,
+            enlist=lambda members: [self.supervisor.enlist(member) for member in members],
+            tell=self.house.events.append,
+        )
+        self.operations = operations.Operations(fleet, Cluster(FOLDER), CONFIG, CONFIG, around, build=mock.AsyncMock(return_value=None))
+        fleet.enlist([*expand.workers(CONFIG, around), *expand.load_balancers(CONFIG, Cluster(FOLDER))])
+        self.supervisor.tick()
+
+    @rule(worker=st.integers(0, 5), pool=st.integers(1, 4), script=SCRIPTS)
+    def scale(self, worker: int, pool: int, script: Script) -> None:
+        self.driver.script = script
+        self.begin(lambda: self.operations.scale(worker, pool))
+
+    @rule(which=st.sampled_from(TARGETS), script=SCRIPTS)
+    def restart(self, which: str, script: Script) -> None:
+        self.driver.script = script
+        self.begin(lambda: self.operations.restart(which))
+
+    @rule(script=SCRIPTS)
+    def starts_go_otherwise(self, script: Script) -> None:
+        self.driver.script = script
+
+    @rule(stubborn=st.booleans())
+    def stops_go_otherwise(self, stubborn: bool) -> None:
+        self.driver.stubborn = stubborn
+
+    @precondition(lambda self: self.driver.alive)
+    @rule(data=st.data())
+    def crash(self, data: st.DataObject) -> None:
+        self.driver.die(data.draw(st.sampled_from(sorted(self.driver.alive))), Exit(code=1))
+        self.settle()
+
+    @precondition(lambda self: self.driver.alive)
+    @rule(data=st.data())
+    def becomes_ready(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(self.driver.alive)))
+        self.supervisor.observe(name, self.driver.alive[name], Ready())
+        self.settle()
+
+    @rule(seconds=st.floats(0.001, 70))
+    def time_passes(self, seconds: float) -> None:
+        self.house.time.advance(seconds)
+        self.settle()
+
+    @invariant()
+    def a_port_has_one_owner(self) -> None:
+        """But for load balancers, whose successors share it on purpose."""
+        alive = [self.supervisor.replicas[name].spec for name in self.driver.alive]
+        assert self.driver.doubled == []
+        assert max(Counter(spec.port for spec in alive if spec.role == "worker").values(), default=1) == 1
+
+    @invariant()
+    def no_step_takes_more_than_it_has_replaced(self) -> None:
+        if hasattr(self, "operations"):
+            for role, wanted in (("worker", self.operations.config.worker), ("lb", self.operations.config.pool)):
+                mine = [replica for replica in self.supervisor.replicas.values() if replica.spec.role == role]
+                ready = {public_name(each.name) for each in mine if each.state is State.READY and each.wanted is Wanted.UP}
+                disturbed = {public_name(each.name) for each in mine if is_disturbed(each)} - ready
+                assert len(ready) + len(disturbed) >= wanted, [(each.name, each.state, each.failures) for each in mine]
+
+    def teardown(self) -> None:
+        """When faults stop, what is wanted comes about, and nothing else is left of an operation."""
+        self.driver.script, self.driver.stubborn = well, False
+        for _ in range(30):
+            for name, instance in list(self.driver.alive.items()):
+                self.supervisor.observe(name, instance, Ready())
+            self.house.time.advance(70)
+            self.settle()
+        try:
+            if hasattr(self, "operations"):
+                assert self.task is None or self.task.done()
+                config = self.operations.config
+                workers = {f"worker-{number}": config.worker_port + number for number in range(config.worker)}
+                balancers = {f"lb-{number}": config.load_balancer_port + number for number in range(config.pool)}
+                replicas = self.supervisor.replicas.values()
+                assert {each.name: each.spec.port for each in replicas} == workers | balancers
+                assert {each.state for each in replicas} == {State.READY}
+        finally:
+            self.patches.close()
+            self.loop.close()
+
+    def begin(self, operation: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        """Ask for an operation; one that comes while another is under way is refused, and so is what cannot be."""
+
+        async def asked() -> None:
+            with contextlib.suppress(UserError):
+                await operation()
+
+        if self.task is None or self.task.done():
+            self.task = self.loop.create_task(asked())
+        else:
+            self.loop.run_until_complete(asked())
+        self.settle()
+
+    def settle(self) -> None:
+        """Let whoever waits in the loop go on until all wait for something else."""
+
+        async def idle() -> None:
+            for _ in range(40):
+                await asyncio.sleep(0)
+
+        self.loop.run_until_complete(idle())
+
+
+def is_disturbed(replica: Replica) -> bool:
+    """Whether it is not ready for a reason that no operation has brought about."""
+    return replica.wanted is Wanted.UP and replica.state in (State.BACKOFF, State.STARTING) and bool(replica.failures or replica.reason)
+
+
+TestRolling = Rolling.TestCase
+TestRolling.settings = settings(
+    max_examples=2000 if os.environ.get("COMET_TEST_FULL") else 100,
+    stateful_step_count=30,
+    deadline=None,
+    derandomize=not os.environ.get("COMET_TEST_FULL"),
+    suppress_health_check=list(HealthCheck),
+)
