@@ -223,7 +223,8 @@ class Ledger:
                 if not self._store.replaced():
                     return None
                 # What was committed went away with the old file: it is counted in the new one.
-                log.warning("the database was deleted or replaced while running; beginning anew")
+                if not self._troubled:
+                    log.warning("the database was deleted or replaced while running; beginning anew")
                 self._store.reopen()
         except NotCommitted as error:
             return str(error)
