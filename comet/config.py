@@ -69,6 +69,7 @@ KEYS: dict[str, Key] = {
     "restart-stable": Key(10, *SECONDS, "time ready after which former crashes are forgotten"),
     "admin-port": Key(5040, whole(0, 65535), "a whole number from 0 to 65535", "dashboard, API and metrics; 0 turns it off"),
     "delay-distribution": faults.SETTINGS["delay-distribution"],
+    "seed": Key("none", or_word("none", whole(0, 2**63 - 1), None), "none, or a whole number from 0", "what the workers' draws begin with"),
     "access-log": Key(False, flag, "true or false", "whether load balancers write a line per request"),
     "fault-point": Key("worker", one_of("worker", "lb"), "worker or lb", "who brings the faults about"),
     "faults": Key({}, refused, "fault settings by worker name", "what is wrong with single workers"),
@@ -121,6 +122,7 @@ class Config:
     restart_stable: float
     admin_port: int
     delay_distribution: str
+    seed: int | None
     access_log: bool
     fault_point: str
     faults: Mapping[str, Mapping[str, Any]]
@@ -196,7 +198,7 @@ PLACES = ("{host}", "{port}", "{name}")
 """What a worker-command may leave to be filled in."""
 
 OWN_ONLY = ("worker-target-port", "worker-environment", "worker-volumes", "worker-user", "worker-read-only", "worker-cpus", "worker-pids")
-APP_ONLY = ("avg-delay", "failure", "delay-distribution", "faults")
+APP_ONLY = ("avg-delay", "failure", "delay-distribution", "seed", "faults")
 CONTAINER_ONLY = ("worker-image", "worker-target-port", "worker-volumes", "worker-read-only", "worker-cpus", "worker-pids")
 
 
@@ -222,6 +224,7 @@ def _service_problems(values: Mapping[str, Any], lines: Mapping[str, int], name:
         own = "is for a service of your own (name its worker-image, or with runtime: process its worker-command)"
         yield from told((key for key in OWN_ONLY if containers or key not in CONTAINER_ONLY), own)
     if values["fault-point"] == "lb":
+        yield from told(("seed",), "is for draws of the built-in worker (leave it out with fault-point: lb)")
         for worker, settings in values["faults"].items():
             for key in sorted(set(settings) & set(faults.WORKER_ONLY)):
                 yield f"{name}:{lines['faults']}: faults.{worker}.{key}: acts within the worker (leave it out with fault-point: lb)"

@@ -148,10 +148,13 @@ def _policy(config: Config) -> RestartPolicy:
 
 
 def _arguments(config: Config, name: str, listen: str, identity: str, faults: str | None = None) -> tuple[str, ...]:
+    # Workers with one seed would all fail the same request of their turn: each has the next number.
+    seed = () if config.seed is None else ("--seed", str(config.seed + int(name.rpartition("-")[2])))
     threads = "auto" if config.worker_threads is None else str(config.worker_threads)
     file = () if faults is None else ("--faults", faults)
     return (
-        "--listen", listen, "--name", name, "--identity", identity, "--threads", threads, *file, "--grace", f"{config.shutdown_grace:g}"
+        "--listen", listen, "--name", name, "--identity", identity, "--threads", threads, *file, *seed,
+        "--grace", f"{config.shutdown_grace:g}",
     )  # fmt: skip
 
 

@@ -92,7 +92,7 @@ def parse(url: str) -> Location:
 
 def is_url(text: str) -> bool:
     """Whether this is meant as a server's URL, and not as a path."""
-    return "://" in text or text.startswith(tuple(f"{scheme}:" for scheme in SCHEMES))
+    return "://" in text or text.startswith(tuple(f"{scheme}{mark}" for scheme in SCHEMES for mark in (":", "//")))
 
 
 def without_password(text: str) -> str:

@@ -105,11 +105,12 @@ class Play:
 
     def _begin(self, step: Step, began: float) -> None:
         orders = targets(step, self.workers) if step.faults or self._ordered else {}
-        self._ordered = bool(step.faults)
+        self._ordered = self._ordered or bool(step.faults)
         for target, settings in orders.items():
             left = max(0.1, began + step.seconds + OVERLAP - time.monotonic())
             change = Change(settings, seconds=left, owner=self._owner) if settings else Change(clear=True, owner=self._owner)
             self._call("faults", target=target, **change.as_dict())
+        self._ordered = bool(step.faults)
         for name in step.kill:
             with contextlib.suppress(UserError):  # It is dead already: what is to be killed need not live.
                 self._call("kill", name=name, signal="KILL")

@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from worker_app import __doc__ as summary
 from worker_app import address, burn
@@ -109,7 +109,6 @@ def serve(options: argparse.Namespace) -> int:
     store.open()
     plan = FaultPlan(FaultSettings(avg_delay=0.0, failure=0.0)) if options.no_faults else FaultPlan()
     faults = Faults(plan, started=_boottime(), boot_id=_boot_id(), seed=options.seed)
-    _follow_faults(loop, options, faults)
     ledgers: list[Ledger] = []
 
     def ledger_of(notify: Notify) -> Ledger:
@@ -124,6 +123,7 @@ def serve(options: argparse.Namespace) -> int:
 
     application = create_app(Services(identity.greeting(), database.reader(), lambda: faults.next(_boottime()), count))
     server = WorkerServer(application, listener, loop, faults, ledger_of, options.threads)
+    _follow_faults(loop, options, faults, lambda: ledgers[0].note_now(injected="memory"))
     host, port = listener.getsockname()[:2]
     log.info("%s listening on %s:%d, counting as %s", identity.greeting().removeprefix("hello from "), host, port, store.name)
     if stops:
@@ -135,8 +135,10 @@ def serve(options: argparse.Namespace) -> int:
     return 0
 
 
-def _follow_faults(loop: EventLoop, options: argparse.Namespace, faults: Faults) -> None:
+def _follow_faults(loop: EventLoop, options: argparse.Namespace, faults: Faults, grows: Callable[[], None]) -> None:
+    """Keep the fault file's word; `grows` is called when the memory fault begins."""
     hog = burn.Hog()
+    growing = False
     capped = options.identity == CONTAINER
     file = FaultFile(options.faults) if options.faults else None
 
@@ -148,10 +150,15 @@ def _follow_faults(loop: EventLoop, options: argparse.Namespace, faults: Faults)
         loop.call_at(time.monotonic() + INTERVAL, look)
 
     def bite() -> None:
-        nonlocal capped
+        nonlocal capped, growing
         appetite = faults.current(_boottime()).memory
         if appetite <= 0.0:
+            growing = False
             hog.release()
+        elif not growing:
+            # Told before the first bite: the last one tells nothing any more.
+            growing = True
+            grows()
         else:
             if not capped:
                 burn.cap_process(options.memory)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 VERSION = 1  # of the schema
+TABLES = ("workers", "latency", "injections")  # beside the one that names the version
 RETIRED = "retired"  # the row into which the oldest former workers are folded
 LOCK = 0x636F6D6574  # PostgreSQL: the advisory lock of those who register, fold, make or migrate ("comet")
 

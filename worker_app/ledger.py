@@ -97,6 +97,11 @@ class Ledger:
             if injected is not None:
                 self._notes.injections[injected] += 1
 
+    def note_now(self, *, injected: str) -> None:
+        """As `note`, for what may end this process soon: a transaction follows at once."""
+        self.note(injected=injected)
+        self._handed.put(())
+
     def close(self, grace: float) -> bool:
         """Commit what is pending for at most `grace` seconds and end the thread; False when entries were given up."""
         self._closing = time.monotonic() + grace
@@ -223,7 +228,8 @@ class Ledger:
                 if not self._store.replaced():
                     return None
                 # What was committed went away with the old file: it is counted in the new one.
-                log.warning("the database was deleted or replaced while running; beginning anew")
+                if not self._troubled:
+                    log.warning("the database was deleted or replaced while running; beginning anew")
                 self._store.reopen()
         except NotCommitted as error:
             return str(error)

@@ -196,9 +196,11 @@ def _words(pgconn: PGconn) -> str:
 def in_place(session: Session) -> bool:
     """Whether the tables are there, of the present version: the case of almost every start."""
     try:
-        return session.execute("SELECT version FROM comet_schema").fetchone() == (layout.VERSION,)
+        tables = ", ".join(f"to_regclass('{name}')" for name in layout.TABLES)
+        found = session.execute(f"SELECT version, num_nulls({tables}) FROM comet_schema").fetchone()
     except errors.UndefinedTable:
         return False
+    return found == (layout.VERSION, 0)
 
 
 HINTS = (

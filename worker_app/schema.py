@@ -146,6 +146,7 @@ def _prepare(connection: Connection) -> None:
         MIGRATIONS[state](connection)
         state += 1
         connection.execute(update(version_table).values(version=state))
+    metadata.create_all(connection)  # what somebody has dropped
 
 
 def _state(connection: Connection) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ from worker_app.errors import WorkerError
 PATIENCE = 10.0  # seconds a start or a command waits for other writers (SQLite's busy wait is unfair: seconds are possible)
 EXAMPLE = "sqlite:////directory/file.db"
 SIDE_FILES = ("-wal", "-shm")
+MAGIC = b"SQLite format 3\0"  # the file format's first bytes (https://www.sqlite.org/fileformat2.html#the_database_header)
+COOKIE = slice(40, 44)  # the schema's number in the file, big-endian: PRAGMA schema_version
 
 Identity = tuple[int, int]  # device and inode
 
@@ -54,8 +57,9 @@ def connect(path: str, timeout: float = PATIENCE) -> sqlite3.Connection:
     return connection
 
 
-def prepare(path: str, stale: tuple[Identity, ...] = (), patience: float = PATIENCE) -> None:
+def prepare(path: str, stale: tuple[Identity, ...] = (), patience: float = PATIENCE, overwritten: Identity | None = None) -> None:
     """Make sure that a database of ours is at the path, in WAL mode. `stale`: side files known to belong to a former file.
+    `overwritten`: the file that was ours until something else was written over it.
 
     Waits at most about `patience` seconds for others.
 
@@ -64,6 +68,8 @@ def prepare(path: str, stale: tuple[Identity, ...] = (), patience: float = PATIE
     deadline = time.monotonic() + patience
     with _directory_lock(path, deadline):
         try:
+            if overwritten is not None and identity(path) == overwritten:
+                _set_apart(path)
             _clear_side_files(path, stale)
             if identity(path) is None:
                 os.close(os.open(os.path.realpath(path), os.O_CREAT | os.O_WRONLY, 0o664))
@@ -96,11 +102,14 @@ def _in_place(connection: sqlite3.Connection) -> bool:
     """Whether the tables are there, of the present version, in WAL mode: the case of almost every start."""
     try:
         version = connection.execute("SELECT version FROM comet_schema").fetchone()
+        known = f"name IN ({','.join('?' * len(layout.TABLES))})"
+        (present,) = connection.execute(f"SELECT count(*) FROM sqlite_master WHERE type = 'table' AND {known}", layout.TABLES).fetchone()
     except sqlite3.OperationalError as error:
         if "no such table" not in str(error):
             raise
         return False
-    return bool(version == (layout.VERSION,) and connection.execute("PRAGMA journal_mode").fetchone() == ("wal",))
+    complete = version == (layout.VERSION,) and present == len(layout.TABLES)
+    return bool(complete and connection.execute("PRAGMA journal_mode").fetchone() == ("wal",))
 
 
 def _build(path: str, connection: sqlite3.Connection, patience: float, deadline: float) -> None:
@@ -119,6 +128,20 @@ def _build(path: str, connection: sqlite3.Connection, patience: float, deadline:
                 raise
             time.sleep(0.02)
     schema.build(engine)
+
+
+def _set_apart(path: str) -> None:
+    """Make what is at the path a file of its own: all that have the former one open see that it went, and write to it no more."""
+    real = os.path.realpath(path)
+    draft = f"{real}.draft"
+    try:
+        shutil.copyfile(real, draft)
+        shutil.copymode(real, draft)
+        os.replace(draft, real)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(draft)
+        raise
 
 
 def _clear_side_files(path: str, stale: tuple[Identity, ...]) -> None:

@@ -9,6 +9,7 @@ and never sets it (a reset from outside must not be undone), and makes it anew w
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -62,36 +63,42 @@ class SqliteStore:
         self._connection: sqlite3.Connection | None = None
         self._file: sqlite.Identity | None = None
         self._sides: tuple[sqlite.Identity, ...] = ()
+        self._header = -1  # descriptor of the file; closed with it, never before: that would drop SQLite's locks
+        self._cookies: set[bytes] = set()  # what the file may say of its schema
+        self._touched = (0, 0)  # when the file was written last, and its size then
+        self._overwritten = False
+        self._unfit = False  # to be opened anew, although it is the same file
         self._updated = 0.0
         self._patient = True
         self._unwritten = 0  # commits since the WAL was last written back
 
     def open(self, patience: float = sqlite.PATIENCE) -> None:
         """Prepare the database and register the worker. WorkerError: one line that says why not within `patience` seconds."""
-        sqlite.prepare(self.path, stale=self._sides, patience=patience)
+        gone = self._overwritten or sqlite.identity(self.path) != self._file
+        sqlite.prepare(self.path, self._sides if gone else (), patience, self._file if self._overwritten else None)
         connection = None
         try:
             connection = sqlite.connect(self.path, patience)
-            self._file = sqlite.identity(self.path)
             self._register(connection)
+            self._look_closely(connection)
             connection.execute("PRAGMA wal_autocheckpoint=0")
             _set_patience(connection, True)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             if connection is not None:
                 connection.close()
             raise WorkerError(f"{self.path}: {sqlite.explain(error, self.path)}") from None
-        self._connection = connection
+        self._connection, self._unfit, self._overwritten = connection, False, False
         self._patient = True
         self._note_side_files()
 
     def commit(self, tally: Tally) -> None:
-        if self._connection is None:
+        if self._connection is None or self._unfit:
             self.reopen()
         assert self._connection is not None
         self._transact(self._connection, tally, patient=True)
 
     def commit_at_once(self, tally: Tally) -> bool:
-        if self._connection is None:
+        if self._connection is None or self._unfit:
             return False
         try:
             self._transact(self._connection, tally, patient=False)
@@ -109,6 +116,7 @@ class SqliteStore:
             self._be_patient(connection, patient)
             connection.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:
+            self._judge(error)
             raise NotCommitted(str(error)) from None
         try:
             values = (tally.successful, tally.failed, tally.unplanned, tally.disconnected, tally.duration_us, self._batch)
@@ -119,6 +127,7 @@ class SqliteStore:
                 connection.executemany(_INJECTION, [(self.name, kind, count) for kind, count in tally.injections.items()])
         except sqlite3.Error as error:
             self._roll_back(connection)
+            self._judge(error)
             self._make_room(connection, error)
             raise NotCommitted(str(error)) from None
         try:
@@ -132,9 +141,15 @@ class SqliteStore:
         self._updated = now
         self._unwritten += 1
 
+    def _judge(self, error: sqlite3.Error) -> None:
+        """Whether there is more to an error than bad luck: a table that somebody has dropped, a file that became another one."""
+        words = str(error)
+        if "locked" not in words:
+            self._unfit = "no such table" in words or self.replaced()
+
     def _make_room(self, connection: sqlite3.Connection, error: sqlite3.Error) -> None:
         """Where a file could not grow, write the WAL back: the next commit begins it anew. On a small disk it may be what fills it."""
-        if (error.sqlite_errorcode & 0xFF) not in NO_ROOM:
+        if (getattr(error, "sqlite_errorcode", 0) & 0xFF) not in NO_ROOM:
             return
         try:
             self._be_patient(connection, True)
@@ -158,7 +173,17 @@ class SqliteStore:
         return found is not None and found[0] == self._batch
 
     def replaced(self) -> bool:
-        return sqlite.identity(self.path) != self._file
+        try:
+            status = os.stat(self.path)
+        except OSError:
+            return True
+        if (status.st_dev, status.st_ino) != self._file:
+            return True
+        touched = (status.st_mtime_ns, status.st_size)
+        if touched != self._touched:
+            self._overwritten = self._overwritten or self._is_foreign()
+            self._touched = touched
+        return self._overwritten
 
     def reopen(self) -> None:
         # The old connection stays until the new one is there: while it is open, the inode numbers of its files cannot be given to new
@@ -176,7 +201,7 @@ class SqliteStore:
             log.warning("the database %s was deleted or replaced; beginning anew", self.path)
             self.reopen()
         connection = self._connection
-        if connection is None:
+        if connection is None or self._unfit:
             self.reopen()
             return
         try:
@@ -186,6 +211,7 @@ class SqliteStore:
                 connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
             missing = connection.execute("SELECT 1 FROM workers WHERE name = ?", (self.name,)).fetchone() is None
         except sqlite3.Error as error:
+            self._judge(error)
             raise NotCommitted(str(error)) from None
         if missing or now - self._updated >= HEARTBEAT:
             self.commit(Tally())
@@ -194,6 +220,34 @@ class SqliteStore:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+        if self._header >= 0:
+            os.close(self._header)
+            self._header = -1
+
+    def _look_closely(self, connection: sqlite3.Connection) -> None:
+        """Note by what this file will be known again: it may be emptied, or another one be copied over it (cp), while we have it open."""
+        found = sqlite.identity(self.path)
+        if found != self._file or self._header < 0:
+            if self._header >= 0:
+                os.close(self._header)
+            self._header = os.open(os.path.realpath(self.path), os.O_RDONLY | os.O_CLOEXEC)
+        self._file = found
+        # Until the WAL is written back the file itself has the schema of before.
+        self._cookies = {os.pread(self._header, 100, 0)[sqlite.COOKIE], _schema_of(connection)}
+
+    def _is_foreign(self) -> bool:
+        """Whether the file's own words are no longer those of the database that the connection sees."""
+        try:
+            header = os.pread(self._header, 100, 0)
+        except OSError:
+            return False  # A disk in trouble is no other file.
+        if not header.startswith(sqlite.MAGIC):
+            return True
+        cookie = header[sqlite.COOKIE]
+        if cookie not in self._cookies and self._connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._cookies.add(_schema_of(self._connection))
+        return cookie not in self._cookies
 
     def _register(self, connection: sqlite3.Connection) -> None:
         now = time.time()
@@ -223,6 +277,11 @@ class SqliteStore:
                 connection.execute("ROLLBACK")
             except sqlite3.Error as error:
                 log.warning("rollback: %s", error)
+
+
+def _schema_of(connection: sqlite3.Connection) -> bytes:
+    (number,) = connection.execute("PRAGMA schema_version").fetchone()
+    return int(number).to_bytes(4, "big")
 
 
 def _set_patience(connection: sqlite3.Connection, patient: bool) -> None:

@@ -64,6 +64,8 @@ def test_every_key_checks_its_own_default() -> None:
         ("# nothing", "config.yaml:1: the file is empty"),
         ("worker: !!python/object/apply:os.system [id]", "config.yaml:1: not valid YAML: "),
         ("pool: 2\nworker: 3\npool: 4", "config.yaml:3: pool: stands twice (first in line 1; keep one)"),
+        ("seed: -1", "config.yaml:1: seed: -1 is out of range (allowed: none, or a whole number from 0)"),
+        ("fault-point: lb\nseed: 1", "config.yaml:2: seed: is for draws of the built-in worker (leave it out with fault-point: lb)"),
         ("load-balancer-port: 65535", "config.yaml:1: load-balancer-port: 2 ports from 65535 go past 65535 (allowed: up to 65534)"),
     ],
 )

@@ -37,6 +37,7 @@ def test_a_url_means_to_us_what_it_means_to_libpq(url: str) -> None:
         "postgresql:/u:secret@h/d",
         "postgresql://u:sec/ret@h:x/d",
         "postgresql://u:secret@h:port/d",
+        "postgresql//u:secret@h/d",
         "postgresql://u:secret@h:99999/d",
         "postgresql://u:secret%@h/d",
         "postgresql://u:sec ret@h/d",

@@ -136,6 +136,19 @@ def test_the_config_names_faults_of_single_workers_and_reload_applies_them_live(
     house.stop()
 
 
+def test_a_seed_in_the_config_repeats_what_each_worker_does(make_house: Callable[..., House]) -> None:
+    house = make_house(worker=2, pool=1, runtime="process", failure=50, avg_delay=0, seed=7)
+    lives = []
+    for _ in range(2):
+        house.start()
+        lives.append([[ask(house, number) for _ in range(24)] for number in (0, 1)])
+        house.stop()
+    assert lives[0] == lives[1]
+    first, second = lives[0]
+    assert set(first) == set(second) == {200, 500}
+    assert first != second
+
+
 def test_what_is_refused(make_house: Callable[..., House]) -> None:
     house = make_house(worker=1, pool=1, runtime="process")
     assert house.comet("faults").returncode == 3

@@ -174,6 +174,7 @@ def test_memory_is_a_true_oom_kill_of_a_container(make_house: Callable[..., Hous
     assert "worker-0 exited: SIGKILL (out of memory)" in house.comet("events").stdout
     assert house.replicas()["worker-1"]["id"] == before["worker-1"]["id"]
     assert {answer.status for answer in seen} == {200}
+    assert "memory " in house.comet("stats").stdout
     house.stop()
     house.assert_nothing_left()
 

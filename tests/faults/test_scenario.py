@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
+from comet.cluster import Cluster
 from comet.crowd import Book, Crowd, percentile, total
+from comet.errors import UserError
 from comet.located import ConfigError
-from comet.play import targets
+from comet.play import Play, targets
 from comet.scenario import parse, strangers
 from tests.integration.clusters import ROOT, House, eventually
 
@@ -100,6 +102,21 @@ def test_names_that_the_cluster_does_not_have_are_refused() -> None:
         "good.yaml:8: bad: faults: worker-1: no such worker (there are worker-0)",
         "good.yaml:8: bad: kill: lb-1: no such replica (there are lb-0, worker-0)",
     ]
+
+
+def test_what_a_step_could_not_take_back_is_taken_back_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def call(self: Play, command: str, **fields: Any) -> None:
+        asked.append(fields)
+        if len(asked) == 2:
+            raise UserError("the supervisor does not answer")
+
+    monkeypatch.setattr(Play, "_call", call)
+    scenario = parse("clients: 0\nsteps:\n- for: 100ms\n  faults: {all: {hang: 100}}\n- for: 100ms\n", "s.yaml")
+    with pytest.raises(UserError):
+        Play(scenario, Cluster(Path("/nowhere")), [], ["worker-0"], lambda line: None).run()
+    assert [each.get("clear", False) for each in asked] == [False, True, True]
 
 
 def test_percentiles_and_sums() -> None:

@@ -7,11 +7,12 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -243,6 +244,55 @@ def test_a_database_deleted_while_running_is_made_anew(tmp_path: Path, suffixes:
         assert workers[2].totals() == (240, 0)
         assert "deleted or replaced" in "".join(worker.log.read_text() for worker in workers)
     assert integrity(tmp_path / "stats.db") == "ok"
+
+
+def emptied(path: Path) -> None:
+    path.open("w").close()
+
+
+def overwritten_by_an_older_one(path: Path) -> None:
+    """As `cp backup.db stats.db` does: the same file, other content."""
+    backup = path.with_name("backup.db")
+    database.create(str(backup))
+    shutil.copyfile(backup, path)
+
+
+def rid_of_a_table(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("DROP TABLE workers")
+
+
+@pytest.mark.parametrize("spoil", [emptied, overwritten_by_an_older_one, rid_of_a_table])
+def test_a_database_that_is_spoilt_under_living_workers_counts_what_is_answered_after(
+    tmp_path: Path, spoil: Callable[[Path], None]
+) -> None:
+    """The file stays the same one, so that its place in the folder tells nothing."""
+    before, after = Clients(), Clients()
+    path = tmp_path / "stats.db"
+    with contextlib.ExitStack() as stack:
+        workers = [stack.enter_context(Worker(tmp_path, f"worker-{number}")) for number in range(3)]
+        ports = [worker.port for worker in workers]
+        asyncio.run(before.many(ports, 12, 20))
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        spoil(path)
+        asyncio.run(after.many(ports, 12, 20))
+        assert dict(after.seen) == {200: 240}
+        assert workers[2].totals() == (240, 0)
+    assert integrity(path) == "ok"
+
+
+def test_a_vacuumed_database_is_still_the_same(tmp_path: Path) -> None:
+    """A vacuum writes the file anew and changes what it says of its schema."""
+    clients = Clients()
+    with Worker(tmp_path) as worker:
+        asyncio.run(clients.many([worker.port], 5, 20))
+        with contextlib.closing(sqlite3.connect(worker.database)) as connection:
+            connection.execute("VACUUM")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        asyncio.run(clients.many([worker.port], 5, 20))
+        assert worker.totals() == (200, 0)
+        assert "deleted or replaced" not in worker.log.read_text()
 
 
 def test_a_deleted_database_comes_back_without_requests(tmp_path: Path) -> None:

@@ -173,11 +173,12 @@ def test_a_reset_under_living_workers(tmp_path: Path, place: postgres.Database) 
         assert worker.totals() == (5, 0)
 
 
-def test_a_dropped_table_is_made_anew(tmp_path: Path, place: postgres.Database) -> None:
+@pytest.mark.parametrize("dropped", ["workers", "workers, latency, injections, comet_schema"])
+def test_a_dropped_table_is_made_anew(tmp_path: Path, place: postgres.Database, dropped: str) -> None:
     clients = Clients()
     with Worker(tmp_path, database=place.url) as worker:
         asyncio.run(clients.many([worker.port], 5, 5))
-        place.sql("DROP TABLE workers, latency, injections, comet_schema")
+        place.sql(f"DROP TABLE {dropped}")
         asyncio.run(clients.many([worker.port], 5, 5))
         assert dict(clients.seen) == {200: 50}
         assert worker.totals() == (25, 0)

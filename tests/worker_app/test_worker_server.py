@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import socket
+import sqlite3
 import tempfile
 import time
 from pathlib import Path
@@ -326,6 +328,8 @@ def test_memory_grows_until_the_limit_kills_a_process(tmp_path: Path) -> None:
     with Worker(tmp_path, args=("--memory", str(128 << 20))) as worker:
         worker.write_faults({"avg-delay": 0, "failure": 0, "memory": 500})
         assert worker.process.wait(20) == -9
+        with contextlib.closing(sqlite3.connect(worker.database)) as connection:
+            assert connection.execute("SELECT kind, count FROM injections").fetchall() == [("memory", 1)]
 
 
 def test_memory_is_given_back(tmp_path: Path) -> None:
