@@ -134,14 +134,18 @@ class Downstream:
 
     def pause_writing(self) -> None:
         self.blocked = True
-        if self.state == RESPONDING and self.connection is not None:
-            self.connection.transport.pause_reading()
+        connection = self.connection
+        # WAITING: interim responses may fill it too, but a whole answer's connection is another client's already.
+        if self.state in (WAITING, RESPONDING) and connection is not None and connection.client is self:
+            connection.transport.pause_reading()
 
     def resume_writing(self) -> None:
         self.blocked = False
         now = monotonic()
         if self.state == RESPONDING and self.connection is not None:
             self.deadline = now + self._proxy.settings.body_timeout
+            self.connection.transport.resume_reading()
+        elif self.state == WAITING and self.connection is not None:
             self.connection.transport.resume_reading()
         elif self.state == BLOCKED:
             self._rest(now)
@@ -280,6 +284,7 @@ class Downstream:
         """Pass on a 1xx, unless the client is too old for it (RFC 9110 section 15.2)."""
         if self.head.minor:
             self.interims = True
+            self.plain = False  # The client may not have taken it yet, and the connection be held back for that.
             self._proxy.slots[RESPONSES + 1] += 1
             self.transport.write(head.start + b"\r\n")
 

@@ -157,7 +157,7 @@ class RequestReader(HeadReader[RequestHead]):
     def check_incomplete(self, data: bytes, max_head: int) -> None:
         """Refuse as early as possible what cannot become a head of up to `max_head` bytes any more. Refusal: 400, 414, 431, 501, 505."""
         line, newline, _ = data.partition(b"\n")
-        if len(line) > self.max_line:
+        if len(line.removesuffix(b"\r")) > self.max_line:
             raise Refusal(414, "request line too long")
         if not newline:
             if _NOT_A_LINE(line):

@@ -136,6 +136,13 @@ def test_limits_answer_414_and_431() -> None:
         read(GET, HOST, *[b"A: 1"] * 100)
     assert refusal.value.status == 431
     assert read(GET, HOST, *[b"A: 1"] * 99)
+    longest = b"GET /" + b"a" * (8192 - len(GET)) + b" HTTP/1.1"
+    assert read(longest, HOST)
+    for cut in (b"", b"\r", b"\r\n"):
+        reader().check_incomplete(longest + cut, 32768)
+        with pytest.raises(Refusal) as refusal:
+            reader().check_incomplete(b"a" + longest + cut, 32768)
+        assert refusal.value.status == 414
 
 
 def test_the_upstream_sees_what_was_understood() -> None:
