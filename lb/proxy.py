@@ -55,7 +55,7 @@ class Proxy:
         self.slots = counters.slots
         self._own = counters.edge("")
         self.pool = UpstreamPool(settings, counters.edge)
-        self.requests = RequestReader(settings.max_request_line, settings.max_fields, local_host)
+        self.requests = RequestReader(settings.max_request_line, settings.max_fields, local_host, max_head=settings.max_head)
         self.wheel = Wheel(loop, _reach(settings))
         self.clients: set[Downstream] = set()
         self.in_flight = 0
@@ -315,7 +315,7 @@ class Proxy:
         self.settings = settings
         self.pool.configure(settings)
         self.wheel.reach = _reach(settings)
-        self.requests.limit(settings.max_request_line, settings.max_fields)
+        self.requests.limit(settings.max_request_line, settings.max_fields, settings.max_head)
 
     def doubt(self, upstream: Upstream, reason: str) -> None:
         """Skip an upstream for a sign that an immediate check shall decide."""

@@ -111,9 +111,10 @@ class RequestReader(HeadReader[RequestHead]):
     `default_host` names this LB to upstreams when an HTTP/1.0 client names no host. Refusals: 400, 414, 417, 431, 501, 505.
     """
 
-    def __init__(self, max_line: int, max_fields: int, default_host: bytes, capacity: int = 1024) -> None:
+    def __init__(self, max_line: int, max_fields: int, default_host: bytes, capacity: int = 1024, max_head: int = 32768) -> None:
         super().__init__(REQUEST_KINDS, max_fields, capacity)
         self.max_line = max_line
+        self._max_alike = min(MAX_REMEMBERED_HEAD, max_line, max_head)
         self._default_host = default_host
         self._hosts: dict[bytes, tuple[bytes, bytes]] = {}
         self._templates = Templates()
@@ -131,7 +132,7 @@ class RequestReader(HeadReader[RequestHead]):
 
     def alike(self, raw: bytes) -> tuple[RequestHead, bytes] | None:
         """Return as `take` what `raw` is, if a template knows; a head that comes again and again is remembered whole."""
-        if len(raw) > MAX_REMEMBERED_HEAD or len(raw) > self.max_line:
+        if len(raw) > self._max_alike:
             return None
         known = self._templates.known
         for template in known:
@@ -148,9 +149,10 @@ class RequestReader(HeadReader[RequestHead]):
             self.recent.remember(raw, model.alike(prefix, len(raw)))
         return model, prefix
 
-    def limit(self, max_line: int, max_fields: int) -> None:
+    def limit(self, max_line: int, max_fields: int, max_head: int) -> None:
         """Set the limits anew."""
         self.max_line, self.max_fields = max_line, max_fields
+        self._max_alike = min(MAX_REMEMBERED_HEAD, max_line, max_head)
         self.recent.forget()
         self._templates.forget()
 
