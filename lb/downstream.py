@@ -182,7 +182,7 @@ class Downstream:
             self.buffer = data[end:]
             self._begin(head, prefix, end)
         except Refusal as refusal:
-            self._refuse(refusal)
+            self._refuse(refusal, data[:5] == b"HEAD ")
             return False
         return True
 
@@ -339,18 +339,18 @@ class Downstream:
 
     # Failures and ends.
 
-    def _refuse(self, refusal: Refusal) -> None:
+    def _refuse(self, refusal: Refusal, head_only: bool) -> None:
         """Answer a head that begins no exchange, and read no further: what follows cannot be trusted."""
         slots = self._proxy.slots
         slots[REQUESTS] += 1
         slots[RESPONSES + refusal.status // 100] += 1
         self.buffer = b""
-        self.transport.write(self._proxy.own_answer(refusal.status, refusal.reason, close=True, head_only=False))
+        self.transport.write(self._proxy.own_answer(refusal.status, refusal.reason, close=True, head_only=head_only))
         self._linger()
 
     def _refuse_body(self, refusal: Refusal) -> None:
         if self.state == WAITING and self.upstream is None:  # Nothing of it went anywhere.
-            self._refuse(refusal)
+            self._refuse(refusal, self.head.is_head)
         else:
             self._proxy.recovery.refused(self, refusal)
 
@@ -391,7 +391,7 @@ class Downstream:
         if self.state == IDLE:
             self.close()
         elif self.state == HEAD:
-            self._refuse(Refusal(408, "the request head took too long"))
+            self._refuse(Refusal(408, "the request head took too long"), self.buffer[:5] == b"HEAD ")
         elif self.state in _IN_EXCHANGE:
             self._proxy.recovery.expired(self, now, stalled=not self.sent and not self._held)
         else:

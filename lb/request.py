@@ -10,6 +10,7 @@ Pure: no I/O, no clock.
 """
 
 import re
+from ipaddress import AddressValueError, IPv6Address
 from typing import Final
 
 from lb.fields import (
@@ -39,8 +40,8 @@ CHUNKED: Final = -1
 # Request target: visible ASCII without a fragment (RFC 9112 section 3.2). Wider than the URI grammar, as browsers are.
 _REQUEST_LINE = re.compile(rb"(" + TOKEN + rb") ([\x21\x22\x24-\x7e]+) HTTP/([0-9])\.([0-9])").fullmatch
 _TARGET: Final = bytes((0x21, 0x22, *range(0x24, 0x7F)))
-_HOST = rb"(?:\[[0-9A-Fa-f:.]+\]|\[[vV][0-9A-Fa-f]+\.[A-Za-z0-9\-._~!$&'()*+,;=:]+\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})*)"
-_AUTHORITY = re.compile(_HOST + rb"(?::[0-9]{0,5})?").fullmatch  # uri-host [ ":" port ], RFC 9110 section 7.2
+_HOST = rb"(?:\[([0-9A-Fa-f:.]+)\]|\[[vV][0-9A-Fa-f]+\.[A-Za-z0-9\-._~!$&'()*+,;=:]+\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})*)"
+_AUTHORITY = re.compile(_HOST + rb"(?::([0-9]{0,5}))?").fullmatch  # uri-host [ ":" port ], RFC 9110 section 7.2
 _ABSOLUTE = re.compile(rb"https?://([^/?]*)([/?].*)?", re.IGNORECASE).fullmatch
 
 _BARE_LF = re.compile(rb"(?<!\r)\n").search
@@ -246,20 +247,34 @@ class RequestReader(HeadReader[RequestHead]):
                 raise Refusal(400, "the target * is for OPTIONS only")  # RFC 9112 section 3.2.4
             return target, around
         absolute = _ABSOLUTE(target)
-        if absolute is None or not (host := absolute[1]) or _AUTHORITY(host) is None or host[:1] == b":":
+        if absolute is None or not (host := absolute[1]) or not _is_authority(host):
             raise Refusal(400, "invalid request target")  # userinfo included: RFC 9110 section 4.2.4
         path = absolute[2] or (b"*" if method == b"OPTIONS" else b"/")
         return (path if path[:1] != b"?" else b"/" + path), self._learn_host(host)
 
     def _learn_host(self, host: bytes) -> tuple[bytes, bytes]:
         """Return what stands before and after the ordinary fields of requests to a host. Refusal 400: it is none."""
-        if _AUTHORITY(host) is None:
+        if not _is_authority(host):
             raise Refusal(400, "invalid Host")
         if len(self._hosts) >= MAX_HOSTS:
             self._hosts.clear()
         around = b" HTTP/1.1\r\nHost: %b\r\n" % host, b"X-Forwarded-Proto: http\r\nX-Forwarded-Host: %b\r\n" % host
         self._hosts[host] = around
         return around
+
+
+def _is_authority(host: bytes) -> bool:
+    """Say whether this is a host, maybe with a port, or nothing at all, as Host may be (RFC 9110 section 7.2)."""
+    match = _AUTHORITY(host)
+    if match is None or host[:1] == b":":
+        return False
+    address, port = match.groups()
+    if address is not None:
+        try:
+            IPv6Address(address.decode())
+        except AddressValueError:
+            return False
+    return not port or int(port) <= 65535
 
 
 def _framing(minor: int, lengths: list[bytes] | None, encodings: list[bytes] | None) -> tuple[int, bytes]:

@@ -118,6 +118,25 @@ def test_refused_closed_and_nothing_of_it_reaches_a_worker(request_bytes: bytes,
         eventually(lambda: lb.count("connections") == 0)
 
 
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (b"HEAD / HTTP/1.1\r\n\r\n", 400),
+        (b"HEAD / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
+        (b"HEAD / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n", 413),
+        (b"HEAD / HTTP/1.1\r\nHost", 408),
+    ],
+)
+@pytest.mark.slow
+def test_a_refused_head_request_gets_a_head_only(request_bytes: bytes, status: int) -> None:
+    """RFC 9110 section 9.3.2."""
+    with cluster(count=1, linger_timeout=0.1, head_timeout=0.2, max_body=8) as (lb, _), lb.connect() as client:
+        client.send(request_bytes)
+        head, _, body = client.read_to_end().partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 %d " % status)
+        assert body == b""
+
+
 def test_a_chunked_request_is_framed_anew() -> None:
     """RFC 9112 section 7.1: sizes and extensions end here, trailers that may pass do."""
     with cluster(count=1) as (lb, (worker,)):
