@@ -264,6 +264,8 @@ def test_a_full_worker_makes_requests_wait_in_order() -> None:
 
 @pytest.mark.slow
 def test_a_repeat_that_waits_for_another_worker_holds_up_nobody() -> None:
+    go_on = threading.Event()
+
     def first(connection: WorkerConnection, request: bytes) -> None:
         if b"/lost" in request:
             eventually(lambda: lb.count("in_flight") == 2)
@@ -271,7 +273,11 @@ def test_a_repeat_that_waits_for_another_worker_holds_up_nobody() -> None:
         else:
             connection.send(response(b"free"))
 
-    with cluster(first, hang, max_in_flight=1) as (lb, (free, _)), lb.connect() as busy, lb.connect() as lost, lb.connect() as other:
+    def second(connection: WorkerConnection, request: bytes) -> None:
+        go_on.wait(10)
+        connection.send(response(b"busy"))
+
+    with cluster(first, second, max_in_flight=1) as (lb, (free, _)), lb.connect() as lost, lb.connect() as busy, lb.connect() as other:
         lost.send(b"GET /lost HTTP/1.1\r\nHost: a\r\n\r\n")
         eventually(lambda: free.requests)
         busy.send(GET)
@@ -279,6 +285,8 @@ def test_a_repeat_that_waits_for_another_worker_holds_up_nobody() -> None:
         other.send(GET)
         assert other.answer().body == b"free"
         assert lb.count("queued") == 1
+        go_on.set()
+        assert [client.answer().body for client in (busy, lost)] == [b"busy", b"busy"]
 
 
 @pytest.mark.slow
