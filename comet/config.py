@@ -61,8 +61,15 @@ KEYS: dict[str, Key] = {
     "watchdog-timeout": Key(3, number(1, 3600), "seconds, from 1 to 3600", "time without a sign of life until a load balancer is killed"),
     "request-timeout": Key(30, *SECONDS, "time until a worker begins its response, all attempts together"),
     "queue-timeout": Key(10, *SECONDS, "time that a request may wait for a worker with room"),
+    "connect-timeout": Key(3, *SECONDS, "time that one attempt to connect to a worker may take"),
+    "head-timeout": Key(10, *SECONDS, "time from the first to the last byte of a request's head"),
+    "body-timeout": Key(60, *SECONDS, "time without progress in a body, of a request or a response"),
+    "idle-timeout": Key(60, *SECONDS, "time that a client's connection is kept between requests"),
     "retries": Key(2, whole(0, 10), "a whole number from 0 to 10", "further workers tried for a safe request"),
     "max-body": Key("none", or_word("none", whole(0, 2**63 - 1), None), "none, or a number of bytes", "largest request body"),
+    "max-request-line": Key(8192, whole(64, 65536), "a whole number of bytes from 64 to 65536", "longest request line"),
+    "max-head": Key(32768, whole(64, 65536), "a whole number of bytes from 64 to 65536", "largest head of a request"),
+    "max-fields": Key(100, whole(1, 10000), "a whole number from 1 to 10000", "most fields in the head of a request"),
     "shutdown-grace": Key(10, number(0, 3600), "seconds, from 0 to 3600", "time for requests in flight at a stop"),
     "start-timeout": Key(60, *SECONDS, "time that a replica may take from its start until it is ready"),
     "restart-backoff-max": Key(30, *SECONDS, "longest delay before a restart"),
@@ -114,8 +121,15 @@ class Config:
     watchdog_timeout: float
     request_timeout: float
     queue_timeout: float
+    connect_timeout: float
+    head_timeout: float
+    body_timeout: float
+    idle_timeout: float
     retries: int
     max_body: int | None
+    max_request_line: int
+    max_head: int
+    max_fields: int
     shutdown_grace: float
     start_timeout: float
     restart_backoff_max: float

@@ -113,9 +113,9 @@ class LoggedDownstream(Downstream):
         self.first_at = monotonic()
         super().begin_response(head)
 
-    def _refuse(self, refusal: Refusal) -> None:
+    def _refuse(self, refusal: Refusal, head_only: bool) -> None:
         self._log.log_refusal(self._address, refusal)
-        super()._refuse(refusal)
+        super()._refuse(refusal, head_only)
 
 
 class LoggedProxy(Proxy):

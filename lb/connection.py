@@ -97,7 +97,7 @@ class UpstreamConnection:
                 client.transport.write(out)
                 self._proxy.answered(self, client, head.status, len(out))
             else:
-                self._read_head(raw, data[end:])
+                self._read_heads(data, end)
         elif self.state == IDLE or self.client is None:
             self.close()  # A response nobody asked for.
         else:
@@ -159,26 +159,42 @@ class UpstreamConnection:
         self.close()
         self._proxy.recovery.malformed(self, client)
 
-    def _read_head(self, raw: bytes, rest: bytes) -> None:
-        client = self.client
-        assert client is not None
-        try:
-            head = self.upstream.reader.read(raw)
-        except Refusal:
-            self._malformed()
-            return
-        if head.status >= 200:
-            self._begin(client, head, rest)
-        elif head.status == 101:
-            if not head.upgrade or not client.head.upgrades:
-                self._malformed()
-            else:
-                self.state, self.client = IDLE, None
-                upgrade(self._proxy, self, client, head, rest)
-        else:  # RFC 9110 section 15.2: interim responses are passed on.
+    def _read_heads(self, data: bytes, end: int) -> None:
+        """Read the head that ends at `end` and, while they are of interim responses (RFC 9110 section 15.2), those behind it."""
+        start = 0
+        while (head := self._head(data[start:end])) is not None:
+            client = self.client
+            assert client is not None
+            if head.status >= 200:
+                self._begin(client, head, data[end:])
+                return
+            if head.status == 101:
+                self._switch(client, head, data[end:])
+                return
             client.interim(head)
-            if rest and self.state == AWAITING:
-                self.data_received(rest)
+            if self.state != AWAITING or end == len(data):
+                return
+            start, end = end, data.find(b"\r\n\r\n", end) + 4
+            if end < 4:
+                self._wait_for_head(data[start:])
+                return
+
+    def _head(self, raw: bytes) -> ResponseHead | None:
+        """Return the head that `raw` is; None: it was refused, and the exchange is over."""
+        if len(raw) <= MAX_HEAD:
+            try:
+                return self.upstream.reader.read(raw)
+            except Refusal:
+                pass
+        self._malformed()
+        return None
+
+    def _switch(self, client: "Downstream", head: ResponseHead, rest: bytes) -> None:
+        if head.upgrade and client.head.upgrades:
+            self.state, self.client = IDLE, None
+            upgrade(self._proxy, self, client, head, rest)
+        else:
+            self._malformed()
 
     def _begin(self, client: "Downstream", head: ResponseHead, rest: bytes) -> None:
         length = 0 if client.head.is_head else head.length

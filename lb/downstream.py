@@ -134,14 +134,18 @@ class Downstream:
 
     def pause_writing(self) -> None:
         self.blocked = True
-        if self.state == RESPONDING and self.connection is not None:
-            self.connection.transport.pause_reading()
+        connection = self.connection
+        # WAITING: interim responses may fill it too, but a whole answer's connection is another client's already.
+        if self.state in (WAITING, RESPONDING) and connection is not None and connection.client is self:
+            connection.transport.pause_reading()
 
     def resume_writing(self) -> None:
         self.blocked = False
         now = monotonic()
         if self.state == RESPONDING and self.connection is not None:
             self.deadline = now + self._proxy.settings.body_timeout
+            self.connection.transport.resume_reading()
+        elif self.state == WAITING and self.connection is not None:
             self.connection.transport.resume_reading()
         elif self.state == BLOCKED:
             self._rest(now)
@@ -178,7 +182,7 @@ class Downstream:
             self.buffer = data[end:]
             self._begin(head, prefix, end)
         except Refusal as refusal:
-            self._refuse(refusal)
+            self._refuse(refusal, data[:5] == b"HEAD ")
             return False
         return True
 
@@ -280,6 +284,7 @@ class Downstream:
         """Pass on a 1xx, unless the client is too old for it (RFC 9110 section 15.2)."""
         if self.head.minor:
             self.interims = True
+            self.plain = False  # The client may not have taken it yet, and the connection be held back for that.
             self._proxy.slots[RESPONSES + 1] += 1
             self.transport.write(head.start + b"\r\n")
 
@@ -334,18 +339,18 @@ class Downstream:
 
     # Failures and ends.
 
-    def _refuse(self, refusal: Refusal) -> None:
+    def _refuse(self, refusal: Refusal, head_only: bool) -> None:
         """Answer a head that begins no exchange, and read no further: what follows cannot be trusted."""
         slots = self._proxy.slots
         slots[REQUESTS] += 1
         slots[RESPONSES + refusal.status // 100] += 1
         self.buffer = b""
-        self.transport.write(self._proxy.own_answer(refusal.status, refusal.reason, close=True, head_only=False))
+        self.transport.write(self._proxy.own_answer(refusal.status, refusal.reason, close=True, head_only=head_only))
         self._linger()
 
     def _refuse_body(self, refusal: Refusal) -> None:
         if self.state == WAITING and self.upstream is None:  # Nothing of it went anywhere.
-            self._refuse(refusal)
+            self._refuse(refusal, self.head.is_head)
         else:
             self._proxy.recovery.refused(self, refusal)
 
@@ -386,7 +391,7 @@ class Downstream:
         if self.state == IDLE:
             self.close()
         elif self.state == HEAD:
-            self._refuse(Refusal(408, "the request head took too long"))
+            self._refuse(Refusal(408, "the request head took too long"), self.buffer[:5] == b"HEAD ")
         elif self.state in _IN_EXCHANGE:
             self._proxy.recovery.expired(self, now, stalled=not self.sent and not self._held)
         else:

@@ -55,7 +55,7 @@ class Proxy:
         self.slots = counters.slots
         self._own = counters.edge("")
         self.pool = UpstreamPool(settings, counters.edge)
-        self.requests = RequestReader(settings.max_request_line, settings.max_fields, local_host)
+        self.requests = RequestReader(settings.max_request_line, settings.max_fields, local_host, max_head=settings.max_head)
         self.wheel = Wheel(loop, _reach(settings))
         self.clients: set[Downstream] = set()
         self.in_flight = 0
@@ -269,21 +269,24 @@ class Proxy:
     # The queue.
 
     def pump(self) -> None:
-        """Give places that became free to those who wait."""
+        """Give places that became free to those who wait, in turn. Who waits to be repeated elsewhere holds up nobody behind."""
         queue = self._queue
-        while queue:
-            client = queue[0]
+        passed = 0
+        while passed < len(queue):
+            client = queue[passed]
             upstream = self.pool.pick(client.tried)
+            if upstream is None and self.pool.rotation(client.tried):
+                if not client.tried:
+                    break  # Nobody has room.
+                passed += 1
+                continue
+            del queue[passed]
+            self._count_queue()
             if upstream is None:
-                if self.pool.rotation(client.tried):
-                    break
-                queue.popleft()
-                self._count_queue()
                 self.fail(client, *client.failure)
                 continue
-            queue.popleft()
-            self._count_queue()
-            client.due = monotonic() + self.settings.request_timeout
+            if not client.tried:  # The first attempt begins now; later ones share what is left of its time.
+                client.due = monotonic() + self.settings.request_timeout
             self._assign(client, upstream)
 
     def leave_queue(self, client: Downstream) -> None:
@@ -315,7 +318,7 @@ class Proxy:
         self.settings = settings
         self.pool.configure(settings)
         self.wheel.reach = _reach(settings)
-        self.requests.limit(settings.max_request_line, settings.max_fields)
+        self.requests.limit(settings.max_request_line, settings.max_fields, settings.max_head)
 
     def doubt(self, upstream: Upstream, reason: str) -> None:
         """Skip an upstream for a sign that an immediate check shall decide."""

@@ -10,6 +10,7 @@ Pure: no I/O, no clock.
 """
 
 import re
+from ipaddress import AddressValueError, IPv6Address
 from typing import Final
 
 from lb.fields import (
@@ -39,8 +40,8 @@ CHUNKED: Final = -1
 # Request target: visible ASCII without a fragment (RFC 9112 section 3.2). Wider than the URI grammar, as browsers are.
 _REQUEST_LINE = re.compile(rb"(" + TOKEN + rb") ([\x21\x22\x24-\x7e]+) HTTP/([0-9])\.([0-9])").fullmatch
 _TARGET: Final = bytes((0x21, 0x22, *range(0x24, 0x7F)))
-_HOST = rb"(?:\[[0-9A-Fa-f:.]+\]|\[[vV][0-9A-Fa-f]+\.[A-Za-z0-9\-._~!$&'()*+,;=:]+\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})*)"
-_AUTHORITY = re.compile(_HOST + rb"(?::[0-9]{0,5})?").fullmatch  # uri-host [ ":" port ], RFC 9110 section 7.2
+_HOST = rb"(?:\[([0-9A-Fa-f:.]+)\]|\[[vV][0-9A-Fa-f]+\.[A-Za-z0-9\-._~!$&'()*+,;=:]+\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})*)"
+_AUTHORITY = re.compile(_HOST + rb"(?::([0-9]{0,5}))?").fullmatch  # uri-host [ ":" port ], RFC 9110 section 7.2
 _ABSOLUTE = re.compile(rb"https?://([^/?]*)([/?].*)?", re.IGNORECASE).fullmatch
 
 _BARE_LF = re.compile(rb"(?<!\r)\n").search
@@ -111,9 +112,10 @@ class RequestReader(HeadReader[RequestHead]):
     `default_host` names this LB to upstreams when an HTTP/1.0 client names no host. Refusals: 400, 414, 417, 431, 501, 505.
     """
 
-    def __init__(self, max_line: int, max_fields: int, default_host: bytes, capacity: int = 1024) -> None:
+    def __init__(self, max_line: int, max_fields: int, default_host: bytes, capacity: int = 1024, max_head: int = 32768) -> None:
         super().__init__(REQUEST_KINDS, max_fields, capacity)
         self.max_line = max_line
+        self._max_alike = min(MAX_REMEMBERED_HEAD, max_line, max_head)
         self._default_host = default_host
         self._hosts: dict[bytes, tuple[bytes, bytes]] = {}
         self._templates = Templates()
@@ -131,7 +133,7 @@ class RequestReader(HeadReader[RequestHead]):
 
     def alike(self, raw: bytes) -> tuple[RequestHead, bytes] | None:
         """Return as `take` what `raw` is, if a template knows; a head that comes again and again is remembered whole."""
-        if len(raw) > MAX_REMEMBERED_HEAD or len(raw) > self.max_line:
+        if len(raw) > self._max_alike:
             return None
         known = self._templates.known
         for template in known:
@@ -148,16 +150,17 @@ class RequestReader(HeadReader[RequestHead]):
             self.recent.remember(raw, model.alike(prefix, len(raw)))
         return model, prefix
 
-    def limit(self, max_line: int, max_fields: int) -> None:
+    def limit(self, max_line: int, max_fields: int, max_head: int) -> None:
         """Set the limits anew."""
         self.max_line, self.max_fields = max_line, max_fields
+        self._max_alike = min(MAX_REMEMBERED_HEAD, max_line, max_head)
         self.recent.forget()
         self._templates.forget()
 
     def check_incomplete(self, data: bytes, max_head: int) -> None:
         """Refuse as early as possible what cannot become a head of up to `max_head` bytes any more. Refusal: 400, 414, 431, 501, 505."""
         line, newline, _ = data.partition(b"\n")
-        if len(line) > self.max_line:
+        if len(line.removesuffix(b"\r")) > self.max_line:
             raise Refusal(414, "request line too long")
         if not newline:
             if _NOT_A_LINE(line):
@@ -244,20 +247,34 @@ class RequestReader(HeadReader[RequestHead]):
                 raise Refusal(400, "the target * is for OPTIONS only")  # RFC 9112 section 3.2.4
             return target, around
         absolute = _ABSOLUTE(target)
-        if absolute is None or not (host := absolute[1]) or _AUTHORITY(host) is None or host[:1] == b":":
+        if absolute is None or not (host := absolute[1]) or not _is_authority(host):
             raise Refusal(400, "invalid request target")  # userinfo included: RFC 9110 section 4.2.4
         path = absolute[2] or (b"*" if method == b"OPTIONS" else b"/")
         return (path if path[:1] != b"?" else b"/" + path), self._learn_host(host)
 
     def _learn_host(self, host: bytes) -> tuple[bytes, bytes]:
         """Return what stands before and after the ordinary fields of requests to a host. Refusal 400: it is none."""
-        if _AUTHORITY(host) is None:
+        if not _is_authority(host):
             raise Refusal(400, "invalid Host")
         if len(self._hosts) >= MAX_HOSTS:
             self._hosts.clear()
         around = b" HTTP/1.1\r\nHost: %b\r\n" % host, b"X-Forwarded-Proto: http\r\nX-Forwarded-Host: %b\r\n" % host
         self._hosts[host] = around
         return around
+
+
+def _is_authority(host: bytes) -> bool:
+    """Say whether this is a host, maybe with a port, or nothing at all, as Host may be (RFC 9110 section 7.2)."""
+    match = _AUTHORITY(host)
+    if match is None or host[:1] == b":":
+        return False
+    address, port = match.groups()
+    if address is not None:
+        try:
+            IPv6Address(address.decode())
+        except AddressValueError:
+            return False
+    return not port or int(port) <= 65535
 
 
 def _framing(minor: int, lengths: list[bytes] | None, encodings: list[bytes] | None) -> tuple[int, bytes]:

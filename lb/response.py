@@ -29,7 +29,7 @@ from lb.fields import (
 CHUNKED: Final = -1
 UNTIL_CLOSE: Final = -2
 
-_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?").fullmatch
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?").fullmatch
 _PLAIN_OPTIONS: Final = frozenset((b"close", b"keep-alive", b"upgrade"))
 
 

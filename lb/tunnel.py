@@ -34,9 +34,9 @@ def upgrade(proxy: "Proxy", connection: "UpstreamConnection", client: "Downstrea
     tunnel = Tunnel(proxy, client.transport, connection.transport, ended)
     if early:
         connection.transport.write(early)
+    tunnel.start()
     if client.blocked:
         connection.transport.pause_reading()
-    tunnel.start()
 
 
 class Tunnel:

@@ -4,7 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from comet.cluster import Cluster
 from comet.config import KEYS, ConfigError, load, parse
+from comet.drivers.forkserver import LbLaunch
+from comet.expand import load_balancer
+from lb.settings import Settings
 
 WHERE = Path("/somewhere/config.yaml")
 
@@ -199,3 +203,16 @@ def test_a_refusal_quotes_no_password(tmp_path: Path, line: str) -> None:
         load(file)
     assert "postgresql://u:***@h/d" in str(refused.value)
     assert "s3cret" not in str(refused.value)
+
+
+def test_what_bounds_clients_reaches_the_load_balancers(tmp_path: Path) -> None:
+    own = {"connect-timeout": 1.5, "head-timeout": 2.5, "body-timeout": 3.5, "idle-timeout": 4.5}
+    own |= {"max-request-line": 4096, "max-head": 16384, "max-fields": 50}
+    config = parse("\n".join(f"{name}: {value}" for name, value in own.items()), WHERE)
+    launch = load_balancer(config, Cluster(tmp_path), 0).spec.launch
+    assert isinstance(launch, LbLaunch)
+    assert {name: getattr(launch.settings, name.replace("-", "_")) for name in own} == own
+    launch = load_balancer(parse("worker: 3", WHERE), Cluster(tmp_path), 0).spec.launch
+    assert isinstance(launch, LbLaunch)
+    standard = Settings()
+    assert all(getattr(launch.settings, name) == getattr(standard, name) for name in (each.replace("-", "_") for each in own))

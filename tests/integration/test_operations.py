@@ -1,6 +1,7 @@
 """kill, scale, restart and reload under load: what replaces is ready before what it replaces is retired, and no request fails."""
 
 import os
+import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -135,6 +136,27 @@ def test_reload_applies_live_what_can_be_and_rolls_the_rest(make_house: Callable
     assert after["worker-0"]["id"] != before["worker-0"]["id"]
     house.stop()
     house.assert_nothing_left()
+
+
+def test_limits_on_clients_are_changed_live(make_house: Callable[..., House]) -> None:
+    house = make_house(worker=1, pool=1, runtime="process")
+    house.start()
+    port = house.replicas()["lb-0"]["port"]
+    large = f"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\nA: {'x' * 1200}\r\n\r\n".encode()
+
+    def status(*pieces: bytes) -> bytes:
+        with socket.create_connection(("127.0.0.1", port), 10) as sock:
+            for piece in pieces:
+                sock.sendall(piece)
+            return sock.recv(12)
+
+    assert [status(large) for _ in range(3)] == [b"HTTP/1.1 200"] * 3
+    house.write(max_head=1024, head_timeout=0.2)
+    assert house.comet("reload").stdout == "changed head-timeout, max-head\n"
+    eventually(lambda: status(large) == b"HTTP/1.1 431", 5, "the smaller limit")
+    assert [status(large) for _ in range(3)] == [b"HTTP/1.1 431"] * 3
+    assert status(b"GET / HTTP/1.1\r\n") == b"HTTP/1.1 408"
+    house.stop()
 
 
 def test_a_bad_config_is_refused_and_the_old_one_stays_in_force(make_house: Callable[..., House]) -> None:

@@ -118,6 +118,25 @@ def test_refused_closed_and_nothing_of_it_reaches_a_worker(request_bytes: bytes,
         eventually(lambda: lb.count("connections") == 0)
 
 
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (b"HEAD / HTTP/1.1\r\n\r\n", 400),
+        (b"HEAD / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
+        (b"HEAD / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n", 413),
+        (b"HEAD / HTTP/1.1\r\nHost", 408),
+    ],
+)
+@pytest.mark.slow
+def test_a_refused_head_request_gets_a_head_only(request_bytes: bytes, status: int) -> None:
+    """RFC 9110 section 9.3.2."""
+    with cluster(count=1, linger_timeout=0.1, head_timeout=0.2, max_body=8) as (lb, _), lb.connect() as client:
+        client.send(request_bytes)
+        head, _, body = client.read_to_end().partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 %d " % status)
+        assert body == b""
+
+
 def test_a_chunked_request_is_framed_anew() -> None:
     """RFC 9112 section 7.1: sizes and extensions end here, trailers that may pass do."""
     with cluster(count=1) as (lb, (worker,)):
@@ -201,10 +220,13 @@ def test_http_1_0_keep_alive() -> None:
         b"HTTP/1.1 200 OK\r\nA: b\r\n c\r\n\r\n",
         b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n",
         b"x" * 70000,
+        b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nA: " + b"x" * 70000 + b"\r\n\r\n",
+        b"HTTP/1.1 099 Low\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 600 High\r\nContent-Length: 0\r\n\r\n",
     ],
 )
 def test_malformed_responses_are_502(reply: bytes) -> None:
-    """RFC 9112 sections 2.2, 5.2, 6.3."""
+    """RFC 9112 sections 2.2, 5.2, 6.3, RFC 9110 section 15 (status codes are 100 to 599)."""
     with cluster(lambda connection, _: connection.send(reply), count=1) as (lb, _), lb.connect() as client:
         assert client.ask(GET).status == 502
         assert client.ask(GET).status == 200
@@ -265,6 +287,50 @@ def test_103_is_passed_on_but_not_to_http_1_0() -> None:
         assert lb.ask().interim == [103, 103]
         answer = lb.ask(b"GET / HTTP/1.0\r\n\r\n")
         assert (answer.interim, answer.body) == ([], b"hello")
+
+
+def test_interim_responses_in_any_number_are_passed_on() -> None:
+    """RFC 9110 section 15.2."""
+    count = 12000
+
+    def behave(connection: WorkerConnection, request: bytes) -> None:
+        connection.send(b"HTTP/1.1 103 \r\n\r\n" * count + response())
+
+    with cluster(behave) as (lb, _), lb.connect() as client:
+        client.send(GET + GET)
+        received = b""
+        while received.count(b"\r\n\r\nhello") < 2 and (data := client.sock.recv(1 << 18)):
+            received += data
+        assert received.count(b"HTTP/1.1 103 ") == 2 * count
+
+
+@pytest.mark.parametrize("last", [response(bytes(1 << 20)), b"HTTP/1.1 101 \r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n" + bytes(1 << 20)])
+@pytest.mark.slow
+def test_interim_responses_do_not_fill_the_balancer(last: bytes) -> None:
+    count, large = 400, b"HTTP/1.1 103 \r\nA: " + b"x" * 60000 + b"\r\n\r\n"
+
+    def behave(connection: WorkerConnection, request: bytes) -> None:
+        connection.send(large * count + last)
+        connection.worker.over.wait(10)
+
+    with cluster(behave) as (lb, _), socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.settimeout(10)
+        client.connect(("127.0.0.1", lb.port))
+        client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n")
+        eventually(lambda: any(each.blocked for each in lb.proxy.clients))
+        (downstream,) = lb.proxy.clients
+        time.sleep(0.2)
+        assert downstream.transport.get_write_buffer_size() <= 65536 + (256 << 10)
+        received, heads, tail = 0, 0, b""
+        while heads < count or len(tail) < 1 << 20:
+            data = client.recv(1 << 18)
+            assert data
+            received += len(data)
+            tail += data
+            heads += tail.count(b"x\r\nVia: ")
+            tail = tail[-(1 << 20) :] if heads >= count else tail[-7:]
+        assert received > count * 60000 + (1 << 20)
 
 
 def websocket(client: Client) -> None:

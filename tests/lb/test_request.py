@@ -91,6 +91,11 @@ REFUSED = [
     ("3.2: list in Host", 400, [GET, b"Host: a:80:80"]),
     ("3.2: bad port", 400, [GET, b"Host: a:http"]),
     ("3.2: bad percent", 400, [GET, b"Host: a%zz"]),
+    ("3.2: port beyond 16 bits", 400, [GET, b"Host: a:65536"]),
+    ("RFC 9110 4.2.1: a port but no host", 400, [GET, b"Host: :80"]),
+    ("RFC 3986 3.2.2: no IPv6 address", 400, [GET, b"Host: [:::::]"]),
+    ("RFC 3986 3.2.2: IPv4 in brackets", 400, [GET, b"Host: [127.0.0.1]"]),
+    ("3.2.2: port beyond 16 bits in absolute-form", 400, [b"GET http://a:65536/ HTTP/1.1", HOST]),
     ("3.2: open bracket", 400, [GET, b"Host: [::1"]),
     # Others.
     ("RFC 9110 10.1.1: unknown expectation", 417, [POST, HOST, b"Expect: a-pony"]),
@@ -136,6 +141,13 @@ def test_limits_answer_414_and_431() -> None:
         read(GET, HOST, *[b"A: 1"] * 100)
     assert refusal.value.status == 431
     assert read(GET, HOST, *[b"A: 1"] * 99)
+    longest = b"GET /" + b"a" * (8192 - len(GET)) + b" HTTP/1.1"
+    assert read(longest, HOST)
+    for cut in (b"", b"\r", b"\r\n"):
+        reader().check_incomplete(longest + cut, 32768)
+        with pytest.raises(Refusal) as refusal:
+            reader().check_incomplete(b"a" + longest + cut, 32768)
+        assert refusal.value.status == 414
 
 
 def test_the_upstream_sees_what_was_understood() -> None:

@@ -263,6 +263,47 @@ def test_a_full_worker_makes_requests_wait_in_order() -> None:
 
 
 @pytest.mark.slow
+def test_a_repeat_that_waits_for_another_worker_holds_up_nobody() -> None:
+    go_on = threading.Event()
+
+    def first(connection: WorkerConnection, request: bytes) -> None:
+        if b"/lost" in request:
+            eventually(lambda: lb.count("in_flight") == 2)
+            connection.sock.close()
+        else:
+            connection.send(response(b"free"))
+
+    def second(connection: WorkerConnection, request: bytes) -> None:
+        go_on.wait(10)
+        connection.send(response(b"busy"))
+
+    with cluster(first, second, max_in_flight=1) as (lb, (free, _)), lb.connect() as lost, lb.connect() as busy, lb.connect() as other:
+        lost.send(b"GET /lost HTTP/1.1\r\nHost: a\r\n\r\n")
+        eventually(lambda: free.requests)
+        busy.send(GET)
+        eventually(lambda: lb.count("queued") == 1)
+        other.send(GET)
+        assert other.answer().body == b"free"
+        assert lb.count("queued") == 1
+        go_on.set()
+        assert [client.answer().body for client in (busy, lost)] == [b"busy", b"busy"]
+
+
+@pytest.mark.slow
+def test_a_repeat_that_waited_has_what_is_left_of_its_time() -> None:
+    with cluster(close, hang, max_in_flight=1, request_timeout=1.0) as (lb, _), lb.connect() as lost:
+        lb.upstream("worker-1").in_flight = 1  # As if another one were there.
+        lost.send(GET)
+        eventually(lambda: lb.count("queued") == 1)
+        (client,) = lb.proxy._queue
+        due = client.due
+        lb.upstream("worker-1").in_flight = 0
+        lb.call(lb.proxy.pump)
+        assert lost.answer().status == 504
+        assert client.due == due
+
+
+@pytest.mark.slow
 def test_the_queue_has_a_deadline() -> None:
     with cluster(hang, max_in_flight=1, queue_timeout=0.2) as (lb, _), lb.connect() as first:
         first.send(GET)

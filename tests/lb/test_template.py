@@ -158,7 +158,7 @@ def test_limits_hold_for_heads_alike_too() -> None:
     with pytest.raises(Refusal) as refused:
         reader.take(head(b"GET /" + b"x" * 9000 + b" HTTP/1.1", *MODEL[1:]))
     assert refused.value.status == 414
-    reader.limit(8192, 2)
+    reader.limit(8192, 2, 32768)
     with pytest.raises(Refusal) as refused:
         reader.take(head(*MODEL))
     assert refused.value.status == 431
@@ -182,3 +182,12 @@ def test_the_latest_of_the_templates_in_use_are_kept() -> None:
     for n in range(10 * Templates.EVERY):
         reader.read(head(b"GET / HTTP/1.1", HOST, b"X-%d: y" % n))
         assert agrees(reader, head(b"GET /%d HTTP/1.1" % n, *MODEL[1:]))
+
+
+@pytest.mark.parametrize(("max_head", "known"), [(100, False), (1000, True)])
+def test_a_head_alike_is_as_large_as_a_head_may_be(max_head: int, known: bool) -> None:
+    reader = RequestReader(8192, 100, b"lb", max_head=max_head)
+    short, long = (b"GET / HTTP/1.1\r\nHost: a\r\nA: " + b"x" * size + b"\r\n\r\n" for size in (10, 100))
+    reader.read(short)
+    assert reader.alike(short) is not None
+    assert (reader.alike(long) is not None) == known
