@@ -22,16 +22,19 @@ FOREIGN = 0.5
 
 PRICES = ("latency p50, 16 in flight", "latency p99, 16 in flight", "CPU of the machine, 16 in flight", "latency p50, 200 requests/s")
 
-MEMORY = ("PSS of a worker", "PSS with the engine's own processes for it")
+MEMORY = (
+    ("PSS of a worker", "A worker's memory (PSS)"),
+    ("PSS with the engine's own processes for it", "A worker's memory (PSS) with the engine's own processes for it"),
+)
 
 
 def summary(findings: Findings) -> list[str]:
     """The findings as sentences, the largest matters first."""
     by_name = {measure.name: measure for measure in findings.measures}
     told = [_time(by_name[name], lead) for name, lead in LEADS if name in by_name]
-    told += [_price(by_name[name]) for name in PRICES if name in by_name]
+    told += [_price(by_name[name], f"{name[0].upper()}{name[1:]}") for name in PRICES if name in by_name]
     told += list(_proxy(by_name))
-    told += [_price(by_name[name]) for name in MEMORY if name in by_name]
+    told += [_price(by_name[name], lead) for name, lead in MEMORY if name in by_name]
     told += list(_growth(findings))
     told += list(_isolation(findings))
     told += list(_clients(findings))
@@ -81,13 +84,12 @@ def _time(measure: Measure, lead: str) -> str:
     return f"{both}: {interval(found, measure.unit)} more." if found.difference > 0 else f"{both}: {interval(found, measure.unit)}."
 
 
-def _price(measure: Measure) -> str:
+def _price(measure: Measure, lead: str) -> str:
     found = measure.paired
     if found is None:
         return ""
-    name = f"{measure.name[0].upper()}{measure.name[1:]}"
     process, container = (amount(each, measure.unit) for each in (found.process_mean, found.container_mean))
-    both = f"{name}, mean of the rounds: {process} for the process, {container} for the container"
+    both = f"{lead}, mean of the rounds: {process} for the process, {container} for the container"
     if found.low is None:
         return f"{both} (one round)."
     return f"{both}, a difference of {interval(found, measure.unit)}." if found.certain else f"{both}; not told from noise here."

@@ -66,7 +66,8 @@ def test_memory_of_a_worker_is_told_with_its_interval() -> None:
             found.measure("memory", "PSS of a worker", "MiB").note(kind, number, value)
     told = "\n".join(words.summary(found))
     assert (
-        "PSS of a worker, mean of the rounds: 40.0 MiB for the process, 50.5 MiB for the container, a difference of 10.5 MiB (95 %:" in told
+        "A worker's memory (PSS), mean of the rounds: 40.0 MiB for the process, 50.5 MiB for the container, a difference of 10.5 MiB (95 %:"
+        in told
     )
 
 
@@ -116,6 +117,14 @@ def test_the_page_stands_alone() -> None:
     assert "url(" not in html
     assert html.count("<svg") == html.count("</svg>") >= 4
     assert "&lt;b&gt;quick&lt;/b&gt; &amp; small" in html
+
+
+def test_the_time_until_the_death_has_its_name_and_its_room() -> None:
+    drawn = svg.steps({"container": {"died": 50.0, "noticed": 60.0, "ready": 500.0}})
+    assert re.findall(r'class="tick start">(died|noticed|ready)<', drawn) == ["died", "noticed", "ready"]
+    assert "<title>died at 50.0 ms</title>" in drawn
+    (wide,) = re.findall(r'width="([\d.]+)" height="22" class="step s0"', drawn)
+    assert float(wide) > 10
 
 
 def test_the_bar_of_a_strip_stands_at_the_median() -> None:
