@@ -22,7 +22,7 @@ SHORTEST, EACH_ROUND = 480.0, 150.0
 """Seconds that a comparison may take: 3 rounds 8 minutes, 6 of them 15."""
 
 AFTERWARDS = 180.0
-"""Seconds that growth, isolation and cleaning up may take; 70 on two quiet cores."""
+"""Seconds that growth, isolation and cleaning up may take; 120 on two cores that others share."""
 
 Tell = Callable[[str], None]
 
