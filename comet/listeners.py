@@ -10,7 +10,7 @@ import os
 import random
 import re
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 import psutil
 
@@ -138,9 +138,9 @@ def require_free(config_name: str, wanted: Iterable[tuple[str, str, int]], lines
         raise UserError("\n".join(problems), exit_code=2)
 
 
-def find_free(host: str, count: int) -> int:
+def find_free(host: str, count: int, taken: Collection[int] = ()) -> int:
     """The first of `count` ports in a row that are free now, below the range from which the kernel takes ports of its own accord
-    (ip_local_port_range, ip(7)). UserError where there are none.
+    (ip_local_port_range, ip(7)), and none of them among the `taken`, which the caller keeps for later. UserError where there are none.
 
     Who takes ports for a while, and lets go of them in between, must not meet another who does: PORTS_VARIABLE (`FIRST-LAST`) gives each
     a part of its own.
@@ -151,8 +151,12 @@ def find_free(host: str, count: int) -> int:
         raise UserError(
             f"{PORTS_VARIABLE}: {os.environ.get(PORTS_VARIABLE)!r} is not usable (allowed: FIRST-LAST, {count} ports or more)", 2
         )
+    reserved = set(taken)
     for _ in range(200):
         first = random.randint(first_of_all, last - count + 1)
-        if next(port_problems(("", host, port) for port in range(first, first + count)), None) is None:
+        if (
+            reserved.isdisjoint(range(first, first + count))
+            and next(port_problems(("", host, port) for port in range(first, first + count)), None) is None
+        ):
             return first
     raise UserError(f"no {count} free ports in a row on {host}")

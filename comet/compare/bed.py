@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,11 +46,12 @@ SETTINGS: dict[str, Any] = {
 class Bed:
     """One cluster of workers of one kind."""
 
-    def __init__(self, kind: Kind, folder: Path) -> None:
+    def __init__(self, kind: Kind, folder: Path, taken: Collection[int] = ()) -> None:
         self.kind = kind
         self.folder = folder
         self.cluster = Cluster(folder)
-        first = find_free("127.0.0.1", MOST_REPLICAS + 5)
+        first = find_free("127.0.0.1", MOST_REPLICAS + 5, taken)
+        self.ports = range(first, first + MOST_REPLICAS + 5)
         self.lb_port, self._worker_port = first, first + 5
         runtime = "docker" if kind == "container" else "process"
         ports = {"load-balancer-port": self.lb_port, "worker-port": self._worker_port}

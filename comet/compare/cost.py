@@ -9,7 +9,7 @@ import contextlib
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from statistics import median
 
@@ -42,7 +42,8 @@ class Way:
 
 @dataclass(frozen=True)
 class Price:
-    """What a block cost: client-side ms, and CPU in µs a request. `machine` is all cores without the clients' own share."""
+    """What a block cost: client-side ms, and CPU in µs a request. `machine` is all cores without the clients' own share; `foreign` is
+    the cores that neither worker, proxy, load balancer nor clients account for: other programs, and the kernel's work for all."""
 
     requests: int
     failed: int
@@ -52,15 +53,16 @@ class Price:
     proxy: float
     machine: float
     percentiles: dict[float, float]
+    foreign: float = 0.0
 
 
-def ask_all(ways: Callable[[], list[Way]], round_: int, findings: Findings) -> None:
-    """One round: every load for every way, neighbours in time."""
+def ask_all(ways: Callable[[], list[Way]], round_: int, findings: Findings, taken: Collection[int] = ()) -> None:
+    """One round: every load for every way, neighbours in time. `taken` are ports that are not to be used."""
     for number in (*IN_FLIGHT, None):
         label = f"{RATE:g} requests/s" if number is None else f"{number} in flight"
         for way in ways():
             with findings.excused(f"round {round_ + 1}: {way.name}, {label}"):
-                note(findings, round_, way.name, label, measured(way, number))
+                note(findings, round_, way.name, label, measured(way, number, taken))
 
 
 def note(findings: Findings, round_: int, way: str, label: str, price: Price) -> None:
@@ -70,47 +72,49 @@ def note(findings: Findings, round_: int, way: str, label: str, price: Price) ->
         findings.measure("cost", f"{name}, {label}", unit).note(way, round_, value)
     if price.percentiles:
         findings.spreads.append(Spread(label, way, round_, price.percentiles))
+    findings.foreign.append(price.foreign)
     if price.failed:
         findings.notes.append(f"round {round_ + 1}: {way}, {label}: {price.failed} of {price.requests} requests failed")
     if way not in ("process", HOST_NETWORK):
         findings.measure("cost", f"CPU at the engine's proxy, {label}", "µs/request").note(way, round_, price.proxy)
 
 
-def measured(way: Way, in_flight: int | None) -> Price:
+def measured(way: Way, in_flight: int | None, taken: Collection[int] = ()) -> Price:
     """One block: so many in flight, or (None) RATE requests a second."""
     workers, proxies = meter.tree(way.pid), meter.proxies(way.port)
 
-    async def block(lb: int) -> tuple[Book, float, float, float]:
+    async def block(lb: int, lbs: list[int]) -> tuple[Book, float, float, float, float]:
         async with paced(lb, RATE) if in_flight is None else clients(lb, in_flight) as book:
-            before = _clocks(workers, proxies)
+            before, began = _clocks(workers, proxies, lbs), time.monotonic()
             counted = book.requests
             await asyncio.sleep(SECONDS)
-            after = _clocks(workers, proxies)
+            after, seconds = _clocks(workers, proxies, lbs), time.monotonic() - began
             done = max(1, book.requests - counted)
-        worker, proxy, machine = ((b - a) / done * 1e6 for a, b in zip(before, after, strict=True))
-        return book, worker, proxy, machine
+        worker, proxy, lb_own, machine = (b - a for a, b in zip(before, after, strict=True))
+        foreign = max(0.0, machine - worker - proxy - lb_own) / seconds
+        return book, worker / done * 1e6, proxy / done * 1e6, machine / done * 1e6, foreign
 
-    with balancer(way.port) as port:
-        book, worker, proxy, machine = asyncio.run(block(port))
+    with balancer(way.port, taken) as (port, pid):
+        book, worker, proxy, machine, foreign = asyncio.run(block(port, meter.tree(pid)))
     times = [each * 1000 for each in book.times]
     spread = {percent: value for percent in PERCENTS if (value := percentile(times, percent)) is not None}
     half = median(times) if times else None
-    return Price(book.requests, book.errors.total(), half, spread.get(99.0), worker, proxy, machine, spread)
+    return Price(book.requests, book.errors.total(), half, spread.get(99.0), worker, proxy, machine, spread, foreign)
 
 
-def _clocks(workers: list[int], proxies: list[int]) -> tuple[float, float, float]:
-    return meter.cpu_seconds(workers), meter.cpu_seconds(proxies), meter.machine_busy() - time.process_time()
+def _clocks(workers: list[int], proxies: list[int], lbs: list[int]) -> tuple[float, float, float, float]:
+    return meter.cpu_seconds(workers), meter.cpu_seconds(proxies), meter.cpu_seconds(lbs), meter.machine_busy() - time.process_time()
 
 
 @contextlib.contextmanager
-def balancer(worker_port: int) -> Iterator[int]:
-    """A load balancer of its own in front of one worker; its port."""
-    port = find_free("127.0.0.1", 1)
+def balancer(worker_port: int, taken: Collection[int]) -> Iterator[tuple[int, int]]:
+    """A load balancer of its own in front of one worker; its port and PID."""
+    port = find_free("127.0.0.1", 1, taken)
     argv = [sys.executable, "-m", "lb", "--listen", f"127.0.0.1:{port}", "--upstream", f"127.0.0.1:{worker_port}"]
     process = subprocess.Popen(argv, cwd=database.SOURCES, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         awaited(lambda: answers(port), 20, "the load balancer answers")
-        yield port
+        yield port, process.pid
     finally:
         process.kill()
         process.wait()

@@ -1,4 +1,4 @@
-"""The statistics of a comparison: medians, and paired differences with their interval. Pure.
+"""The statistics of a comparison: medians, means, and paired differences with their interval. Pure.
 
 Both kinds are measured in every round, neighbours in time, so the difference within a round is free of what made rounds differ. Its 95 %
 interval is Student's for the mean of paired differences (t on n - 1 degrees of freedom); it needs two rounds. An interval that holds zero
@@ -18,7 +18,10 @@ _NORMAL = 1.96
 
 @dataclass(frozen=True)
 class Paired:
-    """Medians of both kinds, and container minus process: its mean over the rounds and the 95 % interval (None with one round)."""
+    """Medians and means of both kinds, and container minus process: its mean over the rounds and the 95 % interval (None with one round).
+
+    The difference is that of the two means, and not that of the medians: a sentence that names the difference names the means with it.
+    """
 
     rounds: int
     process: float
@@ -26,6 +29,8 @@ class Paired:
     difference: float
     low: float | None
     high: float | None
+    process_mean: float
+    container_mean: float
 
     @property
     def certain(self) -> bool:
@@ -57,7 +62,8 @@ def paired(process: Sequence[float | None], container: Sequence[float | None]) -
     if len(pairs) > 1:
         margin = student(len(pairs) - 1) * stdev(differences) / sqrt(len(pairs))
         low, high = center - margin, center + margin
-    return Paired(len(pairs), median(a for a, _ in pairs), median(b for _, b in pairs), center, low, high)
+    first, second = [a for a, _ in pairs], [b for _, b in pairs]
+    return Paired(len(pairs), median(first), median(second), center, low, high, mean(first), mean(second))
 
 
 def percentile(values: Sequence[float], percent: float) -> float | None:

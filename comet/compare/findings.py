@@ -37,7 +37,7 @@ class Measure:
 
 @dataclass
 class Recovery:
-    """One death and what followed, in ms since the death (or since it was noticed): the supervisor's steps, and the first answer."""
+    """One death and what followed, in ms since the order to kill: the supervisor's steps, and the first answer."""
 
     kind: Kind
     round: int
@@ -72,8 +72,8 @@ class Spread:
 @dataclass
 class Grown:
     """So many replicas of one kind: time from one replica to all of them being ready and CPU of the machine meanwhile (None for one),
-    and memory and disk in bytes. `keeper` is the part of the engine's own processes for them; `disk` is what was written for them
-    beside what all share."""
+    and memory and disk in bytes. `keeper` is the part of the engine's own processes for them; `disk` is what
+    containers have on disk beside their image; None for processes, which have no layer of their own."""
 
     kind: Kind
     replicas: int
@@ -83,13 +83,13 @@ class Grown:
     keeper: int
     cgroup: int | None
     cpu_ms: float | None = None
-    disk: int = 0
+    disk: int | None = None
 
 
 @dataclass
 class Attempt:
-    """What an attack from within one kind came to. `contained` None: it could not be tried. `neighbours`: p99 in ms of a worker of each
-    kind before and during it, and failures."""
+    """What an attack from within one kind came to. `contained` None: it could not be tried, or is not told from noise. `neighbours`: p99
+    in ms of a worker of each kind before and during it, and failures."""
 
     name: str
     kind: Kind
@@ -112,6 +112,8 @@ class Findings:
     growth: list[Grown] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    foreign: list[float] = field(default_factory=list)
+    """Of every block under load, the cores that others than the comparison used."""
 
     def measure(self, section: str, name: str, unit: str) -> Measure:
         """The measure of that name, made when it is first asked for."""

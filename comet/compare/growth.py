@@ -2,6 +2,7 @@
 
 Memory is the proportional set size of everything that exists for the replicas: their processes, and for containers also the engine's shim
 and proxies. What the control group accounts is noted beside it: it also holds page cache.
+The growth is measured once; the memory of one worker in every round.
 """
 
 import contextlib
@@ -28,7 +29,8 @@ def ask(bed: Bed, replicas: int, findings: Findings) -> None:
     )
     ids = [row["id"] for row in rows] if bed.kind == "container" else []
     cgroup = accounted(ids) if ids else None
-    findings.growth.append(Grown(bed.kind, len(rows), ready_ms, own.pss, own.rss, kept.pss, cgroup, cpu_ms, written(ids)))
+    disk = written(ids) if ids else None
+    findings.growth.append(Grown(bed.kind, len(rows), ready_ms, own.pss, own.rss, kept.pss, cgroup, cpu_ms, disk))
 
 
 def note_memory(beds: list[Bed], round_: int, findings: Findings) -> None:

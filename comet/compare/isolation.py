@@ -1,8 +1,10 @@
 """What each kind keeps from its neighbours: tried, with every attempt bounded.
 
-An attempt (`attempts`) runs once as a process of user nobody, as any program would, and once in a container made as the workers' are:
-same image, same limits, no capabilities. While it goes on, a worker of each kind is asked all the time; its p99 before and during says
-what happened to the others.
+An attempt (`attempts`) runs as a process of user nobody, as any program would, and in a container made as the workers' are: same image,
+same limits, same mounts, no capabilities; its ports are not published, and its user is nobody, too, except where it fills the folder that
+the workers may write. The fork bomb's container alone has a lower limit, and says so. While it goes on, a worker of each kind is asked
+all the time; its p99 before and during says what happened to the others. The CPU burner, which is judged by that alone, is tried BURNS
+times, each beside a calm moment.
 """
 
 import contextlib
@@ -15,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from typing import Any
 from comet.cluster import Owner
 from comet.compare import attempts, meter
 from comet.compare.bed import Bed
-from comet.compare.figures import percentile
+from comet.compare.figures import paired, percentile
 from comet.compare.findings import KINDS, Attempt, Findings, Kind
 from comet.compare.life import answers
 from comet.drivers.execute import as_owner
@@ -35,14 +37,24 @@ LIMIT = 40
 CALM = 1.0
 CHILDREN, EACH = 4, 200
 FORKS, PIDS = 200, 100
+"""At most so many forks are dared; so few processes the bomb's container may have: the workers' own limit is too high to be met by them."""
+
 SPACE = 64
-BURN = 2.0
+DATA = "/data"
+"""Where the folder of the database, which is the host's, lies in a worker's container."""
+
+BURN, BURNS = 1.0, 5
+"""Seconds of a burn, and how often it is repeated."""
+
 LABELS = {"comet.compare": str(os.getpid())}
 """What a comparison's own containers carry, beside the beds' workers."""
 
 MARK = f"comet-decoy-{os.getpid()}"
-FELT = 2.0
-"""A neighbour whose p99 grows by more than this factor (and 5 ms) has felt it."""
+BARELY = 5.0
+"""ms: growth of a p99 that is surely smaller is no harm."""
+
+Neighbours = dict[str, dict[str, float | None]]
+"""By kind of the neighbour: its p99 in ms before and during an attempt, and its failures meanwhile."""
 
 
 @dataclass
@@ -53,7 +65,10 @@ class Trial:
     name: str
     arguments: Callable[[Kind], list[str]]
     judge: Callable[[Kind, dict[str, Any]], tuple[bool, str]]
+    own_user: bool = False
+    """Whether the container's user is the workers' own."""
     pids: int | None = None
+    """What the container's limit on processes is lowered to."""
 
 
 def ask_all(beds: dict[Kind, Bed], findings: Findings) -> None:
@@ -70,13 +85,15 @@ def ask_all(beds: dict[Kind, Bed], findings: Findings) -> None:
 
 
 def trials(folder: str, secret: Path) -> list[Trial]:
-    places: dict[Kind, str] = {"process": folder, "container": "/tmp"}
+    layers: dict[Kind, str] = {"process": folder, "container": "/tmp"}
+    shared: dict[Kind, str] = {"process": folder, "container": DATA}
     burners = str(2 * (os.cpu_count() or 1))
     return [
         Trial("memory hog", "hog", lambda kind: [str(CHILDREN), str(EACH)], _hog),
-        Trial("fork bomb", "bomb", lambda kind: [str(FORKS)], _bomb, pids=PIDS),
+        Trial(f"fork bomb (the container's limit lowered to {PIDS})", "bomb", lambda kind: [str(FORKS)], _bomb, pids=PIDS),
         Trial("CPU burner", "burn", lambda kind: [burners, str(BURN)], _burn),
-        Trial("full disk", "fill", lambda kind: [places[kind], str(SPACE)], _fill),
+        Trial("full disk (its own files)", "fill", lambda kind: [layers[kind], str(SPACE)], _fill),
+        Trial("full disk (the folder of the data)", "fill", lambda kind: [shared[kind], str(SPACE)], _fill, own_user=True),
         Trial("reads a file of the host", "read", lambda kind: [str(secret)], _read),
         Trial("ends another process of its user", "see", lambda kind: [MARK], _see),
         Trial("listens on a privileged port", "port", lambda kind: ["1017"], _port),
@@ -92,9 +109,11 @@ def _hog(kind: Kind, told: dict[str, Any]) -> tuple[bool, str]:
 
 
 def _bomb(kind: Kind, told: dict[str, Any]) -> tuple[bool, str]:
-    contained = told["forked"] < told["asked"]
-    limit = f", limit {PIDS}" if kind == "container" else "; it ended only because the comparison bounds it"
-    return contained, f"{told['forked']} of {told['asked']} forks{limit if contained or kind == 'process' else ''}"
+    forks = f"{told['forked']} of {told['asked']} forks"
+    if told["forked"] == told["asked"]:
+        return False, f"{forks}; it ended only because the comparison bounds it"
+    lowered = f"; the workers' own limit is {told['own_limit']}, lowered to {PIDS} here so that {FORKS} forks meet it"
+    return True, f"{forks}, then {told['refused']}{lowered if 'own_limit' in told else ''}"
 
 
 def _burn(kind: Kind, told: dict[str, Any]) -> tuple[bool, str]:
@@ -126,28 +145,61 @@ def _port(kind: Kind, told: dict[str, Any]) -> tuple[bool, str]:
 
 
 def tried(trial: Trial, kind: Kind, beds: dict[Kind, Bed]) -> Attempt:
+    if trial.name == "burn":
+        return burned(trial, kind, beds)
     if trial.name == "hog" and meter.available() < 4 * CHILDREN * EACH << 20:
         return Attempt(trial.title, kind, None, "not tried: too little free memory on this machine")
-    before: dict[str, tuple[float | None, int]] = watched(beds, lambda: time.sleep(CALM))[0]
+    neighbours, told = beside(trial, kind, beds, CALM)
+    if isinstance(told, str):
+        return Attempt(trial.title, kind, None, told, neighbours)
+    return Attempt(trial.title, kind, *trial.judge(kind, told), neighbours)
+
+
+def beside(trial: Trial, kind: Kind, beds: dict[Kind, Bed], calm: float) -> tuple[Neighbours, dict[str, Any] | str]:
+    """One attempt after `calm` seconds of peace: what the neighbours met, and what the attempt told."""
+    before: dict[str, tuple[float | None, int]] = watched(beds, lambda: time.sleep(calm))[0]
     run = _as_process if kind == "process" else lambda trial, words: _in_container(trial, words, beds["container"])
     with decoy() if trial.name == "see" else contextlib.nullcontext():
         during, told = watched(beds, lambda: run(trial, trial.arguments(kind)))
-    neighbours: dict[str, dict[str, float | None]] = {}
+    neighbours: Neighbours = {}
     for name in beds:
         neighbours[name] = {"before_p99_ms": before[name][0], "during_p99_ms": during[name][0], "failures": during[name][1]}
-    if isinstance(told, str):
-        return Attempt(trial.title, kind, None, told, neighbours)
-    contained, outcome = trial.judge(kind, told)
-    if trial.name == "burn":
-        contained = not any(felt(each) for each in neighbours.values())
-    return Attempt(trial.title, kind, contained, outcome, neighbours)
+    return neighbours, told
 
 
-def felt(neighbour: dict[str, float | None]) -> bool:
-    """Whether a neighbour's answers became late, or failed."""
-    before, during = neighbour["before_p99_ms"], neighbour["during_p99_ms"]
-    late = before is not None and during is not None and during > max(FELT * before, before + 5)
-    return late or bool(neighbour["failures"])
+def burned(trial: Trial, kind: Kind, beds: dict[Kind, Bed]) -> Attempt:
+    """The burner BURNS times, each beside a calm moment as long; contained is what certainly no neighbour felt."""
+    pairs, outcome = [], ""
+    for _ in range(BURNS):
+        neighbours, told = beside(trial, kind, beds, BURN)
+        if isinstance(told, str):
+            return Attempt(trial.title, kind, None, told, neighbours)
+        pairs.append(neighbours)
+        outcome = trial.judge(kind, told)[1]
+    verdicts = [felt([pair[name] for pair in pairs]) for name in beds]
+    contained = False if True in verdicts else None if None in verdicts else True
+    told_apart = ", not told from noise" if contained is None else ""
+    together: Neighbours = {name: middle([pair[name] for pair in pairs]) for name in beds}
+    return Attempt(trial.title, kind, contained, f"{outcome}; {BURNS} pairs{told_apart}, medians of the p99 beside", together)
+
+
+def felt(neighbour: Sequence[Mapping[str, float | None]]) -> bool | None:
+    """Whether a neighbour felt an attack, from pairs of before and during: failures, or a p99 whose growth has an interval above zero.
+    Not felt: the interval ends below BARELY. None: noise, it reaches further and holds zero."""
+    if any(each["failures"] for each in neighbour):
+        return True
+    found = paired([each["before_p99_ms"] for each in neighbour], [each["during_p99_ms"] for each in neighbour])
+    if found is None or found.low is None or found.high is None:
+        return None
+    return True if found.low > 0 else False if found.high < BARELY else None
+
+
+def middle(neighbour: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
+    """One row of many: the medians of the times, the sum of the failures."""
+    row: dict[str, float | None] = {"failures": sum(each["failures"] or 0 for each in neighbour)}
+    for name in ("before_p99_ms", "during_p99_ms"):
+        row[name] = percentile([value for each in neighbour if (value := each[name]) is not None], 50)
+    return row
 
 
 def _as_process(trial: Trial, words: list[str]) -> dict[str, Any] | str:
@@ -169,14 +221,14 @@ def _as_process(trial: Trial, words: list[str]) -> dict[str, Any] | str:
 def _in_container(trial: Trial, words: list[str], bed: Bed) -> dict[str, Any] | str:
     api = connect().api
     worker = api.inspect_container(bed.replica("worker-0")["id"])
-    host = worker["HostConfig"] | {"PortBindings": {}, "Mounts": None, "Binds": None}
+    host = worker["HostConfig"] | {"PortBindings": {}}
     if trial.pids is not None:
         host["PidsLimit"] = trial.pids
     made = api.create_container(
         worker["Config"]["Image"],
         entrypoint=["python3"],
         command=["-c", SOURCE, trial.name, *words],
-        user="65534:65534",
+        user=worker["Config"]["User"] if trial.own_user else "65534:65534",
         labels=LABELS,
         host_config=host,
     )["Id"]
@@ -188,7 +240,8 @@ def _in_container(trial: Trial, words: list[str], bed: Bed) -> dict[str, Any] | 
     finally:
         api.remove_container(made, force=True, v=True)
     oom = "ended by the kernel's OOM killer" if state["OOMKilled"] else f"ended with exit code {state['ExitCode']}"
-    return _outcome(said) or {"killed_by": oom}
+    told = _outcome(said)
+    return {"killed_by": oom} if told is None else told | {"own_limit": worker["HostConfig"]["PidsLimit"]}
 
 
 def _attacker() -> Owner:

@@ -2,9 +2,11 @@
 
 The subject is always worker-1: worker-0 stays, so that clients have somewhere to go. Times come from the supervisor's own events and
 timelines, which are the same code for both kinds; the first answer is what a client gets that asks the worker's own port again and again.
+Times of a recovery count from the order to kill.
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -12,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from comet.compare import meter
 from comet.compare.bed import Bed, awaited
@@ -21,11 +23,17 @@ from comet.compare.findings import Findings, Recovery, Seen
 from comet.compare.load import clients
 from comet.crowd import Book
 from comet.engine import connect
+from comet.errors import UserError
+from comet.wallclock import parse
 
 T = TypeVar("T")
 
 SUBJECT = "worker-1"
 CLIENTS = 16
+PROBE_PAUSE, PROBE_LIMIT = 0.01, 1.0
+"""Seconds from one probe for the first answer to the next, and until one is given up. They overlap: a published port may accept and keep
+silent while its container starts, and a probe caught there must not delay what is measured."""
+
 PAUSE = 0.005
 """Seconds between a client's answer and its next request: a load that leaves room on two cores."""
 
@@ -98,27 +106,82 @@ def note_kill(bed: Bed, round_: int, findings: Findings) -> None:
     findings.measure("life", "kill -9 to ready", "ms").note(bed.kind, round_, steps.get("ready"))
     findings.measure("life", "kill -9 to first answer", "ms").note(bed.kind, round_, answer)
     findings.recoveries.append(Recovery(bed.kind, round_, False, steps | {"first answer": answer}))
-    noticed = steps.get("noticed") if "died" in steps else None
-    findings.measure("life", "death to noticed", "ms").note(bed.kind, round_, noticed)
+    findings.measure("life", "death to noticed", "ms").note(bed.kind, round_, detection(steps))
+
+
+def detection(steps: dict[str, float]) -> float | None:
+    """ms from the death to the supervisor's noticing it; None where the moment of the death is not known."""
+    return steps["noticed"] - steps["died"] if {"noticed", "died"} <= steps.keys() else None
 
 
 def recovered(bed: Bed, end: Callable[[], object]) -> tuple[dict[str, float], float]:
-    """End it, and wait for its return: the supervisor's timeline, and ms from the order to the first answer on its own port."""
-    since, began = time.time(), time.monotonic()
+    """End it, and wait for its return: the supervisor's timeline and the first answer on its own port, all in ms since the order."""
+    since = time.time()
     end()
     awaited(lambda: bed.events(since, "replica_exited", SUBJECT), 30, f"{SUBJECT} of the {bed.kind} side ends")
-    port = bed.worker_port(SUBJECT)
-    awaited(lambda: answers(port), 60, f"{SUBJECT} of the {bed.kind} side answers again", pause=0.001)
-    answer = (time.monotonic() - began) * 1000
+    answered = asyncio.run(first_answer(bed.worker_port(SUBJECT), 60))
+    if answered is None:
+        raise UserError(f"compare: not within 60 s: {SUBJECT} of the {bed.kind} side answers again")
     event = bed.event(since, "replica_ready", SUBJECT)
-    return dict(event.get("timeline_ms", {})), answer
+    return since_order(event, since), (answered - since) * 1000
+
+
+def since_order(ready: dict[str, Any], order: float) -> dict[str, float]:
+    """The steps of a recovery in ms since the order (seconds since the epoch): its timeline counts from the first step and ends with the
+    event that tells it."""
+    steps: dict[str, float] = ready.get("timeline_ms", {})
+    moment = parse(ready["at"])
+    if "ready" not in steps or moment is None:
+        return {}
+    offset = (moment - order) * 1000 - steps["ready"]
+    return {name: at + offset for name, at in steps.items()}
+
+
+async def first_answer(port: int, seconds: float) -> float | None:
+    """When a worker first answers its health check, in seconds since the epoch; None: not within `seconds`."""
+    found: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+    asked: set[asyncio.Task[None]] = set()
+    deadline = time.monotonic() + seconds
+
+    async def probe() -> None:
+        with contextlib.suppress(TimeoutError):
+            if await asyncio.wait_for(healthy(port), PROBE_LIMIT) and not found.done():
+                found.set_result(time.time())
+
+    while not found.done() and time.monotonic() < deadline:
+        task = asyncio.create_task(probe())
+        asked.add(task)
+        task.add_done_callback(asked.discard)
+        await asyncio.wait([found], timeout=PROBE_PAUSE)
+    for task in asked:
+        task.cancel()
+    await asyncio.gather(*asked, return_exceptions=True)
+    return found.result() if found.done() else None
+
+
+async def healthy(port: int) -> bool:
+    """Whether a worker answers its health check on a new connection, however long that takes."""
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    try:
+        writer.write(HEALTH_CHECK)
+        return (await reader.read(64)).startswith(b"HTTP/1.1 200")
+    except OSError:
+        return False
+    finally:
+        writer.close()
+
+
+HEALTH_CHECK = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
 
 
 def answers(port: int) -> bool:
     """Whether a worker answers its health check on a new connection."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1.0) as peer:
-            peer.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+            peer.sendall(HEALTH_CHECK)
             return peer.recv(64).startswith(b"HTTP/1.1 200")
     except OSError:
         return False
@@ -138,6 +201,7 @@ class Met:
 def killed(bed: Bed) -> Met:
     steps, answer = recovered(bed, lambda: bed.ask("kill", name=SUBJECT, signal="KILL"))
     times = {"kill -9 to ready under load": steps.get("ready"), "kill -9 to first answer under load": answer}
+    times["death to noticed under load"] = detection(steps)
     return Met(times, steps | {"first answer": answer})
 
 

@@ -22,7 +22,7 @@ SHORTEST, EACH_ROUND = 480.0, 150.0
 """Seconds that a comparison may take: 3 rounds 8 minutes, 6 of them 15."""
 
 AFTERWARDS = 180.0
-"""Seconds that growth, isolation and cleaning up may take; 70 on two quiet cores."""
+"""Seconds that growth, isolation and cleaning up may take; 120 on two cores that others share."""
 
 Tell = Callable[[str], None]
 
@@ -34,7 +34,7 @@ def run(rounds: int, tell: Tell) -> Findings:
     findings.settings |= {"clients under load": life.CLIENTS, "fixed rate": cost.RATE, "block": f"{cost.SECONDS:g} s"}
     with interruptible(tell), tempfile.TemporaryDirectory(prefix="comet-compare-", ignore_cleanup_errors=True) as folder:
         Path(folder).chmod(0o755)
-        with brought_up(Path(folder), tell) as beds, host_network(beds["container"]) as third:
+        with brought_up(Path(folder), tell) as beds, host_network(beds["container"], ports_of(beds)) as third:
             longest = 0.0
             for number in range(rounds):
                 now = time.monotonic() - began
@@ -44,7 +44,7 @@ def run(rounds: int, tell: Tell) -> Findings:
                 tell(f"round {number + 1} of {rounds}: life")
                 life.ask_all(lambda turn, number=number: ordered(beds, number + turn), number, findings)  # type: ignore[misc]
                 tell(f"round {number + 1} of {rounds}: cost")
-                cost.ask_all(lambda number=number: ways(beds, third, number), number, findings)  # type: ignore[misc]
+                cost.ask_all(lambda number=number: ways(beds, third, number), number, findings, ports_of(beds))  # type: ignore[misc]
                 growth.note_memory(ordered(beds, number), number, findings)
                 findings.rounds = number + 1
                 longest = max(longest, time.monotonic() - began - now)
@@ -69,6 +69,11 @@ def ordered(beds: dict[Kind, Bed], turn: int) -> list[Bed]:
     return listed if turn % 2 == 0 else listed[::-1]
 
 
+def ports_of(beds: dict[Kind, Bed]) -> set[int]:
+    """What the beds keep for themselves, most of it for replicas that they do not have yet: nobody else may take it meanwhile."""
+    return {port for bed in beds.values() for port in bed.ports}
+
+
 def ways(beds: dict[Kind, Bed], third: Way, turn: int) -> list[Way]:
     """The ways to a worker, first one in turn."""
     listed = [Way(kind, bed.worker_port("worker-0"), bed.pid("worker-0")) for kind, bed in beds.items()]
@@ -85,7 +90,7 @@ def brought_up(folder: Path, tell: Tell) -> Iterator[dict[Kind, Bed]]:
         beds: dict[Kind, Bed] = {}
         for kind in KINDS:
             tell(f"starting the {kind} side" + ("; the first time this builds the worker image" if kind == "container" else ""))
-            beds[kind] = Bed(kind, folder / kind)
+            beds[kind] = Bed(kind, folder / kind, ports_of(beds))
             undo.callback(beds[kind].stop)
             beds[kind].start()
         yield beds
@@ -100,11 +105,11 @@ def sweep() -> None:
 
 
 @contextlib.contextmanager
-def host_network(bed: Bed) -> Iterator[Way]:
+def host_network(bed: Bed, taken: set[int]) -> Iterator[Way]:
     """A container like the bed's worker-0 in all but one thing: it shares the host's network, so that no proxy stands before it."""
     api = connect().api
     worker = api.inspect_container(bed.replica("worker-0")["id"])
-    port = find_free("127.0.0.1", 1)
+    port = find_free("127.0.0.1", 1, taken)
     words = list(worker["Config"]["Cmd"])
     words[words.index("--listen") + 1] = f"127.0.0.1:{port}"
     made = api.create_container(
@@ -123,13 +128,13 @@ def host_network(bed: Bed) -> Iterator[Way]:
 
 
 def disk(findings: Findings, beds: dict[Kind, Bed]) -> None:
-    """What lies on disk for the first replica, and what each further one adds."""
+    """What lies on disk for the first container, and what each further one adds; a process has no image and no layer of its own."""
     api = connect().api
     row = api.inspect_container(beds["container"].replica("worker-0")["id"])
     image = int(api.inspect_image(row["Image"])["Size"])  # type: ignore[no-untyped-call]
-    findings.measure("memory", "disk, shared by all replicas", "MiB").note("container", 0, image / 2**20)
-    findings.measure("memory", "disk, of each replica", "MiB").note("container", 0, growth.written([row["Id"]]) / 2**20)
-    findings.measure("memory", "disk, of each replica", "MiB").note("process", 0, 0.0)
+    findings.measure("memory", "disk, the image, shared by all containers (measured once)", "MiB").note("container", 0, image / 2**20)
+    layer = findings.measure("memory", "disk, the layer of each container (measured once)", "MiB")
+    layer.note("container", 0, growth.written([row["Id"]]) / 2**20)
 
 
 def machine() -> dict[str, Any]:

@@ -46,7 +46,7 @@ def steps(rows: Mapping[str, Mapping[str, float]], unit: str = "ms") -> str:
     top = nice(max((at for row in rows.values() for at in row.values()), default=1.0))
     tall = 44
     height = tall * len(rows) + 44
-    parts = [_open(height, "steps of a recovery"), _legend([step for step in STEPS[1:] if any(step in row for row in rows.values())])]
+    parts = [_open(height, "steps of a recovery"), _legend([step for step in STEPS if any(step in row for row in rows.values())])]
     for index, (name, row) in enumerate(rows.items()):
         y = tall * index + 26
         parts.append(f'<text x="{LEFT - 8}" y="{y + 18}" class="label">{escape(name)}</text>')
@@ -68,7 +68,7 @@ def _legend(names: Sequence[str]) -> str:
     """What the colours of steps mean: each ends at the moment of that name."""
     parts = []
     for index, name in enumerate(names):
-        x = LEFT + index * 100
+        x = LEFT + index * 88
         parts.append(f'<rect x="{x}" y="4" width="12" height="12" class="step s{_number(name)}"/>')
         parts.append(f'<text x="{x + 17}" y="14" class="tick start">{escape(name)}</text>')
     return "".join(parts)

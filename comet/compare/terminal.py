@@ -17,7 +17,7 @@ def show(findings: Findings) -> None:
     for section, measures in findings.sections():
         console.print(f"\n[bold]{section}[/bold]")
         console.print(_measures(measures))
-    for title, table in (("clients", _seen(findings)), ("growth", _growth(findings)), ("isolation", _attempts(findings))):
+    for title, table in (("clients", _seen(findings)), ("growth, measured once", _growth(findings)), ("isolation", _attempts(findings))):
         if table.row_count:
             console.print(f"\n[bold]{title}[/bold]")
             console.print(table)
@@ -30,7 +30,7 @@ def show(findings: Findings) -> None:
 
 
 def _measures(measures: Iterable[Measure]) -> Table:
-    table = _table("MEASURE", "PROCESS", "CONTAINER", "HOST NETWORK", "DIFFERENCE (95 %)", "", right=(1, 2, 3))
+    table = _table("MEASURE", "PROCESS", "CONTAINER", "HOST NETWORK", "MEAN DIFFERENCE (95 %)", "", right=(1, 2, 3))
     for each in measures:
         found = each.paired
         third = Measure("", "", "", {"process": each.values.get(HOST_NETWORK, []), "container": each.values.get(HOST_NETWORK, [])}).paired
@@ -64,12 +64,12 @@ def _seen(findings: Findings) -> Table:
 
 def _growth(findings: Findings) -> Table:
     table = _table(
-        "REPLICAS", "KIND", "ALL READY", "MEMORY (PSS)", "ENGINE'S PART", "CGROUP", "CPU MEANWHILE", "DISK", right=(0, 2, 3, 4, 5, 6, 7)
+        "REPLICAS", "KIND", "ALL READY", "PSS", "RSS", "ENGINE'S PART", "CGROUP", "CPU MEANWHILE", "DISK", right=(0, *range(2, 9))
     )
     for each in findings.growth:
         cgroup = "-" if each.cgroup is None else words.amount(each.cgroup / 2**20, "MiB")
-        sizes = (words.amount(each.pss / 2**20, "MiB"), words.amount(each.keeper / 2**20, "MiB"), cgroup)
-        rest = (words.amount(each.cpu_ms, "ms"), words.amount(each.disk / 2**20, "MiB"))
+        sizes = (*(words.amount(size / 2**20, "MiB") for size in (each.pss, each.rss, each.keeper)), cgroup)
+        rest = (words.amount(each.cpu_ms, "ms"), "-" if each.disk is None else words.amount(each.disk / 2**20, "MiB"))
         table.add_row(str(each.replicas), each.kind, words.amount(each.ready_ms, "ms"), *sizes, *rest)
     return table
 
@@ -77,7 +77,7 @@ def _growth(findings: Findings) -> Table:
 def _attempts(findings: Findings) -> Table:
     table = _table("ATTEMPT", "KIND", "CONTAINED", "OUTCOME", "NEIGHBOURS' P99, BEFORE -> DURING")
     for each in findings.attempts:
-        contained = "not tried" if each.contained is None else "yes" if each.contained else "no"
+        contained = "not told" if each.contained is None else "yes" if each.contained else "no"
         table.add_row(each.name, each.kind, contained, each.outcome, neighbours(each.neighbours))
     return table
 

@@ -17,16 +17,25 @@ LEADS = (
 BUSY = 0.5
 """Load per core before the start from which on the figures are not those of a quiet machine."""
 
+FOREIGN = 0.5
+"""Cores that others than the comparison may use during a block under load before it is told."""
+
 PRICES = ("latency p50, 16 in flight", "latency p99, 16 in flight", "CPU of the machine, 16 in flight", "latency p50, 200 requests/s")
+
+MEMORY = (
+    ("PSS of a worker", "A worker's memory (PSS)"),
+    ("PSS with the engine's own processes for it", "A worker's memory (PSS) with the engine's own processes for it"),
+)
 
 
 def summary(findings: Findings) -> list[str]:
     """The findings as sentences, the largest matters first."""
     by_name = {measure.name: measure for measure in findings.measures}
     told = [_time(by_name[name], lead) for name, lead in LEADS if name in by_name]
-    told += [_price(by_name[name]) for name in PRICES if name in by_name]
+    told += [_price(by_name[name], f"{name[0].upper()}{name[1:]}") for name in PRICES if name in by_name]
     told += list(_proxy(by_name))
-    told += list(_memory(findings))
+    told += [_price(by_name[name], lead) for name, lead in MEMORY if name in by_name]
+    told += list(_growth(findings))
     told += list(_isolation(findings))
     told += list(_clients(findings))
     return [sentence for sentence in told if sentence]
@@ -66,7 +75,8 @@ def _time(measure: Measure, lead: str) -> str:
     found = measure.paired
     if found is None:
         return ""
-    both = f"{lead} after {amount(found.process, measure.unit)} as a process and {amount(found.container, measure.unit)} as a container"
+    process, container = (amount(each, measure.unit) for each in (found.process_mean, found.container_mean))
+    both = f"{lead} after {process} on average as a process and {container} as a container"
     if found.low is None:
         return f"{both} (one round)."
     if not found.certain:
@@ -74,12 +84,12 @@ def _time(measure: Measure, lead: str) -> str:
     return f"{both}: {interval(found, measure.unit)} more." if found.difference > 0 else f"{both}: {interval(found, measure.unit)}."
 
 
-def _price(measure: Measure) -> str:
+def _price(measure: Measure, lead: str) -> str:
     found = measure.paired
     if found is None:
         return ""
-    name = f"{measure.name[0].upper()}{measure.name[1:]}"
-    both = f"{name}: {amount(found.process, measure.unit)} for the process, {amount(found.container, measure.unit)} for the container"
+    process, container = (amount(each, measure.unit) for each in (found.process_mean, found.container_mean))
+    both = f"{lead}, mean of the rounds: {process} for the process, {container} for the container"
     if found.low is None:
         return f"{both} (one round)."
     return f"{both}, a difference of {interval(found, measure.unit)}." if found.certain else f"{both}; not told from noise here."
@@ -99,14 +109,16 @@ def _proxy(by_name: dict[str, Measure]) -> Iterator[str]:
         )
 
 
-def _memory(findings: Findings) -> Iterator[str]:
-    slopes = {kind: slope([(g.replicas, (g.pss + g.keeper) / 2**20) for g in findings.growth if g.kind == kind]) for kind in KINDS}
-    process, container = slopes["process"], slopes["container"]
-    most = max((g.replicas for g in findings.growth), default=0)
+def _growth(findings: Findings) -> Iterator[str]:
+    """What a further replica adds, from the numbers of replicas that both kinds reached."""
+    points = {kind: {g.replicas: (g.pss + g.keeper) / 2**20 for g in findings.growth if g.kind == kind} for kind in KINDS}
+    both = sorted(points["process"].keys() & points["container"].keys())
+    process, container = (slope([(number, points[kind][number]) for number in both]) for kind in KINDS)
     if process is not None and container is not None:
         yield (
-            f"From 1 to {most} replicas each one adds {amount(process, 'MiB')} of memory (PSS) as a process and {amount(container, 'MiB')}"
-            " as a container with what the engine keeps for it."
+            f"From {both[0]} to {both[-1]} replicas (measured once, at {', '.join(map(str, both))}) each one adds"
+            f" {amount(process, 'MiB')} of memory (PSS) as a process and {amount(container, 'MiB')} as a container with what the engine"
+            " keeps for it."
         )
 
 
@@ -116,7 +128,9 @@ def _isolation(findings: Findings) -> Iterator[str]:
         let = [each.name for each in tried if not each.contained]
         if tried:
             rest = f"; not: {', '.join(let)}" if let else ""
-            yield f"Of {len(tried)} attacks on its neighbours the {kind} contained {len(tried) - len(let)}{rest}."
+            unsure = [each.name for each in findings.attempts if each.kind == kind and each.contained is None]
+            rest += f"; not told: {', '.join(unsure)}" if unsure else ""
+            yield f"Of {len(tried) + len(unsure)} attacks on its neighbours the {kind} contained {len(tried) - len(let)}{rest}."
 
 
 def _clients(findings: Findings) -> Iterator[str]:
@@ -140,6 +154,12 @@ def warnings(findings: Findings) -> list[str]:
     if load is not None and cores and load > BUSY * cores:
         told.append(
             f"the machine was busy before it began (load {load:.1f} on {cores} cores): times and CPU are larger than on a quiet one"
+        )
+    disturbed = [cores for cores in findings.foreign if cores > FOREIGN]
+    if disturbed:
+        told.append(
+            f"other programs used the machine meanwhile: in {len(disturbed)} of {len(findings.foreign)} blocks under load more than"
+            f" {FOREIGN:g} cores, at most {max(disturbed):.1f}"
         )
     if findings.rounds < 3:
         told.append(f"{findings.rounds} round{'s' if findings.rounds != 1 else ''}: too few for intervals that mean much")

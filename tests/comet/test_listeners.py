@@ -35,6 +35,14 @@ def test_free_ports_come_from_the_part_that_was_given(monkeypatch: pytest.Monkey
             find_free("127.0.0.1", 2)
 
 
+def test_ports_that_are_kept_for_later_are_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = find_free("127.0.0.1", 3)
+    monkeypatch.setenv(PORTS_VARIABLE, f"{first}-{first + 2}")
+    assert find_free("127.0.0.1", 1, {first, first + 2}) == first + 1
+    with pytest.raises(UserError, match="no 2 free ports in a row"):
+        find_free("127.0.0.1", 2, {first + 1})
+
+
 @pytest.mark.parametrize("given", ["", "25000", "9-8", "0-99", "a-b", "65000-70000", "30000-30001"])
 def test_a_part_that_is_none_is_refused_in_one_line(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(PORTS_VARIABLE, given)

@@ -15,6 +15,7 @@ def test_the_interval_of_a_paired_difference_is_students() -> None:
     assert (found.low, found.high) == (pytest.approx(0.7001, abs=5e-4), pytest.approx(2.4599, abs=5e-4))
     assert found.certain
     assert (found.process, found.container) == (pytest.approx(0.35), pytest.approx(1.75))
+    assert (found.process_mean, found.container_mean) == (pytest.approx(0.75), pytest.approx(2.33))
 
 
 def test_an_effect_smaller_than_the_noise_is_not_certain() -> None:

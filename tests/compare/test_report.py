@@ -6,16 +6,17 @@ from itertools import pairwise
 
 import pytest
 
-from comet.compare import svg, words
+from comet.compare import svg, terminal, words
 from comet.compare.findings import Attempt, Findings, Grown, Recovery, Seen
 from comet.compare.page import render
 
 
-def findings(difference: float = 300.0, noise: float = 5.0) -> Findings:
+def findings(difference: float = 300.0, noise: float = 5.0, outlier: int | None = None) -> Findings:
     found = Findings(machine={"cpu": "<b>quick</b> & small", "cores": 2}, versions={"comet": "1"}, rounds=4, seconds=60.0)
     for number in range(4):
         wobble = noise * (-1) ** number
-        for kind, value in (("process", 300.0), ("container", 300.0 + difference + wobble)):
+        late = 400.0 if number == outlier else 0.0
+        for kind, value in (("process", 300.0), ("container", 300.0 + difference + wobble + late)):
             found.measure("life", "kill -9 to first answer", "ms").note(kind, number, value)
             found.measure("cost", "latency p50, 16 in flight", "ms").note(kind, number, value / 100)
     found.recoveries = [
@@ -32,10 +33,68 @@ def findings(difference: float = 300.0, noise: float = 5.0) -> Findings:
 
 def test_the_summary_is_made_of_the_figures() -> None:
     told = "\n".join(words.summary(findings()))
-    assert "answers again after 300 ms as a process and 600 ms as a container: 300 ms (95 %: 291 to 309 ms) more." in told
-    assert "each one adds 20.0 MiB of memory (PSS) as a process and 30.0 MiB as a container" in told
+    assert "answers again after 300 ms on average as a process and 600 ms as a container: 300 ms (95 %: 291 to 309 ms) more." in told
+    assert (
+        "From 1 to 20 replicas (measured once, at 1, 20) each one adds 20.0 MiB of memory (PSS) as a process and 30.0 MiB as a container"
+        in told
+    )
     assert "Of 1 attacks on its neighbours the process contained 0; not: memory hog." in told
     assert "process 3 of 1,000 requests failed" in told
+
+
+def test_the_difference_told_is_that_of_the_figures_told() -> None:
+    told = "\n".join(words.summary(findings(outlier=3, noise=60.0, difference=900.0)))
+    found = re.search(r"answers again after ([\d.]+) ms on average as a process and ([\d.]+) s as a container: ([\d.]+) s", told)
+    assert found is not None, told
+    process, container, difference = float(found[1]) / 1000, float(found[2]), float(found[3])
+    assert difference == pytest.approx(container - process, abs=0.011)
+    assert container == pytest.approx(1.3)
+
+
+def test_growth_is_told_of_the_numbers_that_both_kinds_reached() -> None:
+    found = findings()
+    found.growth = [each for each in found.growth if (each.kind, each.replicas) != ("container", 20)]
+    assert "each one adds" not in "\n".join(words.summary(found))
+    found.growth += [Grown("process", 5, None, 100 << 20, 0, 0, None), Grown("container", 5, None, 150 << 20, 0, 0, None)]
+    assert "From 1 to 5 replicas (measured once, at 1, 5) each one adds 20.0 MiB" in "\n".join(words.summary(found))
+
+
+def test_memory_of_a_worker_is_told_with_its_interval() -> None:
+    found = findings()
+    for number in range(4):
+        for kind, value in (("process", 40.0), ("container", 50.0 + number % 2)):
+            found.measure("memory", "PSS of a worker", "MiB").note(kind, number, value)
+    told = "\n".join(words.summary(found))
+    assert (
+        "A worker's memory (PSS), mean of the rounds: 40.0 MiB for the process, 50.5 MiB for the container, a difference of 10.5 MiB (95 %:"
+        in told
+    )
+
+
+def test_others_at_work_during_a_block_are_told() -> None:
+    found = findings()
+    found.foreign = [0.1, 0.2]
+    assert words.warnings(found) == []
+    found.foreign = [0.1, 1.24, 0.7]
+    assert words.warnings(found) == [
+        "other programs used the machine meanwhile: in 2 of 3 blocks under load more than 0.5 cores, at most 1.2"
+    ]
+
+
+def test_the_terminal_tells_all_tables_and_all_sentences(capsys: pytest.CaptureFixture[str]) -> None:
+    found = findings()
+    terminal.show(found)
+    told = " ".join(capsys.readouterr().out.split())
+    for sentence in (*words.summary(found), "kill -9 to first answer", "MEAN DIFFERENCE", "memory hog", "growth, measured once", "RSS"):
+        assert sentence in told
+    terminal.show(Findings(rounds=1, notes=["nothing was measured"]))
+    assert "! nothing was measured" in capsys.readouterr().out
+
+
+def test_an_attack_whose_outcome_is_not_told_is_not_counted_as_contained() -> None:
+    found = findings()
+    found.attempts.append(Attempt("CPU burner", "container", None, "noise"))
+    assert "Of 2 attacks on its neighbours the container contained 1; not told: CPU burner." in words.summary(found)
 
 
 def test_what_is_noise_is_called_noise() -> None:
@@ -58,6 +117,14 @@ def test_the_page_stands_alone() -> None:
     assert "url(" not in html
     assert html.count("<svg") == html.count("</svg>") >= 4
     assert "&lt;b&gt;quick&lt;/b&gt; &amp; small" in html
+
+
+def test_the_time_until_the_death_has_its_name_and_its_room() -> None:
+    drawn = svg.steps({"container": {"died": 50.0, "noticed": 60.0, "ready": 500.0}})
+    assert re.findall(r'class="tick start">(died|noticed|ready)<', drawn) == ["died", "noticed", "ready"]
+    assert "<title>died at 50.0 ms</title>" in drawn
+    (wide,) = re.findall(r'width="([\d.]+)" height="22" class="step s0"', drawn)
+    assert float(wide) > 10
 
 
 def test_the_bar_of_a_strip_stands_at_the_median() -> None:

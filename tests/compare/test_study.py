@@ -1,6 +1,7 @@
 """A whole comparison, small: real processes, real containers, and nothing of them afterwards."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -41,7 +42,8 @@ def test_every_question_has_an_answer_of_both_kinds(found: Findings) -> None:
     # The moment of a process's death is known only where the supervisor itself killed it.
     assert unanswered == {}
     assert {each.name for each in found.measures if each.paired is None} <= {
-        "disk, shared by all replicas",
+        "disk, the image, shared by all containers (measured once)",
+        "disk, the layer of each container (measured once)",
         "accounted by the control group, page cache included",
         "CPU at the engine's proxy, 4 in flight",
         "CPU at the engine's proxy, 200 requests/s",
@@ -67,6 +69,8 @@ def test_growth_tells_time_cpu_memory_and_disk(found: Findings) -> None:
         assert two.cpu_ms
         assert two.pss > one.pss
     assert grown["container", 2].cgroup
+    assert grown["container", 1].disk is not None
+    assert grown["process", 1].disk is None
     assert grown["container", 2].keeper > grown["container", 1].keeper > grown["process", 2].keeper == 0
 
 
@@ -76,24 +80,36 @@ def test_recoveries_have_their_steps_in_order(found: Findings) -> None:
     }
     for recovery in found.recoveries:
         assert recovery.steps["noticed"] <= recovery.steps["decided"] <= recovery.steps["ready"]
-        assert recovery.steps["first answer"] > 0
+        # All count from the order to kill; a timeline has whole milliseconds.
+        assert min(recovery.steps.values()) > -2
+        assert recovery.steps["first answer"] > recovery.steps["noticed"] - 2
 
 
 def test_clients_lost_nothing_that_could_be_kept(found: Findings) -> None:
     seen = {(each.fault, each.kind): each.failed for each in found.seen}
     assert len(seen) == 10
+    assert {(each.fault, each.kind): each.requests for each in found.seen if each.requests < 10} == {}
     assert {fault: failed for fault, failed in seen.items() if failed} == {}
 
 
 def test_what_each_kind_contains(found: Findings) -> None:
     contained = {(each.name, each.kind): each.contained for each in found.attempts}
-    for attack in ("memory hog", "fork bomb", "full disk", "reads a file of the host", "ends another process of its user"):
+    bomb = f"fork bomb (the container's limit lowered to {isolation.PIDS})"
+    for attack in ("memory hog", bomb, "full disk (its own files)", "reads a file of the host", "ends another process of its user"):
         assert (attack, contained[attack, "process"], contained[attack, "container"]) == (attack, False, True)
+    # That folder is the host's.
+    assert (contained["full disk (the folder of the data)", "process"], contained["full disk (the folder of the data)", "container"]) == (
+        False,
+        False,
+    )
+    assert {kind for name, kind in contained if name == "CPU burner"} == {"process", "container"}
 
 
 def test_nothing_is_left(found: Findings) -> None:
     with contextlib.closing(docker.from_env()) as engine:
         assert engine.containers.list(all=True, filters={"label": f"comet.compare={os.getpid()}"}) == []
+        assert _mounting(engine, os.environ["TMPDIR"]) == []
+    assert not _left(Path(os.environ["TMPDIR"]))
     folder = os.environ.get("TMPDIR", "/tmp")
     assert list(Path(folder).glob("comet-compare-*")) == []
 
@@ -125,8 +141,28 @@ def test_an_end_in_the_middle_cleans_up_as_well(moment: str, signals: tuple[int,
     assert list(tmp_path.glob("comet-compare-*")) == []
     with contextlib.closing(docker.from_env()) as engine:
         assert engine.containers.list(all=True, filters={"label": f"comet.compare={process.pid}"}) == []
-        mounted = [str(mount.get("Source")) for each in engine.containers.list(all=True) for mount in each.attrs["Mounts"]]
-        assert not [source for source in mounted if source.startswith(str(tmp_path))]
+        assert _mounting(engine, str(tmp_path)) == []
+
+
+def test_the_command_ends_well_and_writes_its_report(tmp_path: Path) -> None:
+    argv = [sys.executable, str(ROOT / "supervisor.py"), "compare", "--rounds", "1", "--json", "it.json", "--html", "it.html"]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    done = subprocess.run(argv, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "MEAN DIFFERENCE" in done.stdout
+    assert "not measured" not in done.stdout
+    told = json.loads((tmp_path / "it.json").read_text())
+    assert (told["rounds"], {each["replicas"] for each in told["growth"]}) == (1, set(growth.STEPS))
+    assert "In words" in (tmp_path / "it.html").read_text()
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["it.html", "it.json"]
+    with contextlib.closing(docker.from_env()) as engine:
+        assert _mounting(engine, str(tmp_path)) == []
+
+
+def _mounting(engine: docker.DockerClient, folder: str) -> list[str]:
+    """The containers, the clusters' own among them, that mount something of a folder."""
+    rows = engine.api.containers(all=True)
+    return [row["Id"] for row in rows if any(str(mount.get("Source")).startswith(folder) for mount in row["Mounts"])]
 
 
 def _left(folder: Path) -> list[int]:
