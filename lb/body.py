@@ -17,16 +17,17 @@ HOLD: Final = 65536
 class RequestBody:
     """One request's body. After `done`, `rest` is what followed it on the connection."""
 
-    __slots__ = ("_chunks", "_left", "_limit", "_reader", "_received", "done", "held", "held_size", "rest")
+    __slots__ = ("_chunks", "_left", "_limit", "_options", "_reader", "_received", "done", "held", "held_size", "rest")
 
-    def __init__(self, length: int, limit: int | None, reader: RequestReader) -> None:
-        """`length` as in RequestHead; `limit` is max_body. Refusal 413: known to be too large."""
+    def __init__(self, length: int, limit: int | None, reader: RequestReader, options: list[bytes]) -> None:
+        """`length` and `options` as in RequestHead; `limit` is max_body. Refusal 413: known to be too large."""
         if limit is not None and length > limit:
             raise Refusal(413, "request body too large")
         self._chunks = ChunkedReader() if length == CHUNKED else None
         self._left = length
         self._limit = limit
         self._reader = reader
+        self._options = options
         self._received = 0
         self.done = False
         self.rest = b""
@@ -49,7 +50,7 @@ class RequestBody:
                 raise Refusal(413, "request body too large")
             buffers = frame(pieces)
             if self._chunks.done:
-                buffers.append(last(self._reader.trailers(self._chunks.trailers)))
+                buffers.append(last(self._reader.trailers(self._chunks.trailers, self._options)))
                 self.rest, self.done = self._chunks.rest, True
         if self.held is not None:
             self.held += buffers

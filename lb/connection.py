@@ -35,6 +35,7 @@ class UpstreamConnection:
         "_buffer",
         "_chunks",
         "_left",
+        "_options",
         "_proxy",
         "_recent",
         "_reusable",
@@ -61,6 +62,7 @@ class UpstreamConnection:
         self._buffer = b""
         self._left = 0
         self._chunks: ChunkedReader | None = None
+        self._options: list[bytes] = []
         self._reusable = False
 
     def __repr__(self) -> str:
@@ -211,7 +213,7 @@ class UpstreamConnection:
         if length >= 0:
             self.state, self._left = LENGTH, length
         elif length == CHUNKED:
-            self.state, self._chunks = CHUNKS, ChunkedReader()
+            self.state, self._chunks, self._options = CHUNKS, ChunkedReader(), head.options
         else:
             self.state = UNTIL_CLOSE
         client.begin_response(head)
@@ -245,7 +247,7 @@ class UpstreamConnection:
         assert chunks is not None
         try:
             pieces = chunks.feed(data)
-            trailers = self.upstream.reader.trailers(chunks.trailers) if chunks.done else []
+            trailers = self.upstream.reader.trailers(chunks.trailers, self._options) if chunks.done else []
         except Refusal:
             self.close()
             self._proxy.recovery.truncated(self, client)

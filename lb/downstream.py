@@ -204,9 +204,9 @@ class Downstream:
         self.body = None
         if head.length:
             self._begin_body(head.length)
-        if self.eof:
-            self._await_answer(now)
         if self.state == WAITING:
+            if self.eof:
+                self._await_answer(now)
             proxy.begin(self, size)
 
     def _begin_body(self, length: int) -> None:
@@ -217,8 +217,12 @@ class Downstream:
             self.payload, self.buffer = (early, b"") if len(early) == length else (early[:length], early[length:])
             self._proxy.slots[BYTES_IN] += length
             return
+        try:
+            self.body = RequestBody(length, limit, self._proxy.requests, self.head.options)
+        except Refusal as refusal:
+            self._refuse(refusal, self.head.is_head)
+            return
         self.sent = False
-        self.body = RequestBody(length, limit, self._proxy.requests)
         if early:
             self._feed_body(early)
 

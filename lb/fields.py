@@ -181,8 +181,9 @@ class FieldReader:
         kind = self._names[name] = self._kinds.get(name.lower(), FORWARD)
         return kind
 
-    def trailers(self, lines: list[bytes]) -> list[bytes]:
-        """Return the trailer fields that may be sent on. Refusal 400: a line is no field."""
+    def trailers(self, lines: list[bytes], options: list[bytes]) -> list[bytes]:
+        """Return the trailer fields that may be sent on; `options` are the connection options of their head. Refusal 400: a line is no
+        field."""
         if not lines:
             return lines
         if split_lines(b"\r\n".join(lines)) != lines:
@@ -190,7 +191,7 @@ class FieldReader:
         kept, special = self.read(lines)
         if special[CONTENT_LENGTH] or special[TRANSFER_ENCODING]:
             raise Refusal(400, "framing field in a trailer")
-        return [line for line in kept if _NOT_IN_TRAILERS(line[: line.index(b":")]) is None]
+        return [line for line in without_named(kept, options) if _NOT_IN_TRAILERS(line[: line.index(b":")]) is None]
 
 
 def what_is_wrong(lines: list[bytes]) -> str:
@@ -257,6 +258,6 @@ class HeadReader(Generic[Value]):
             raise Refusal(431, "too many header fields")
         return found
 
-    def trailers(self, lines: list[bytes]) -> list[bytes]:
-        """Return the trailer fields that may be sent on. Refusal 400."""
-        return self.fields.trailers(lines)
+    def trailers(self, lines: list[bytes], options: list[bytes]) -> list[bytes]:
+        """Return the trailer fields that may be sent on; `options` are the connection options of their head. Refusal 400."""
+        return self.fields.trailers(lines, options)

@@ -63,7 +63,8 @@ class RequestHead:
 
     `prefix` lacks the client's address and the blank line; `length` is the body's, or CHUNKED; `keep_alive` is the client's wish
     as to its own connection; `plain` says that a whole response to it may take the common path (no HEAD, upgrade, expectation or
-    HTTP/1.0 kept alive), `bare` that the request itself may, having no body.
+    HTTP/1.0 kept alive), `bare` that the request itself may, having no body; `options` are the Connection field's, where they may
+    name trailers too.
     """
 
     __slots__ = (
@@ -75,6 +76,7 @@ class RequestHead:
         "length",
         "method",
         "minor",
+        "options",
         "plain",
         "prefix",
         "size",
@@ -92,6 +94,7 @@ class RequestHead:
         self.upgrades = upgrades
         self.expects = expects
         self.size = size
+        self.options: list[bytes] = []
         self.is_head = method == b"HEAD"
         self.idempotent = method in _IDEMPOTENT
         self.plain = not (upgrades or expects or self.is_head or (minor == 0 and keep_alive))
@@ -99,7 +102,9 @@ class RequestHead:
 
     def alike(self, prefix: bytes, size: int) -> "RequestHead":
         """Return a head that is understood as this one."""
-        return RequestHead(self.method, self.minor, prefix, self.length, self.keep_alive, self.upgrades, self.expects, size)
+        head = RequestHead(self.method, self.minor, prefix, self.length, self.keep_alive, self.upgrades, self.expects, size)
+        head.options = self.options
+        return head
 
     def __repr__(self) -> str:
         body = "chunked" if self.length == CHUNKED else f"{self.length} bytes"
@@ -213,6 +218,7 @@ class RequestReader(HeadReader[RequestHead]):
         )
         length, framing = (0, b"") if lengths is None and encodings is None else _framing(minor, lengths, encodings)
         keep_alive, upgrades, expects = minor == 1, False, False
+        named: list[bytes] = []
         if connection is not None:
             options = token_list(connection)
             keep_alive = b"close" not in options and (minor == 1 or b"keep-alive" in options)
@@ -220,14 +226,16 @@ class RequestReader(HeadReader[RequestHead]):
             if upgrades:
                 framing += b"Connection: upgrade\r\nUpgrade: " + b", ".join(special[UPGRADE] or ()) + b"\r\n"
             if not _PLAIN_OPTIONS.issuperset(options):
-                forwarded = without_named(forwarded, options)
+                forwarded = without_named(forwarded, named := options)
         if expectations is not None and (expects := _expects(minor, expectations)):
             framing += b"Expect: 100-continue\r\n"
         forwarded.append(framing)  # ends in CRLF itself, or is empty: joined it closes the ordinary fields
         via, trail = special[VIA], special[FORWARDED_FOR]
         added = _ADDED if via is None and trail is None else _appended(via, trail)
         prefix = b"".join((method, b" ", target, before, b"\r\n".join(forwarded), after, added))
-        return RequestHead(method, minor, prefix, length, keep_alive, upgrades, expects, len(raw))
+        head = RequestHead(method, minor, prefix, length, keep_alive, upgrades, expects, len(raw))
+        head.options = named
+        return head
 
     def _route(self, method: bytes, target: bytes, minor: int, hosts: list[bytes] | None) -> tuple[bytes, tuple[bytes, bytes]]:
         """Return the target in origin-form (or `*`) and what stands for the host. RFC 9112 sections 3.2 and 3.3."""

@@ -39,10 +39,11 @@ class ResponseHead:
     `length` is the body's length as far as the response alone tells: bytes, CHUNKED or UNTIL_CLOSE (a HEAD request makes it 0).
     `start` is the rewritten head without framing and blank line; `framing` the Content-Length line, if any; `whole` the finished
     head for the common path, empty when that must not be taken, `farewell` the same with `Connection: close`. `keep_alive` tells
-    of the worker's connection. `full`: the worker says by 503 and X-Comet-Full that it did not begin the request for want of room.
+    of the worker's connection; `options` are the Connection field's, where they may name trailers too. `full`: the worker says by
+    503 and X-Comet-Full that it did not begin the request for want of room.
     """
 
-    __slots__ = ("dated", "farewell", "framing", "full", "keep_alive", "length", "size", "start", "status", "upgrade", "whole")
+    __slots__ = ("dated", "farewell", "framing", "full", "keep_alive", "length", "options", "size", "start", "status", "upgrade", "whole")
 
     def __init__(
         self, status: int, start: bytes, framing: bytes, length: int, keep_alive: bool, upgrade: bytes, dated: bool, full: bool, size: int
@@ -56,6 +57,7 @@ class ResponseHead:
         self.dated = dated
         self.full = full
         self.size = size
+        self.options: list[bytes] = []
         common = length >= 0 and keep_alive and dated and status >= 200 and not full
         self.whole = start + framing + b"\r\n" if common else b""
         self.farewell = start + framing + b"Connection: close\r\n\r\n" if common else b""
@@ -84,15 +86,18 @@ class ResponseReader(HeadReader[ResponseHead]):
         if dates := special[DATE]:
             forwarded.append(b"Date: " + dates[0])
         options = token_list(special[CONNECTION] or [])
+        named: list[bytes] = []
         if not _PLAIN_OPTIONS.issuperset(options):
-            forwarded = without_named(forwarded, options)
+            forwarded = without_named(forwarded, named := options)
         length, framing = _framing(status, minor, special[CONTENT_LENGTH], special[TRANSFER_ENCODING])
         keep_alive = b"close" not in options and (minor == 1 or b"keep-alive" in options) and length != UNTIL_CLOSE
         forwarded.append(b"Via: 1.1 comet" if (via := special[VIA]) is None else b"Via: " + b", ".join(via) + b", 1.1 comet")
         start = b"HTTP/1.1 %s %s\r\n%s\r\n%s" % (code, reason, b"\r\n".join(forwarded), self._added)
         upgrade = b", ".join(special[UPGRADE] or ()) if status == 101 and b"upgrade" in options else b""
         full = status == 503 and special[FULL] is not None
-        return ResponseHead(status, start, framing, length, keep_alive, upgrade, dates is not None, full, len(raw))
+        head = ResponseHead(status, start, framing, length, keep_alive, upgrade, dates is not None, full, len(raw))
+        head.options = named
+        return head
 
 
 def _framing(status: int, minor: int, lengths: list[bytes] | None, encodings: list[bytes] | None) -> tuple[int, bytes]:

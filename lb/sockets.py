@@ -21,9 +21,9 @@ def client_address(peer: Any) -> bytes:
 
 
 def reset(transport: asyncio.Transport) -> None:
-    """Drop a connection by RST: for a body that ends with the connection an orderly end would mean that it is complete."""
+    """Drop a connection by RST: for a body that ends with the connection an orderly end would mean that it is complete. It takes no
+    descriptor: there may be none left."""
     sock = transport.get_extra_info("socket")
     if sock is not None:
-        with socket.socket(fileno=socket.dup(sock.fileno())) as duplicate:
-            duplicate.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     transport.abort()

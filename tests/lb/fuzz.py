@@ -182,7 +182,7 @@ def check_chunked(rng: random.Random, data: bytes) -> bool:
                 continue
             try:
                 payload += b"".join(reader.feed(each))
-                FIELD_READER.trailers(reader.trailers if reader.done else [])
+                FIELD_READER.trailers(reader.trailers if reader.done else [], [])
             except Refusal:
                 refused = True
                 break

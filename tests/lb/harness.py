@@ -86,6 +86,17 @@ class WorkerConnection:
     def send(self, data: bytes) -> None:
         self.sock.sendall(data)
 
+    def read_to_end(self) -> bytes:
+        """What comes until the LB ends this connection, in whatever way. TimeoutError: it does not."""
+        self.sock.settimeout(DEADLINE)
+        found = self.buffer
+        try:
+            while data := self.sock.recv(65536):
+                found += data
+        except ConnectionResetError:
+            pass
+        return found
+
     def reset(self) -> None:
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
         self.sock.close()

@@ -82,7 +82,7 @@ def test_trailers_that_may_not_be_trailers_are_dropped() -> None:
         b"Content-Type: a",
         b"Cookie: b",
     ]
-    assert fields.trailers(lines) == [b"X-Sum: 1"]
+    assert fields.trailers(lines, []) == [b"X-Sum: 1"]
     for line in (b"no field", b"Content-Length: 5", b"content-length:", b"Transfer-Encoding: chunked", b"A: \0", b"A: b\rc"):
         with pytest.raises(Refusal):
-            fields.trailers([b"X-Sum: 1", line])
+            fields.trailers([b"X-Sum: 1", line], [])

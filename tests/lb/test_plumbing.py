@@ -152,7 +152,7 @@ def test_own_errors_are_json(status: int) -> None:
 
 
 def body(length: int, limit: int | None = None) -> RequestBody:
-    return RequestBody(length, limit, RequestReader(8192, 100, b"x"))
+    return RequestBody(length, limit, RequestReader(8192, 100, b"x"), [])
 
 
 def test_a_body_of_known_length_ends_where_it_ends() -> None:
