@@ -16,6 +16,7 @@ from comet import expand, faultfiles, lastwords, scalefile
 from comet.cluster import Cluster
 from comet.config import KEYS, Config, load, parse_numbers
 from comet.drivers.forkserver import LbLaunch
+from comet.drivers.swarm import SwarmDriver
 from comet.errors import Busy, Unknown, UserError
 from comet.events import Event
 from comet.fleet import Fleet
@@ -198,10 +199,7 @@ class Operations:
         together = [member for member in members if isinstance(member.spec.launch, ServiceLaunch)]
         others = [member for member in members if member not in shared and member not in together]
         if together and self._fleet.swarm is not None:
-            await self._fleet.swarm.roll(together[0].spec.launch, together[0].spec.start_timeout)
-            for member in together:
-                self._fleet.supervisor.respec(member)
-            await self._until_ready([member.spec.name for member in together])
+            await self._roll_service(self._fleet.swarm, together)
         if others:
             surge = self._surge(others)
             faultfiles.write(self._cluster, self.config, [surge.spec.name])
@@ -218,6 +216,23 @@ class Operations:
                 await self._take_down([surge.spec.name])
         for member in shared:
             await self._succeed(member)
+
+    async def _roll_service(self, swarm: SwarmDriver, members: list[Enlisted]) -> None:
+        """Have the swarm replace the tasks of its service, and go back where those that it takes for well never become ready."""
+        supervisor = self._fleet.supervisor
+        former = [supervisor.enlisted(member.spec.name) for member in members]
+        await swarm.roll(members[0].spec.launch, members[0].spec.start_timeout)
+        for member in members:
+            supervisor.respec(member)
+        try:
+            await self._until_ready([member.spec.name for member in members])
+        except UserError as error:
+            if former[0].spec.launch == members[0].spec.launch:
+                raise
+            await swarm.go_back(members[0].spec.start_timeout)
+            for member in former:
+                supervisor.respec(member)
+            raise UserError(f"{error.message}; the swarm went back to the former version") from None
 
     async def _replace(self, member: Enlisted) -> None:
         self._fleet.supervisor.recycle(member.spec.name, member)

@@ -8,9 +8,12 @@ How a process comes into being differs and is a `Launcher`'s matter.
 """
 
 import asyncio
+import contextlib
 import ctypes
+import fcntl
 import os
 import signal as signals
+import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -28,6 +31,9 @@ STATUS_PATIENCE = 0.1
 
 
 PR_SET_CHILD_SUBREAPER = 36
+PIDFD_INFO = struct.Struct("=2Q11Ii")  # mask, cgroup, pid to fsgid, exit code
+PIDFD_INFO_EXIT = 1 << 3
+PIDFD_GET_INFO = 3 << 30 | PIDFD_INFO.size << 16 | 0xFF << 8 | 11  # _IOWR(0xFF, 11, struct pidfd_info)
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -163,9 +169,11 @@ class ProcessDriver:
         self._dying.append(running)
         if running.launched.status() is None:
             # Orphaned by the death of the forkserver, it was left to us: the supervisor is a subreaper.
-            inherited = reap(running.pidfd)
-            if inherited is not None:
-                running.launched = Launched(running.launched.pid, lambda: inherited)
+            known = reap(running.pidfd)
+            if known is None and running.launched.status_fd is None:
+                known = last_words(running.launched.pid, running.create_time, running.pidfd)
+            if known is not None:
+                running.launched = Launched(running.launched.pid, lambda: known)
         os.close(running.pidfd)
         if running.launched.status() is not None or running.launched.status_fd is None:
             self._report(running, noticed)
@@ -197,6 +205,26 @@ def reap(pidfd: int) -> int | None:
     if told is None:
         return None
     return told.si_status if told.si_code == os.CLD_EXITED else -told.si_status
+
+
+def last_words(pid: int, create_time: float, pidfd: int) -> int | None:
+    """The exit status, in subprocess's form, of a dead process that is nobody's child here; None where the kernel does not tell.
+
+    A zombie's is field 52 of its stat (proc(5); since Linux 3.5, to its own user). Of one that its parent has reaped the pidfd knows it
+    since Linux 6.15 (PIDFD_GET_INFO, linux/pidfd.h).
+    """
+    with contextlib.suppress(OSError, IndexError):
+        if born(pid) == create_time:
+            state, *rest = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+            if state == b"Z":
+                return os.waitstatus_to_exitcode(int(rest[48]))
+    with contextlib.suppress(OSError):
+        told = bytearray(PIDFD_INFO.pack(PIDFD_INFO_EXIT, *[0] * 13))
+        fcntl.ioctl(pidfd, PIDFD_GET_INFO, told)
+        mask, *_, status = PIDFD_INFO.unpack(told)
+        if mask & PIDFD_INFO_EXIT:
+            return os.waitstatus_to_exitcode(status)
+    return None
 
 
 def become_subreaper() -> None:

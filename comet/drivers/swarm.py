@@ -10,6 +10,7 @@ them by their own checks and failed connections. All of this object but the two 
 """
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -158,6 +159,17 @@ class SwarmDriver:
         try:
             await self._ordered(lambda: self._manager.update(launch))
             await self._updated(patience)
+        finally:
+            self._updating = False
+
+    async def go_back(self, patience: float) -> None:
+        """Have the swarm undo its last update; returns when it has, or makes no progress. UserError: it refuses."""
+        self._updating = True
+        self._hasten()
+        try:
+            await self._ordered(self._manager.go_back)
+            with contextlib.suppress(UserError):  # It went back: that is what is wanted.
+                await self._updated(patience)
         finally:
             self._updating = False
 
