@@ -140,7 +140,8 @@ def load_balancer(config: Config, cluster: Cluster, index: int) -> Enlisted:
 
 
 def in_flight_share(config: Config) -> int:
-    """How many requests each load balancer may have in flight on one worker: together no more than a worker takes."""
+    """How many requests each load balancer may have in flight on one worker: together no more than a worker takes, unless there are more
+    load balancers than that, of which each may have one (the worker then says that it is full)."""
     capacity = config.worker_threads if config.worker_threads is not None else AUTO_CAPACITY
     return max(1, capacity // config.pool)
 
