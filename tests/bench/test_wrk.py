@@ -1,11 +1,13 @@
 """What is read from the load generator, and that a stall is in it."""
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 
@@ -36,30 +38,38 @@ ANSWER = b"HTTP/1.1 200 OK\r\nX-Comet-Worker: worker-0\r\nContent-Length: 2\r\n\
 @contextmanager
 def server(delay: float, stall: tuple[float, float]) -> Iterator[int]:
     """A port whose connections are answered after `delay`; whoever asks at `stall`, seconds since the first request, not before its end."""
-    loop, begun = asyncio.new_event_loop(), [0.0]
+    begun, port, over = [0.0], SimpleQueue[int](), threading.Event()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             while await reader.readuntil(b"\r\n\r\n"):
                 begun[0] = begun[0] or time.monotonic()
                 since = time.monotonic() - begun[0]
-                await asyncio.sleep(stall[1] - since if stall[0] <= since < stall[1] else delay)
+                pause = stall[1] - since if stall[0] <= since < stall[1] else delay
+                # Nobody reads the end of a stall that outlasts the test.
+                until = time.monotonic() + pause
+                while time.monotonic() < until and not over.is_set():
+                    await asyncio.sleep(min(0.05, until - time.monotonic()))
                 writer.write(ANSWER)
-        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
-            writer.close()
+                await writer.drain()
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
 
-    made = loop.run_until_complete(asyncio.start_server(answer, "127.0.0.1", 0))
-    thread = threading.Thread(target=loop.run_forever)
+    async def serve() -> None:
+        async with await asyncio.start_server(answer, "127.0.0.1", 0) as made:
+            port.put(made.sockets[0].getsockname()[1])
+            await asyncio.to_thread(over.wait)
+        while len(asyncio.all_tasks()) > 1:
+            await asyncio.sleep(0.01)
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
     thread.start()
     try:
-        yield made.sockets[0].getsockname()[1]
+        yield port.get(timeout=10)
     finally:
-        for task in asyncio.all_tasks(loop):
-            loop.call_soon_threadsafe(task.cancel)
-        loop.call_soon_threadsafe(made.close)
-        loop.call_soon_threadsafe(loop.stop)
+        over.set()
         thread.join()
-        loop.close()
 
 
 @pytest.fixture
