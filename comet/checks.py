@@ -95,7 +95,7 @@ def environment(value: Any) -> tuple[tuple[str, str], ...]:
             raise ValueError(f"{name!r} is no name of a variable")
         if not isinstance(given, str | int | float):
             raise ValueError(f"{name}: {shown(given)} is not text")
-    return tuple((str(name), given if isinstance(given, str) else shown(given)) for name, given in value.items())
+    return tuple((str(name), given if isinstance(given, str) else _shown(given)) for name, given in value.items())
 
 
 def volumes(value: Any) -> tuple[tuple[str, str, bool], ...]:

@@ -232,7 +232,7 @@ class Operations:
             await swarm.go_back(members[0].spec.start_timeout)
             for member in former:
                 supervisor.respec(member)
-            raise UserError(f"{error.message}; the swarm went back to the former version") from None
+            raise UserError(f"the swarm went back to the former version: {error.message}") from None
 
     async def _replace(self, member: Enlisted) -> None:
         self._fleet.supervisor.recycle(member.spec.name, member)

@@ -1,4 +1,9 @@
-"""One kill and what a client sees of it: the time to the next 200, and every refused or broken attempt on the way there."""
+"""One kill and what clients see of it: the time to the next 200, and every refused or broken attempt on the way there.
+
+Attempts follow each other, but one that gets no answer at once is left waiting while the next one goes: a published port may accept and
+keep silent while its container starts (the engine's proxy repeats its SYN after a second), and must not keep the clock running for those
+who come later.
+"""
 
 import os
 import select
@@ -6,6 +11,7 @@ import signal
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -13,24 +19,90 @@ from scripts.bench.proc import BenchError
 
 PAUSE = 0.0002  # seconds between two attempts: a client in a hurry that still leaves the core to others
 GIVE_UP = 30.0
+AT_ONCE = 0.02  # seconds that an attempt is waited for before the next one goes
+PATIENCE = 10.0  # seconds until an attempt is over without an answer
 
 
-def ask(port: int, path: str, timeout: float = 10.0) -> str:
-    """One GET on a connection of its own: "200" or another status, "refused", "broken" or "timeout"."""
-    request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n".encode()
+class Attempt:
+    """One GET on a connection of its own; over when `word` is "200" or another status, "refused", "broken" or "timeout"."""
+
+    def __init__(self, port: int, path: str) -> None:
+        self.word = ""
+        self.at = 0.0
+        self._answer = b""
+        self._began = time.monotonic()
+        self._socket = socket.socket()
+        self._socket.settimeout(PATIENCE)
+        self._request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n".encode()
+        try:
+            self._socket.connect(("127.0.0.1", port))
+            self._socket.sendall(self._request)
+        except ConnectionRefusedError:
+            self._end("refused")
+        except TimeoutError:
+            self._end("timeout")
+        except OSError:
+            self._end("broken")
+
+    def go_on(self, seconds: float) -> str:
+        """Wait for the answer, at most so long; returns `word`."""
+        until = time.monotonic() + seconds
+        while not self.word:
+            if time.monotonic() > self._began + PATIENCE:
+                self._end("timeout")
+            elif (left := until - time.monotonic()) <= 0 or not select.select([self._socket], [], [], left)[0]:
+                break
+            else:
+                self._read()
+        return self.word
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _read(self) -> None:
+        try:
+            piece = self._socket.recv(65536)
+        except OSError:
+            self._end("broken")
+            return
+        self._answer += piece
+        if not piece:
+            whole = self._answer.startswith(b"HTTP/1.1 ") and b"\r\n\r\n" in self._answer
+            self._end(self._answer[9:12].decode() if whole else "broken")
+
+    def _end(self, word: str) -> None:
+        self.word, self.at = word, time.monotonic()
+        self.close()
+
+
+def ask(port: int, path: str) -> str:
+    """One attempt, to its end."""
+    attempt = Attempt(port, path)
+    return attempt.go_on(PATIENCE + 1)
+
+
+def first_200(port: int, path: str, seconds: float) -> tuple[float | None, dict[str, int]]:
+    """Ask until an answer is 200, at most so long: when that was, in monotonic seconds, and how often attempts before it met what else."""
+    met: Counter[str] = Counter()
+    waiting: list[Attempt] = []
+    until = time.monotonic() + seconds
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=timeout) as connection:
-            connection.sendall(request)
-            answer = b""
-            while piece := connection.recv(65536):
-                answer += piece
-    except ConnectionRefusedError:
-        return "refused"
-    except TimeoutError:
-        return "timeout"
-    except OSError:
-        return "broken"
-    return answer[9:12].decode() if answer.startswith(b"HTTP/1.1 ") and b"\r\n\r\n" in answer else "broken"
+        while time.monotonic() < until:
+            attempt = Attempt(port, path)
+            waiting.append(attempt)
+            attempt.go_on(AT_ONCE)
+            for each in waiting:
+                each.go_on(0)
+            if good := [each.at for each in waiting if each.word == "200"]:
+                return min(good), dict(met)
+            met.update(each.word for each in waiting if each.word)
+            waiting = [each for each in waiting if not each.word]
+            if attempt.word:
+                time.sleep(PAUSE)
+    finally:
+        for each in waiting:
+            each.close()
+    return None, dict(met)
 
 
 @dataclass(frozen=True)
@@ -100,14 +172,6 @@ def kill(target: Target) -> Outcome:
         bystander.start()
     at, began = time.time(), time.monotonic()
     died = kill_and_wait(pid)
-    attempts: dict[str, int] = {}
-    answered: float | None = None
-    while answered is None and time.monotonic() < began + GIVE_UP:
-        answer = ask(target.port, target.path)
-        if answer == "200":
-            answered = time.monotonic()
-        else:
-            attempts[answer] = attempts.get(answer, 0) + 1
-            time.sleep(PAUSE)
+    answered, attempts = first_200(target.port, target.path, GIVE_UP)
     seen = bystander.finish() if bystander is not None else {}
     return Outcome(at, (died - began) * 1000, None if answered is None else (answered - began) * 1000, attempts, seen)

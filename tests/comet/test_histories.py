@@ -1,14 +1,11 @@
 """Thousands of random histories of crashes, slow starts, hangs and commands against the fake driver: what must hold in every one."""
 
-import os
-
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from comet.drivers.fake import broken, slow, well
 from comet.replica import Exit, Exited, Health, Hung, Ready, Removed, StartFailed, State, Wanted
-from tests.comet.fakes import House, spec
+from tests.comet.fakes import House, histories, spec
 
 NAMES = ("lb-0", "lb-1", "worker-0", "worker-1", "worker-2")
 names = st.sampled_from(NAMES)
@@ -101,10 +98,4 @@ class Histories(RuleBasedStateMachine):
 
 
 TestHistories = Histories.TestCase
-TestHistories.settings = settings(
-    max_examples=3000 if os.environ.get("COMET_TEST_FULL") else 60,
-    stateful_step_count=40,
-    deadline=None,
-    derandomize=not os.environ.get("COMET_TEST_FULL"),
-    suppress_health_check=list(HealthCheck),
-)
+TestHistories.settings = histories(60, 3000, 40)

@@ -3,7 +3,6 @@ fewer ready replicas than are wanted but for those that were disturbed, no port 
 
 import asyncio
 import contextlib
-import os
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -11,7 +10,6 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -22,7 +20,7 @@ from comet.database import Access
 from comet.drivers.fake import Script, broken, slow, well
 from comet.errors import UserError
 from comet.replica import Exit, Ready, Replica, State, Wanted, public_name
-from tests.comet.fakes import House
+from tests.comet.fakes import House, histories
 
 FOLDER = Path("/nowhere")
 CONFIG = parse("worker: 3\npool: 2\nruntime: process\nload-balancer-port: 5050\nworker-port: 6000\nadmin-port: 0\n", FOLDER / "config.yaml")
@@ -170,10 +168,4 @@ def is_disturbed(replica: Replica) -> bool:
 
 
 TestRolling = Rolling.TestCase
-TestRolling.settings = settings(
-    max_examples=2000 if os.environ.get("COMET_TEST_FULL") else 100,
-    stateful_step_count=30,
-    deadline=None,
-    derandomize=not os.environ.get("COMET_TEST_FULL"),
-    suppress_health_check=list(HealthCheck),
-)
+TestRolling.settings = histories(100, 2000, 30)

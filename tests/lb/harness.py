@@ -258,6 +258,12 @@ class Client:
     def send(self, data: bytes) -> None:
         self.sock.sendall(data)
 
+    def receive(self, size: int = 65536) -> bytes:
+        """What comes next; never nothing, so that no loop waits for what a connection that has ended cannot bring any more."""
+        data = self.sock.recv(size)
+        assert data, "the connection has ended"
+        return data
+
     def ask(self, request: bytes, method: str | None = None) -> Answer:
         self.send(request)
         return self.answer(method or request.split(b" ", 1)[0].decode())

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.lb.harness import Client, Worker, WorkerConnection, eventually, listening_socket, raw
+from tests.lb.harness import Client, Worker, WorkerConnection, eventually, listening_socket, raw, response
 
 pytestmark = pytest.mark.slow
 
@@ -62,6 +62,31 @@ def resident(process: subprocess.Popen[bytes]) -> int:
 def processor_time(process: subprocess.Popen[bytes]) -> float:
     with open(f"/proc/{process.pid}/schedstat") as schedstat:
         return int(schedstat.read().split()[0]) / 1e9
+
+
+def test_out_of_descriptors_a_response_cut_short_is_no_whole_one_all_the_same() -> None:
+    """RFC 9112 section 8: to an HTTP/1.0 client an orderly end would say that the body is complete."""
+    full = threading.Event()
+
+    def cut(connection: WorkerConnection, request: bytes) -> None:
+        if not request.startswith(b"GET /cut "):
+            connection.send(response())
+            return
+        connection.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
+        full.wait(20)
+        connection.sock.close()
+
+    with balancer(Worker("worker-0", cut), descriptors=48) as (port, process), contextlib.ExitStack() as crowd, Client(port) as client:
+        client.send(b"GET /cut HTTP/1.0\r\nHost: a\r\n\r\n")
+        seen = b""
+        while not seen.endswith(b"hello"):
+            seen += client.receive()
+        for _ in range(60):
+            crowd.enter_context(socket.create_connection(("127.0.0.1", port)))
+        eventually(lambda: len(os.listdir(f"/proc/{process.pid}/fd")) >= 48, "no descriptor left")
+        full.set()
+        with pytest.raises(ConnectionResetError):
+            client.receive()
 
 
 def test_out_of_descriptors_it_sheds_load_and_recovers() -> None:
