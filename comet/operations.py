@@ -7,24 +7,23 @@ an operation that cannot go on (a port that is taken, a replacement that does no
 import asyncio
 import errno
 import signal as signals
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
 
-from comet import expand, faultfiles, lastwords, scalefile
+from comet import expand, faultfiles, scalefile
 from comet.cluster import Cluster
 from comet.config import KEYS, Config, load, parse_numbers
 from comet.drivers.forkserver import LbLaunch
-from comet.drivers.swarm import SwarmDriver
 from comet.errors import Busy, Unknown, UserError
 from comet.events import Event
 from comet.fleet import Fleet
 from comet.listeners import bound, holder
-from comet.replica import FORMER, NEXT, SERVING, Replica, State, Wanted, public_name
+from comet.replacement import Replacer
+from comet.replica import SERVING, Replica, State, public_name
 from comet.servicespec import ServiceLaunch
 from comet.supervise import Enlisted
-from comet.traffic import SLOTS
 
 Build = Callable[[Config], Awaitable[str | None]]
 """Makes sure of the image that a config asks for; its name, None where it asks for none."""
@@ -43,10 +42,6 @@ FIXED = (
 """Keys that a running cluster cannot change: its sockets and its database are where they are."""
 
 
-HOPELESS_AFTER = 3
-"""So many failed starts in a row of a replacement end the operation."""
-
-
 class Operations:
     """The operations on one fleet. `config` is the file's content in force, with the numbers given by command."""
 
@@ -58,6 +53,7 @@ class Operations:
         self._around = around
         self._build = build
         self._under_way: str | None = None
+        self._replacer = Replacer(fleet, cluster)
 
     def kill(self, name: str, signal: str) -> dict[str, Any]:
         """Send a signal as an outsider would; `signal` with or without SIG, or a number."""
@@ -187,116 +183,17 @@ class Operations:
         self._require_ports(fresh)
         if fresh:
             faultfiles.write(self._cluster, wanted, [member.spec.name for member in fresh if member.spec.role == "worker"])
-            await self._bring_up(fresh)
+            await self._replacer.bring_up(self.config, fresh)
         self.config = wanted
         self._fleet.router.limit(expand.in_flight_share(wanted))
         self._fleet.tell(Event("scaled", None, {"worker": wanted.worker, "pool": wanted.pool}))
-        await self._take_down(surplus)
+        await self._replacer.take_down(surplus)
 
     async def _roll(self, members: list[Enlisted]) -> None:
-        """Replace these one by one: processes that share a socket by succession, all others behind a surge replica."""
-        shared = [member for member in members if isinstance(member.spec.launch, LbLaunch)]
-        together = [member for member in members if isinstance(member.spec.launch, ServiceLaunch)]
-        others = [member for member in members if member not in shared and member not in together]
-        if together and self._fleet.swarm is not None:
-            await self._roll_service(self._fleet.swarm, together)
-        if others:
-            surge = self._surge(others)
-            faultfiles.write(self._cluster, self.config, [surge.spec.name])
-            await self._bring_up([surge])
-            replaced: list[Enlisted] = []
-            try:
-                for member in others:
-                    replaced.append(self._fleet.supervisor.enlisted(member.spec.name))
-                    await self._replace(member)
-            except UserError:
-                await self._roll_back(replaced)
-                raise
-            finally:
-                await self._take_down([surge.spec.name])
-        for member in shared:
-            await self._succeed(member)
+        await self._replacer.roll(self.config, members, self._surge)
 
-    async def _roll_service(self, swarm: SwarmDriver, members: list[Enlisted]) -> None:
-        """Have the swarm replace the tasks of its service, and go back where those that it takes for well never become ready."""
-        supervisor = self._fleet.supervisor
-        former = [supervisor.enlisted(member.spec.name) for member in members]
-        await swarm.roll(members[0].spec.launch, members[0].spec.start_timeout)
-        for member in members:
-            supervisor.respec(member)
-        try:
-            await self._until_ready([member.spec.name for member in members])
-        except UserError as error:
-            if former[0].spec.launch == members[0].spec.launch:
-                raise
-            await swarm.go_back(members[0].spec.start_timeout)
-            for member in former:
-                supervisor.respec(member)
-            raise UserError(f"the swarm went back to the former version: {error.message}") from None
-
-    async def _replace(self, member: Enlisted) -> None:
-        self._fleet.supervisor.recycle(member.spec.name, member)
-        await self._until_ready([member.spec.name])
-
-    async def _roll_back(self, former: list[Enlisted]) -> None:
-        """Make those that a roll got to what they were before it, the surge replica still beside them."""
-        for member in reversed(former):
-            if self._fleet.supervisor.replicas[member.spec.name].spec != member.spec:
-                with suppress(UserError):  # What they were may not start any more either: then they are tried again like any crash.
-                    await self._replace(member)
-
-    async def _succeed(self, member: Enlisted) -> None:
-        """A successor on the same socket; once it accepts, the old one drains."""
-        supervisor, name = self._fleet.supervisor, member.spec.name
-        former = supervisor.replicas[name]
-        slot = next(each for each in SLOTS if f"{name}.{each}.counters" != former.spec.launch.counters)
-        launch = replace(member.spec.launch, counters=f"{name}.{slot}.counters")
-        heir = replace(member.spec, name=name + NEXT, launch=launch)
-        supervisor.enlist(Enlisted(heir), Replica(heir, instance=former.instance))
-        supervisor.tick()
-        try:
-            await self._until_ready([heir.name])
-        except UserError:
-            await self._take_down([heir.name])
-            raise
-        supervisor.rename(name, name + FORMER)
-        supervisor.rename(heir.name, name)
-        await self._take_down([name + FORMER])
-
-    async def _bring_up(self, members: list[Enlisted]) -> None:
-        """Start new replicas; if one does not become ready, all of them are taken away again."""
-        self._fleet.listen(self.config, members)
-        self._fleet.enlist(members)
-        self._fleet.supervisor.tick()
-        names = [member.spec.name for member in members]
-        try:
-            await self._until_ready(names)
-        except UserError:
-            await self._take_down(names)
-            raise
-
-    async def _until_ready(self, names: Iterable[str]) -> None:
-        wanted = list(names)
-
-        def settled(replicas: Mapping[str, Replica]) -> bool:
-            return all(replicas[name].ready for name in wanted) or any(_hopeless(replicas[name]) for name in wanted)
-
-        await self._fleet.supervisor.until(settled)
-        for name in wanted:
-            replica = self._fleet.supervisor.replicas[name]
-            if not replica.ready and _hopeless(replica):
-                told = await asyncio.to_thread(lastwords.of, self._cluster, replica)
-                raise UserError(f"{public_name(name)}: the replacement does not become ready: {told}")
-
-    async def _take_down(self, names: list[str]) -> None:
-        supervisor = self._fleet.supervisor
-        supervisor.want(names, Wanted.DOWN)
-        await supervisor.until(lambda replicas: all(replicas[name].state is State.STOPPED for name in names))
-        for name in names:
-            supervisor.dismiss(name)
-
-    def _surge(self, members: list[Enlisted]) -> Enlisted:
-        """One more replica like these, on the next free port."""
+    def _surge(self) -> Enlisted:
+        """One more worker, on the next free port."""
         taken = {replica.spec.port for replica in self._fleet.supervisor.replicas.values()}
         number = self.config.worker
         while True:
@@ -304,7 +201,9 @@ class Operations:
             if port > 65535:
                 raise UserError("no free port for the surge replica above worker-port")
             if port not in taken and _free(self.config.worker_host, port):
-                return expand.worker(self.config, self._around, number)
+                surge = expand.worker(self.config, self._around, number)
+                faultfiles.write(self._cluster, self.config, [surge.spec.name])
+                return surge
             number += 1
 
     def _require_ports(self, members: list[Enlisted]) -> None:
@@ -385,10 +284,6 @@ def signal_number(text: str) -> int:
 def _must_roll(before: Enlisted, after: Enlisted) -> bool:
     """Whether a living replica has to be replaced to be as it is wanted: load balancers take their settings live."""
     return not isinstance(after.spec.launch, LbLaunch) and before.spec.launch != after.spec.launch
-
-
-def _hopeless(replica: Replica) -> bool:
-    return replica.failures >= HOPELESS_AFTER or replica.reason.startswith("not ready within")
 
 
 def _free(host: str, port: int) -> bool:

@@ -12,6 +12,7 @@ Pure: no I/O, no clock.
 """
 
 import re
+from abc import ABC, abstractmethod
 from typing import Final, Generic, TypeVar
 
 FORWARD: Final = 0
@@ -230,7 +231,7 @@ def without_named(lines: list[bytes], options: list[bytes]) -> list[bytes]:
     return [line for line in lines if line[: line.index(b":")].lower() not in options]
 
 
-class HeadReader(Generic[Value]):
+class HeadReader(ABC, Generic[Value]):
     """What readers of both directions have in common: the fields, their limit, and the memory of whole heads."""
 
     def __init__(self, kinds: dict[bytes, int], max_fields: int, capacity: int) -> None:
@@ -247,9 +248,9 @@ class HeadReader(Generic[Value]):
                 self.recent.remember(raw, head)
         return head
 
+    @abstractmethod
     def parse(self, raw: bytes) -> Value:
         """Return the head that `raw` is, whatever is remembered. Refusal as `read`."""
-        raise NotImplementedError
 
     def read_fields(self, lines: list[bytes]) -> tuple[list[bytes], list[list[bytes] | None]]:
         """`FieldReader.read` of all lines of a head (as of `split_lines`). Refusal 431 too: there are too many."""

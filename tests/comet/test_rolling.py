@@ -13,7 +13,7 @@ from unittest import mock
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from comet import expand, operations
+from comet import expand, operations, replacement
 from comet.cluster import Cluster, Owner
 from comet.config import parse
 from comet.database import Access
@@ -41,7 +41,7 @@ class Rolling(RuleBasedStateMachine):
         for where, name, stand_in in (
             (asyncio, "to_thread", at_once),
             (operations, "_free", lambda host, port: True),
-            (operations.lastwords, "of", lambda cluster, replica: replica.reason),
+            (replacement.lastwords, "of", lambda cluster, replica: replica.reason),
             (operations.faultfiles, "write", lambda *arguments: None),
             (operations.scalefile, "keep", lambda *arguments: None),
         ):
