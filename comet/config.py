@@ -78,6 +78,7 @@ KEYS: dict[str, Key] = {
     "delay-distribution": faults.SETTINGS["delay-distribution"],
     "seed": Key("none", or_word("none", whole(0, 2**63 - 1), None), "none, or a whole number from 0", "what the workers' draws begin with"),
     "access-log": Key(False, flag, "true or false", "whether load balancers write a line per request"),
+    "request-ledger": Key(False, flag, "true or false", "whether workers keep the id of each counted request in the database"),
     "fault-point": Key("worker", one_of("worker", "lb"), "worker or lb", "who brings the faults about"),
     "faults": Key({}, refused, "fault settings by worker name", "what is wrong with single workers"),
 }
@@ -138,6 +139,7 @@ class Config:
     delay_distribution: str
     seed: int | None
     access_log: bool
+    request_ledger: bool
     fault_point: str
     faults: Mapping[str, Mapping[str, Any]]
     lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)
@@ -232,6 +234,7 @@ def _service_problems(values: Mapping[str, Any], lines: Mapping[str, int], name:
     if not containers:
         yield from told(CONTAINER_ONLY, "is for containers (leave it out with runtime: process)")
     if values["worker-image"] is not None or command:
+        yield from told(("request-ledger",), "is kept by the built-in worker only (leave it out)")
         if values["fault-point"] == "worker":
             yield from told(APP_ONLY, "acts in the built-in worker only (with a service of your own, set fault-point: lb)")
     else:

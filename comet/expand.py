@@ -160,8 +160,9 @@ def _arguments(config: Config, name: str, listen: str, identity: str, faults: st
     seed = () if config.seed is None else ("--seed", str(config.seed + int(name.rpartition("-")[2])))
     threads = "auto" if config.worker_threads is None else str(config.worker_threads)
     file = () if faults is None else ("--faults", faults)
+    ledger = ("--request-ledger",) if config.request_ledger else ()
     return (
-        "--listen", listen, "--name", name, "--identity", identity, "--threads", threads, *file, *seed,
+        "--listen", listen, "--name", name, "--identity", identity, "--threads", threads, *file, *seed, *ledger,
         "--grace", f"{config.shutdown_grace:g}",
     )  # fmt: skip
 

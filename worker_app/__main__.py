@@ -39,6 +39,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--faults", metavar="FILE", help="JSON file of the fault settings, watched")
     parser.add_argument("--no-faults", action="store_true", help="no delay and no failure: somebody else brings them about")
     parser.add_argument("--seed", type=int, help="the n-th request gets the n-th draw of this seed")
+    parser.add_argument("--request-ledger", action="store_true", help="keep the X-Request-Id of each counted request, with its count")
     parser.add_argument("--grace", metavar="SECONDS", type=float, default=10.0, help="how long a stop waits for requests in flight")
     parser.add_argument(
         "--linger",
@@ -122,7 +123,7 @@ def serve(options: argparse.Namespace) -> int:
         return entry.wait()
 
     application = create_app(Services(identity.greeting(), database.reader(), lambda: faults.next(_boottime()), count))
-    server = WorkerServer(application, listener, loop, faults, ledger_of, options.threads)
+    server = WorkerServer(application, listener, loop, faults, ledger_of, options.threads, options.request_ledger)
     _follow_faults(loop, options, faults, lambda: ledgers[0].note_now(injected="memory"))
     host, port = listener.getsockname()[:2]
     log.info("%s listening on %s:%d, counting as %s", identity.greeting().removeprefix("hello from "), host, port, store.name)

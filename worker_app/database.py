@@ -94,6 +94,7 @@ def reset(where: str, keep: Sequence[str] = ()) -> None:
             connection.execute(text("LOCK TABLE workers IN EXCLUSIVE MODE"))
         connection.execute(delete(schema.latency))
         connection.execute(delete(schema.injections))
+        connection.execute(delete(schema.counted_requests))
         connection.execute(delete(schema.workers).where(schema.workers.c.name.not_in(list(keep))))
         connection.execute(
             update(schema.workers).values(successful=0, failed=0, unplanned=0, disconnected=0, duration_us=0, updated=time.time())

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from worker_app.channel import Channel, JsonTask
 from worker_app.draws import Draw
+from worker_app.layout import ID_LENGTH
 from worker_app.ledger import VERDICT
 from worker_app.tally import Record
 
@@ -82,7 +83,7 @@ class Exchange:
         now = time.monotonic()
         self.deadline = now + VERDICT
         failed = self.unplanned or self.draw.kind is not None
-        self.record = Record(failed, round((now - self._arrived) * 1e6), self.unplanned, self._injected())
+        self.record = Record(failed, round((now - self._arrived) * 1e6), self.unplanned, self._injected(), self._id())
         self._server.to_commit.append(self)
 
     def _injected(self) -> tuple[str, ...]:
@@ -93,6 +94,14 @@ class Exchange:
         if settings.cpu > 0.0:
             kinds.append("cpu")
         return tuple(kinds)
+
+    def _id(self) -> str | None:
+        """What the request is kept by, where requests are kept one by one."""
+        if not self._server.keeps_requests:
+            return None
+        given: str = self.request.headers.get("X_REQUEST_ID", "")
+        # PostgreSQL's text has no NUL.
+        return given.replace("\0", "")[:ID_LENGTH]
 
     def settled(self, committed: bool) -> None:
         """The ledger's word: send what was made, or that it could not be counted."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 VERSION = 1  # of the schema
-TABLES = ("workers", "latency", "injections")  # beside the one that names the version
+TABLES = ("workers", "latency", "injections", "counted_requests")  # beside the one that names the version
 RETIRED = "retired"  # the row into which the oldest former workers are folded
+ID_LENGTH = 255  # characters kept of a request's id
 LOCK = 0x636F6D6574  # PostgreSQL: the advisory lock of those who register, fold, make or migrate ("comet")
 
 HEARTBEAT = 60.0  # seconds between two signs of life of an idle worker

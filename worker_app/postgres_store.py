@@ -15,8 +15,7 @@ import contextlib
 import logging
 import random
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import psycopg
@@ -45,7 +44,9 @@ _COMMIT = postgres.Prepared(
  ON CONFLICT (worker, bucket) DO UPDATE SET count = latency.count + excluded.count),
  harmed AS (INSERT INTO injections (worker, kind, count) SELECT mine.name, met.kind, met.count
  FROM mine, unnest($12::text[], $13::int8[]) AS met (kind, count)
- ON CONFLICT (worker, kind) DO UPDATE SET count = injections.count + excluded.count)
+ ON CONFLICT (worker, kind) DO UPDATE SET count = injections.count + excluded.count),
+ kept AS (INSERT INTO counted_requests (worker, id, failed) SELECT mine.name, met.id, met.failed
+ FROM mine, unnest($14::text[], $15::bool[]) AS met (id, failed))
  SELECT count(*) FROM mine""",
 )
 _REGISTER = """INSERT INTO workers
@@ -145,7 +146,8 @@ class PostgresStore:
             raise NotCommitted("no connection")
         now, self._tried = time.time(), max(self._batch, self._tried) + 1
         sums = (now, tally.successful, tally.failed, tally.unplanned, tally.disconnected, tally.duration_us, self._tried)
-        values = (*sums, self.name, self._batch, *_arrays(tally.buckets), *_arrays(tally.injections))
+        arrays = (*_arrays(tally.buckets.items()), *_arrays(tally.injections.items()), *_arrays(tally.requests))
+        values = (*sums, self.name, self._batch, *arrays)
         try:
             met = session.prepared(_COMMIT, [str(value).encode() for value in values]).get_value(0, 0)
         except psycopg.Error as error:
@@ -213,10 +215,11 @@ class PostgresStore:
         self._updated = now
 
 
-def _arrays(counter: Counter[Any]) -> tuple[str, str]:
+def _arrays(pairs: Iterable[tuple[Any, int]]) -> tuple[str, str]:
     """Keys and values as PostgreSQL writes arrays."""
-    keys = ",".join('"' + str(key).replace("\\", "\\\\").replace('"', '\\"') + '"' for key in counter)
-    return f"{{{keys}}}", f"{{{','.join(map(str, counter.values()))}}}"
+    found = list(pairs)
+    keys = ",".join('"' + str(key).replace("\\", "\\\\").replace('"', '\\"') + '"' for key, _ in found)
+    return f"{{{keys}}}", f"{{{','.join(str(int(value)) for _, value in found)}}}"
 
 
 _SUMS = ("successful", "failed", "unplanned", "disconnected", "duration_us")

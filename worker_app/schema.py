@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Connection,
     Engine,
@@ -69,6 +70,15 @@ injections = Table(
     Column("worker", String(255), primary_key=True),
     Column("kind", String(32), primary_key=True),
     Column("count", BigInteger, nullable=False),
+)
+
+# A row per counted request, where workers are asked to keep them: committed together with its count.
+counted_requests = Table(
+    "counted_requests",
+    metadata,
+    Column("worker", String(255), nullable=False),
+    Column("id", String(layout.ID_LENGTH), nullable=False),  # its X-Request-Id; empty where it had none
+    Column("failed", Boolean, nullable=False),
 )
 
 # version -> what turns a database of that version into one of the next

@@ -44,7 +44,7 @@ LINGER = 0.1  # seconds at a stop in which an idle connection may still bring a 
 class WorkerServer(TcpWSGIServer):  # type: ignore[misc]
     """Serves `application` on a bound socket until `shut_down` has finished.
 
-    `places`: requests worked on at a time, None for any number.
+    `places`: requests worked on at a time, None for any number. `keeps_requests`: each counted request is kept by its id.
     """
 
     channel_class = Channel
@@ -57,9 +57,11 @@ class WorkerServer(TcpWSGIServer):  # type: ignore[misc]
         faults: Faults,
         ledger_of: Callable[..., Ledger],
         places: int | None = None,
+        keeps_requests: bool = False,
         clock: Callable[[], float] = lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
     ) -> None:
         self.loop = loop
+        self.keeps_requests = keeps_requests
         self.draining = False
         self.to_commit: list[Exchange] = []
         self._commit_due: Timer | None = None

@@ -3,7 +3,7 @@
 SQLite would write the WAL back into the file in the middle of some commit, with two fsyncs while an answer waits; here that is
 upkeep, done after answers were released.
 
-The hot write uses the driver's connection: four statements with fixed texts, whatever the size of the batch. It adds to the row
+The hot write uses the driver's connection: a few statements with fixed texts, whatever the size of the batch. It adds to the row
 and never sets it (a reset from outside must not be undone), and makes it anew when a reset took it away.
 """
 
@@ -45,6 +45,7 @@ _BUCKET = """INSERT INTO latency (worker, bucket, count) VALUES (?,?,?)
  ON CONFLICT (worker, bucket) DO UPDATE SET count = count + excluded.count"""
 _INJECTION = """INSERT INTO injections (worker, kind, count) VALUES (?,?,?)
  ON CONFLICT (worker, kind) DO UPDATE SET count = count + excluded.count"""
+_REQUEST = "INSERT INTO counted_requests (worker, id, failed) VALUES (?,?,?)"
 # One row with everything: the driver gives the interpreter lock away for every row that it fetches, and under load each time it
 # waits to have it back. (SQLite keeps a subquery's order for aggregates that depend on it.)
 _ROWS = """SELECT json_group_array(json_array(name, successful, failed, duration_us)) FROM
@@ -125,6 +126,8 @@ class SqliteStore:
                 connection.executemany(_BUCKET, [(self.name, bucket, count) for bucket, count in tally.buckets.items()])
             if tally.injections:
                 connection.executemany(_INJECTION, [(self.name, kind, count) for kind, count in tally.injections.items()])
+            if tally.requests:
+                connection.executemany(_REQUEST, [(self.name, *request) for request in tally.requests])
         except sqlite3.Error as error:
             self._roll_back(connection)
             self._judge(error)

@@ -15,12 +15,14 @@ from worker_app.latency import bucket_of
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One request to be counted. `duration_us` is its time in the worker, from its last byte read to its answer made."""
+    """One request to be counted. `duration_us` is its time in the worker, from its last byte read to its answer made. `id` is what it is
+    kept by, one by one; None: not at all."""
 
     failed: bool
     duration_us: int
     unplanned: bool = False
     injected: tuple[str, ...] = ()
+    id: str | None = None
 
 
 @dataclass(slots=True)
@@ -34,6 +36,7 @@ class Tally:
     duration_us: int = 0
     buckets: Counter[int] = field(default_factory=Counter)
     injections: Counter[str] = field(default_factory=Counter)
+    requests: list[tuple[str, bool]] = field(default_factory=list)  # id, and whether it failed
 
     def add(self, record: Record) -> None:
         if record.failed:
@@ -45,6 +48,8 @@ class Tally:
         self.buckets[bucket_of(record.duration_us)] += 1
         for kind in record.injected:
             self.injections[kind] += 1
+        if record.id is not None:
+            self.requests.append((record.id, record.failed))
 
     def empty(self) -> bool:
         return not (self.buckets or self.disconnected or self.injections)

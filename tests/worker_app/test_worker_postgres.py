@@ -173,7 +173,7 @@ def test_a_reset_under_living_workers(tmp_path: Path, place: postgres.Database) 
         assert worker.totals() == (5, 0)
 
 
-@pytest.mark.parametrize("dropped", ["workers", "workers, latency, injections, comet_schema"])
+@pytest.mark.parametrize("dropped", ["workers", "workers, latency, injections, counted_requests, comet_schema"])
 def test_a_dropped_table_is_made_anew(tmp_path: Path, place: postgres.Database, dropped: str) -> None:
     clients = Clients()
     with Worker(tmp_path, database=place.url) as worker:
