@@ -1,5 +1,7 @@
 """`bench.sh chaos [seconds]`: kill load balancers, workers and the supervisor at random under load, and account for every request.
 
+Twice: by the counters that the parties keep (`ledger`), and by the id of every single request (`ids`).
+
 A cluster of its own, in a temporary folder, which is gone afterwards. What is killed must have been ready, and something must be left to
 serve: a worker is killed only where another is ready, and an LB only while a supervisor runs (the contract promises no more).
 """
@@ -11,6 +13,7 @@ import os
 import random
 import shutil
 import signal
+import sqlite3
 import subprocess
 import threading
 import time
@@ -21,15 +24,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from scripts.bench.chart import Chart
+from scripts.bench.accesslog import AccessLogs
+from scripts.bench.chaosreport import Parties, fill
 from scripts.bench.cluster import BenchCluster, Row, cluster
+from scripts.bench.ids import Entry, account
 from scripts.bench.kills import kill_and_wait
-from scripts.bench.ledger import Death, LbBook, Verdict, WorkerBook, settle, unexplained_repeats
+from scripts.bench.ledger import Death, LbBook, WorkerBook, settle
 from scripts.bench.proc import BenchError, wait_for
-from scripts.bench.report import RESULTS, Report, Samples, finish, say
-from scripts.bench.stats import median
+from scripts.bench.report import RESULTS, Report, finish, say
 from scripts.bench.strict import Crowd, crowd, run_clients
-from scripts.bench.table import Cell, Table
 
 SAMPLE = 0.1  # seconds between two looks at the LBs' counters
 WEIGHTS = {"lb": 4, "worker": 4, "supervisor": 2}
@@ -94,12 +97,13 @@ class Killer:
 
 
 class Sampler(threading.Thread):
-    """Reads the LBs' counters all the while: when which repeats happened."""
+    """Reads the LBs' counters and access logs all the while: when which repeats happened, and what was logged."""
 
     def __init__(self, of: BenchCluster, names: list[str]) -> None:
         super().__init__(daemon=True)
         self._of, self._names = of, names
         self.over = threading.Event()
+        self.logs = AccessLogs(of.folder / ".comet" / "logs", names)
         self.repeats: list[tuple[float, int]] = [(time.monotonic(), 0)]
 
     def run(self) -> None:
@@ -107,6 +111,7 @@ class Sampler(threading.Thread):
             self.look()
 
     def look(self) -> None:
+        self.logs.read()
         with suppress(OSError, ValueError):
             total = sum(self._of.counters(name).get("retries", 0) for name in self._names)
             self.repeats.append((time.monotonic(), total))
@@ -118,6 +123,7 @@ def run(options: argparse.Namespace) -> int:
     report = Report("chaos")
     seed = options.seed if options.seed is not None else random.randrange(1 << 30)
     settings = {"worker": options.workers, "pool": options.lbs, "avg_delay": 30, "failure": 12, "runtime": options.runtime}
+    settings |= {"access_log": True, "request_ledger": True}
     report.settings = settings | {
         "seconds": options.seconds,
         "seed": seed,
@@ -143,15 +149,20 @@ def run(options: argparse.Namespace) -> int:
             everyone.over = True
             load.join(60)
             sampler.over.set()
+            sampler.join(10)
         seconds = time.monotonic() - began
         wait_for(lambda: not any(of.counters(name)["in_flight"] for name in names), 15, "the LBs have nothing in flight")
-        time.sleep(0.5)  # Workers may still be counting what nobody waits for any more.
+        time.sleep(0.5)  # Workers may still be counting what nobody waits for any more, and the last lines of the logs be unwritten.
         sampler.look()
+        sampler.logs.close()
         lbs = {name: less(book(of, name), before[name]) for name in names}
         workers = _worker_book(of)
         deaths = _with_returns(killer.deaths, of.events())
         verdict = settle(everyone.books, lbs, workers, deaths)
-        fill(report, everyone, lbs, workers, deaths, verdict, killer, sampler, seconds)
+        counts, entries = _kept(of)
+        by_id = account(everyone.seen, sampler.logs.lines, entries, counts, deaths)
+        parties = Parties(everyone.books, lbs, workers, deaths)
+        fill(report, parties, verdict, by_id, killer.complaints, sampler.repeats, seconds)
         if not report.passed:
             _keep_evidence(report, of, (options.json or RESULTS / "chaos.json").with_suffix(".evidence"))
         say("taking the cluster down")
@@ -193,6 +204,18 @@ def _worker_book(of: BenchCluster) -> WorkerBook:
     return WorkerBook(successes, rows("FailedRequests")["total"])
 
 
+def _kept(of: BenchCluster) -> tuple[dict[str, tuple[int, int]], list[tuple[str, Entry]]]:
+    """What the workers counted, by row, and what they kept one by one; of one moment."""
+    connection = sqlite3.connect(of.folder / "worker-stats.db", isolation_level=None)
+    try:
+        connection.execute("BEGIN")
+        counts = {name: (good, bad) for name, good, bad in connection.execute("SELECT name, successful, failed FROM workers")}
+        kept = connection.execute("SELECT worker, id, failed FROM counted_requests").fetchall()
+    finally:
+        connection.close()
+    return counts, [(id, Entry(row, bool(failed))) for row, id, failed in kept]
+
+
 def _with_returns(deaths: list[Death], events: list[dict[str, Any]]) -> list[Death]:
     """The deaths with the time at which their replica was ready again, as the events tell it."""
     offset = time.monotonic() - time.time()
@@ -206,70 +229,3 @@ def _with_returns(deaths: list[Death], events: list[dict[str, Any]]) -> list[Dea
         return min((at for name, at in ready if name == death.replica and at > death.at), default=None)
 
     return [replace(death, back=back(death)) for death in deaths]
-
-
-def fill(
-    report: Report, everyone: Crowd, lbs: dict[str, LbBook], workers: WorkerBook, deaths: list[Death], verdict: Verdict,
-    killer: Killer, sampler: Sampler, seconds: float,
-) -> None:  # fmt: skip
-    """Make the report of what was found."""
-    over, shares = unexplained_repeats(sampler.repeats, deaths)
-    unexplained = [*verdict.reasons, *killer.complaints, *["a repeat while no worker was dead"] * over]
-    books = everyone.books
-    sent = sum(each.sent for each in books.values())
-    result = Table("The ledger", ["what", "count", "must be"])
-    result.rows.extend([
-        ["lost (seen by a client, missing at the workers)", verdict.lost, "0"],
-        ["counted twice without a repeat", verdict.doubled, "0"],
-        ["unexplained", len(unexplained), "0"],
-        ["repeated by an LB, each near a worker's death", verdict.repeated - over, ""],
-        ["broken with their LB's death", verdict.broken, ""],
-        ["requests in all", sent, ""],
-    ])  # fmt: skip
-    columns = ["LB", "sent", "200", "injected", "broken", "LB requests", "LB responses", "LB aborted", "LB repeats", "kills"]
-    parties = Table("Client and LB", columns)
-    for name, each in books.items():
-        lb = lbs[name]
-        kills = sum(death.replica == name for death in deaths)
-        row: list[Cell] = [
-            name,
-            each.sent,
-            sum(each.served.values()),
-            each.injected,
-            each.broken,
-            lb.requests,
-            lb.responses,
-            lb.aborted,
-            lb.retries,
-            kills,
-        ]
-        parties.rows.append(row)
-    rows = Table("Client and worker", ["row", "200 at the client", "successes at the worker"])
-    for name in sorted(workers.successes):
-        rows.rows.append([name, sum(each.served.get(name, 0) for each in books.values()), workers.successes[name]])
-    rows.rows.append(["injected failures, all", sum(each.injected for each in books.values()), workers.failures])
-    repeats = Table("Repeats by the death that explains them", ["death", "repeats"], [[key, value] for key, value in shares.items()])
-    report.tables += [result, parties, rows, _killed(deaths), repeats]
-    report.notes.append(f"{sent / seconds:,.0f} requests/s over {seconds:.0f} s, {len(deaths)} kills")
-    report.notes.extend(unexplained[:20])
-    report.passed = verdict.clean and not unexplained
-    report.notes.append("all zero" if report.passed else "NOT all zero")
-    report.data = {"deaths": [vars(death) for death in deaths], "unexplained": unexplained, "verdict": vars(verdict)}
-    back = [death.back - death.at for death in deaths if death.back is not None]
-    report.samples = {"requests": Samples("1/s", "more", [sent / seconds]), "kill until ready": Samples("s", "less", back)}
-    counts = [[float(value)] for value in (verdict.lost, verdict.doubled, len(unexplained), verdict.repeated, verdict.broken)]
-    labels = ["lost", "counted twice", "unexplained", "repeated", "broken with their LB"]
-    report.charts.append(
-        Chart("Chaos", f"{sent:,} requests, {len(deaths)} kills; the first three must be zero", ["requests"], labels, counts)
-    )
-
-
-def _killed(deaths: list[Death]) -> Table:
-    table = Table("Kills", ["replica", "how", "times", "median s until ready"])
-    grouped: dict[tuple[str, str], list[Death]] = {}
-    for death in deaths:
-        grouped.setdefault((death.replica, death.how), []).append(death)
-    for (replica, how), found in sorted(grouped.items()):
-        back = [death.back - death.at for death in found if death.back is not None]
-        table.rows.append([replica, how, len(found), median(back) if back else None])
-    return table

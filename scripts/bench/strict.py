@@ -1,7 +1,8 @@
 """Clients that forgive nothing: each request is sent once, must be answered whole, and every other end is written down.
 
-They live in one event loop; half of them keep their connection, the others open one for every request. A keep-alive client that sees its
-connection closed before it sends opens a new one, as any client does; once it has sent, it counts.
+Every request has a number of its own, which is its `X-Request-Id`. The clients live in one event loop; half of them keep their
+connection, the others open one for every request. A keep-alive client that sees its connection closed before it sends opens a new one,
+as any client does; once it has sent, it counts.
 """
 
 import asyncio
@@ -9,9 +10,10 @@ import itertools
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
+from scripts.bench.ids import Seen
 from scripts.bench.ledger import ClientBook, Failure
 
 PATH: Final = "/api/v1/hello"
@@ -22,11 +24,23 @@ GREETING: Final = ("hello from container: ", "hello from process: ")
 
 @dataclass
 class Crowd:
-    """The clients of one run; `books` by LB, `numbers` gives every request its own id, `latencies` in seconds of whole answers."""
+    """The clients of one run; `books` by LB, `seen` by id; `numbers` gives every request its own."""
 
     books: dict[str, ClientBook]
     numbers: Iterator[int]
+    seen: dict[str, Seen] = field(default_factory=dict)
     over: bool = False
+
+
+@dataclass
+class _Answer:
+    """A whole answer: `row` is what the worker calls itself, `worker` what the LB calls it, `bad` says what is wrong with it in words."""
+
+    status: int
+    row: str | None
+    worker: str | None
+    closes: bool
+    bad: str = ""
 
 
 def crowd(names: list[str]) -> Crowd:
@@ -49,23 +63,25 @@ async def _client(everyone: Crowd, name: str, port: int, keep: bool) -> None:
             streams, reused = None, False
         number, began = next(everyone.numbers), time.monotonic()
         book.sent += 1
-        kind = ""
+        kind, answer = "", None
         try:
             async with asyncio.timeout(PATIENCE):
                 if streams is None:
                     streams = await asyncio.open_connection("127.0.0.1", port)
-                closes = await _exchange(streams, book, number, keep)
-                if isinstance(closes, str):
-                    kind = closes
+                answer = await _exchange(streams, book, number, keep)
+                kind = answer.bad
         except ConnectionRefusedError:
             kind = "refused"
         except TimeoutError:
             kind = "timeout"
         except (OSError, asyncio.IncompleteReadError, ValueError) as error:
             kind = "malformed" if isinstance(error, ValueError) else "broken"
+        ended = time.monotonic()
         if kind:
-            book.failures.append(Failure(number, name, kind, began, time.monotonic(), reused))
-        if (kind or closes or not keep) and streams is not None:
+            book.failures.append(Failure(number, name, kind, began, ended, reused))
+        found = (answer.status, answer.row, answer.worker) if answer is not None else (None, None, None)
+        everyone.seen[str(number)] = Seen(name, *found, began, ended)
+        if (answer is None or answer.bad or answer.closes or not keep) and streams is not None:
             streams[1].close()
             streams, reused = None, False
         else:
@@ -76,8 +92,8 @@ async def _client(everyone: Crowd, name: str, port: int, keep: bool) -> None:
         streams[1].close()
 
 
-async def _exchange(streams: tuple[asyncio.StreamReader, asyncio.StreamWriter], book: ClientBook, number: int, keep: bool) -> bool | str:
-    """One request and its whole answer, entered into the book; whether the server closes. A bad status is returned in words."""
+async def _exchange(streams: tuple[asyncio.StreamReader, asyncio.StreamWriter], book: ClientBook, number: int, keep: bool) -> _Answer:
+    """One request and its whole answer, entered into the book."""
     reader, writer = streams
     ending = "" if keep else "Connection: close\r\n"
     writer.write(f"GET {PATH} HTTP/1.1\r\nHost: bench\r\nX-Request-Id: {number}\r\n{ending}\r\n".encode())
@@ -85,14 +101,15 @@ async def _exchange(streams: tuple[asyncio.StreamReader, asyncio.StreamWriter], 
     status = head[9:12]
     fields = dict(line.split(": ", 1) for line in head.split("\r\n")[1:] if ": " in line)
     body = await reader.readexactly(int(fields["content-length"]))
+    answer = _Answer(int(status), None, fields.get("x-comet-worker"), fields.get("connection") == "close")
     if status == "200":
-        row = served_by(body)
+        answer.row = row = served_by(body)
         book.served[row] = book.served.get(row, 0) + 1
     elif status == "500" and body.strip() == INJECTED:
         book.injected += 1
     else:
-        return f"status {status} {body.strip().decode(errors='replace')}"
-    return fields.get("connection") == "close"
+        answer.bad = f"status {status} {body.strip().decode(errors='replace')}"
+    return answer
 
 
 def served_by(body: bytes) -> str:
