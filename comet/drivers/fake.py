@@ -1,6 +1,6 @@
 """A driver that starts nothing: it keeps what it was told and answers as its script says. For tests and dry runs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from comet.drivers.base import Sink
 from comet.replica import Drained, Exit, Exited, Observation, Ready, Removed, ReplicaSpec, Started, StartFailed
@@ -25,7 +25,8 @@ def broken(name: str, instance: int) -> tuple[Observation, ...]:
 
 
 class FakeDriver:
-    """Obeys at once: drained when asked to, dead when killed or terminated, unless it is `stubborn`."""
+    """Obeys at once: drained when asked to, dead when killed or terminated, unless it is `stubborn`. News of a kind in `lost` never
+    arrive; `look_again` then tells of the dead, as a driver does that finds out by a look what no event told it."""
 
     def __init__(self, sink: Sink, script: Script = well) -> None:
         self._sink = sink
@@ -34,6 +35,7 @@ class FakeDriver:
         self.alive: dict[str, int] = {}
         self.doubled: list[str] = []
         self.stubborn = False
+        self.lost: frozenset[type[Observation]] = frozenset()
 
     def start(self, spec: ReplicaSpec, instance: int) -> None:
         self.calls.append(("start", spec.name))
@@ -42,12 +44,12 @@ class FakeDriver:
         for observation in self.script(spec.name, instance):
             if isinstance(observation, Started):
                 self.alive[spec.name] = instance
-            self._sink(spec.name, instance, observation)
+            self._tell(spec.name, instance, observation)
 
     def drain(self, name: str) -> None:
         self.calls.append(("drain", name))
         if not self.stubborn:
-            self._sink(name, self.alive.get(name), Drained())
+            self._tell(name, self.alive.get(name), Drained())
 
     def terminate(self, name: str) -> None:
         self.calls.append(("terminate", name))
@@ -56,12 +58,15 @@ class FakeDriver:
 
     def kill(self, name: str, signal: int) -> None:
         self.calls.append(("kill", name))
-        self.die(name, Exit(code=-signal, signal="SIGKILL"))
+        if name in self.alive:
+            self.die(name, Exit(code=-signal, signal="SIGKILL"))
+        else:
+            self._tell(name, None, Exited())
 
     def remove(self, name: str) -> None:
         self.calls.append(("remove", name))
         self.alive.pop(name, None)
-        self._sink(name, None, Removed())
+        self._tell(name, None, Removed())
 
     def release(self, name: str) -> None:
         self.calls.append(("release", name))
@@ -78,7 +83,17 @@ class FakeDriver:
         """The present instance ends; nothing where none lives."""
         instance = self.alive.pop(name, None)
         if instance is not None:
-            self._sink(name, instance, Exited(exit))
+            self._tell(name, instance, Exited(exit))
+
+    def look_again(self, believed: Mapping[str, int]) -> None:
+        """Tell of those among the instances `believed` to live that are dead."""
+        for name, instance in believed.items():
+            if self.alive.get(name) != instance:
+                self._tell(name, instance, Exited())
+
+    def _tell(self, name: str, instance: int | None, observation: Observation) -> None:
+        if type(observation) not in self.lost:
+            self._sink(name, instance, observation)
 
     def verbs(self, name: str) -> list[str]:
         return [verb for verb, called in self.calls if called == name]

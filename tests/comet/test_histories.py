@@ -4,11 +4,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from comet.drivers.fake import broken, slow, well
-from comet.replica import Exit, Exited, Health, Hung, Ready, Removed, StartFailed, State, Wanted
+from comet.replica import SERVING, Drained, Exit, Exited, Health, Hung, Observation, Ready, Removed, Started, StartFailed, State, Wanted
 from tests.comet.fakes import House, histories, spec
 
 NAMES = ("lb-0", "lb-1", "worker-0", "worker-1", "worker-2")
 names = st.sampled_from(NAMES)
+news = st.frozensets(st.sampled_from([Started, StartFailed, Ready, Drained, Exited, Removed]))
 
 
 class Histories(RuleBasedStateMachine):
@@ -26,6 +27,15 @@ class Histories(RuleBasedStateMachine):
     @rule(stubborn=st.booleans())
     def stops_go_otherwise(self, stubborn: bool) -> None:
         self.driver.stubborn = stubborn
+
+    @rule(kinds=news)
+    def news_get_lost(self, kinds: frozenset[type[Observation]]) -> None:
+        self.driver.lost = kinds
+
+    @rule()
+    def look_again(self) -> None:
+        replicas = self.supervisor.replicas.values()
+        self.driver.look_again({replica.name: replica.instance for replica in replicas if replica.state in SERVING})
 
     @rule(name=names, code=st.integers(0, 255))
     def crash(self, name: str, code: int) -> None:
@@ -84,7 +94,8 @@ class Histories(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """When faults stop, what is wanted comes about."""
-        self.driver.script, self.driver.stubborn = well, False
+        self.driver.script, self.driver.stubborn, self.driver.lost = well, False, frozenset()
+        self.look_again()
         for name, replica in self.supervisor.replicas.items():
             if replica.state is State.STARTING and name not in self.driver.alive:
                 # A driver may take its time for a start, but it does answer.
