@@ -23,6 +23,7 @@ from typing import Protocol
 import psutil
 
 from comet.drivers.base import Sink
+from comet.drivers.oomkills import OomKills
 from comet.replica import Drained, Exit, Exited, Removed, ReplicaSpec, Started, StartFailed
 from comet.wallclock import iso
 
@@ -84,6 +85,7 @@ class ProcessDriver:
         self._loop = loop
         self._sink = sink
         self._launcher = launcher
+        self._oom = OomKills()
         self._running: dict[str, _Running] = {}
         self._dying: list[_Running] = []
 
@@ -157,6 +159,7 @@ class ProcessDriver:
             self._loop.remove_reader(running.pidfd)
             os.close(running.pidfd)
         self._running.clear()
+        self._oom.close()
         self._launcher.close()
 
     def _woken(self, name: str) -> None:
@@ -193,7 +196,10 @@ class ProcessDriver:
         detect_ms = None if running.killed_at is None else round((noticed - running.killed_at) * 1000, 3)
         self._dying.remove(running)
         self._launcher.gone(running.spec.name, running.instance)
-        self._sink(running.spec.name, running.instance, Exited(decode(running.launched.status(), detect_ms)))
+        exit = decode(running.launched.status(), detect_ms)
+        if exit.signal == "SIGKILL" and running.killed_at is None:
+            exit = replace(exit, oom=self._oom.ended(running.launched.pid, running.create_time))
+        self._sink(running.spec.name, running.instance, Exited(exit))
 
 
 def reap(pidfd: int) -> int | None:

@@ -102,10 +102,10 @@ def _removed(group: Path) -> bool:
 
 
 ENDS: dict[str, tuple[Callable[[House, int], None], dict[str, object]]] = {
-    "kill": (end_by_signal(signal.SIGKILL), {"signal": "SIGKILL"}),
+    "kill": (end_by_signal(signal.SIGKILL), {"signal": "SIGKILL", "oom": False}),
     "segv": (end_by_signal(signal.SIGSEGV), {"signal": "SIGSEGV"}),
     "exit 0": (end_by_signal(signal.SIGTERM), {"code": 0, "signal": None}),
-    "out of memory": (end_by_the_oom_killer, {"signal": "SIGKILL"}),
+    "out of memory": (end_by_the_oom_killer, {"signal": "SIGKILL", "oom": True}),
 }
 
 
