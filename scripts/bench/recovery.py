@@ -12,13 +12,15 @@ import subprocess
 import tempfile
 import time
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scripts.bench import keepers, machine
+from scripts.bench import keepers, machine, mishaps, rotation
 from scripts.bench.chart import Chart
 from scripts.bench.cluster import BenchCluster, cluster
 from scripts.bench.kills import GIVE_UP, Outcome, Target, ask, kill
+from scripts.bench.mishaps import Mishap
 from scripts.bench.proc import BenchError, wait_for
 from scripts.bench.report import Report, Samples, finish, say
 from scripts.bench.stats import median, percentile
@@ -26,6 +28,7 @@ from scripts.bench.table import Table
 
 FORGOTTEN = 10.4  # seconds after which Comet (restart-stable) and Docker count a crash as the first again
 STEPS = ("noticed", "decided", "started", "listening", "ready")
+WATCHED = "comet, worker container"  # the target whose absence from the rotation is timed
 WORDS = ("refused", "broken", "timeout")
 
 GOAL_MS, GOAL_RATIO = 15.0, 50  # Comet's LB, median; and so many times as long for supervisord
@@ -62,6 +65,8 @@ class Stage:
             self.targets.append(stack.enter_context(keepers.systemd(self.folder, processes.worker_port(1))))
         else:
             report.notes.append("left out: systemd (does not run here, or not as root)")
+        self.mishaps = stack.enter_context(cluster(runtime="process", **quiet | {"pool": 2}))
+        self.rotation_ms: list[float] = []
         self._add(processes, "comet", "worker process", "worker-0", processes.worker_port(0), processes.lb_port(0))
         if use_docker and os.geteuid() == 0:
             containers = stack.enter_context(cluster(**quiet))
@@ -85,40 +90,60 @@ class Stage:
         self.clusters[self.targets[-1].name] = of, replica
 
 
+@dataclass
+class Measured:
+    """What came of it: kills and Comet's own account of them by target, other mishaps by kind, and remarks."""
+
+    outcomes: dict[str, list[Outcome]] = field(default_factory=dict)
+    steps: dict[str, list[dict[str, float]]] = field(default_factory=dict)
+    others: dict[str, list[Mishap]] = field(default_factory=lambda: {mishaps.HANGS: [], mishaps.ADOPTED: []})
+    remarks: list[str] = field(default_factory=list)
+
+    def remark(self, text: str) -> None:
+        self.remarks.append(text)
+        say(text)
+
+
 def run(options: argparse.Namespace) -> int:
-    report = Report("recovery")
+    report, found = Report("recovery"), Measured()
     use_docker = not options.no_docker and shutil.which("docker") is not None
-    outcomes: dict[str, list[Outcome]] = {}
-    steps: dict[str, list[dict[str, float]]] = {}
     with ExitStack() as stack:
         say("starting Comet (workers as processes, and as containers), supervisord, circus and the rest")
         stage = Stage(stack, report, use_docker)
         targets = stage.targets
         ready = dict.fromkeys([each.name for each in targets], time.monotonic())
-        say(f"{options.kills} kills each of {len(targets)}, {FORGOTTEN:g} s apart: about {options.kills * 11.5 / 60:.1f} minutes")
+        say(f"{options.kills} kills each of {len(targets)}, {FORGOTTEN:g} s apart: about {options.kills * 12 / 60:.1f} minutes")
         for number in range(options.kills):
             for target in targets[number % len(targets) :] + targets[: number % len(targets)]:
                 time.sleep(max(0.0, ready[target.name] + FORGOTTEN - time.monotonic()))
-                if ask(target.port, target.path) != "200":
-                    report.notes.append(f"{target.name}: left out of round {number + 1}, for it does not serve")
-                    continue
-                outcome = _kill(target)
+                _strike(stage, target, number + 1, found)
                 ready[target.name] = time.monotonic()
-                outcomes.setdefault(target.name, []).append(outcome)
-                if target.name in stage.clusters:
-                    of, replica = stage.clusters[target.name]
-                    steps.setdefault(target.name, []).append(_timeline(of, replica, outcome.at) if outcome.answer_ms else {})
-                if outcome.answer_ms is None:
-                    report.notes.append(
-                        f"{target.name}: no answer within {GIVE_UP:g} s of kill {number + 1}{_account(stage, target, outcome.at)}"
-                    )
-                    say(report.notes[-1])
+            for name, happen in ((mishaps.HANGS, mishaps.hang), (mishaps.ADOPTED, mishaps.orphan)):
+                found.others[name].append(happen(stage.mishaps))
+                mishaps.settled(stage.mishaps)
             say(f"round {number + 1} of {options.kills}")
     report.settings = {"kills": f"{options.kills} each by SIGKILL, interleaved, {FORGOTTEN:g} s apart", "others": "their defaults"}
-    fill(report, outcomes, steps)
+    report.notes.extend(found.remarks)
+    fill(report, found.outcomes, found.steps)
+    fill_others(report, found.others, stage.rotation_ms)
     if options.check and any("MISSED" in note for note in report.notes):
         report.passed = False
     return finish(report, options.json)
+
+
+def _strike(stage: Stage, target: Target, number: int, found: Measured) -> None:
+    """Kill once, and write down what came of it."""
+    if ask(target.port, target.path) != "200":
+        found.remark(f"{target.name}: left out of round {number}, for it does not serve")
+        return
+    outcome = _kill_watched(stage, target) if target.name == WATCHED else _kill(target)
+    found.outcomes.setdefault(target.name, []).append(outcome)
+    if target.name in stage.clusters:
+        of, replica = stage.clusters[target.name]
+        known = _timeline(of, replica, outcome.at) if outcome.answer_ms else {}
+        found.steps.setdefault(target.name, []).append(known)
+    if outcome.answer_ms is None:
+        found.remark(f"{target.name}: no answer within {GIVE_UP:g} s of kill {number}{_account(stage, target, outcome.at)}")
 
 
 def _account(stage: Stage, target: Target, since: float) -> str:
@@ -135,6 +160,17 @@ def _kill(target: Target) -> Outcome:
     except BenchError:
         time.sleep(2)  # Its keeper may still be about to list it.
         return kill(target)
+
+
+def _kill_watched(stage: Stage, target: Target) -> Outcome:
+    """A kill of a container, and when it was out of the rotation."""
+    of, replica = stage.clusters[target.name]
+    container = str(of.rows()[replica]["id"])
+    with rotation.watching(of.folder, replica) as watched:
+        outcome = _kill(target)
+        if (seconds := rotation.out_after(watched, container, outcome.at)) is not None:
+            stage.rotation_ms.append(seconds * 1000)
+    return outcome
 
 
 def _timeline(of: BenchCluster, replica: str, since: float) -> dict[str, float]:
@@ -207,3 +243,12 @@ def fill(report: Report, outcomes: dict[str, list[Outcome]], steps: dict[str, li
         [[each] for each in medians.values()],
     )
     report.charts.append(chart)
+
+
+def fill_others(report: Report, others: dict[str, list[Mishap]], rotation_ms: list[float]) -> None:
+    """Add what was measured beside the kills."""
+    report.tables.append(mishaps.table(others))
+    report.notes.extend(f"{told}{verdict(met)}" for told, met in mishaps.goals(others, rotation_ms))
+    report.data |= {name: [vars(each) for each in found] for name, found in others.items()} | {"out of every rotation, ms": rotation_ms}
+    for name, found in others.items():
+        report.samples[name] = Samples("ms", "less", [each.over_ms for each in found if each.over_ms is not None])

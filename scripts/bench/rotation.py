@@ -1,0 +1,74 @@
+"""When a dead worker is out of the rotation of every load balancer, told from Docker's own word of the death."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from comet import engine
+from comet.cluster import Cluster
+from lb import messages
+
+
+class Watched(threading.Thread):
+    """Asks one load balancer over and over how it sees a worker, and notes when that changes: `changes` has wall-clock times and words."""
+
+    def __init__(self, cluster: Cluster, control: str, worker: str) -> None:
+        super().__init__(daemon=True)
+        self._peer = cluster.connect(control)
+        self._worker = worker
+        self._decoder = messages.Decoder()
+        self.over = threading.Event()
+        self.changes: list[tuple[float, str]] = []
+
+    def run(self) -> None:
+        with closing(self._peer):
+            while not self.over.is_set():
+                state = self._ask()
+                if not self.changes or self.changes[-1][1] != state:
+                    self.changes.append((time.time(), state))
+                time.sleep(0.001)
+
+    def _ask(self) -> str:
+        self._peer.sendall(messages.encode(messages.status()))
+        while True:
+            for message in self._decoder.feed(self._peer.recv(65536)):
+                if message["type"] == "status":
+                    return str(next(each["state"] for each in message["upstreams"] if each["name"] == self._worker))
+
+    def out_since(self, since: float) -> float | None:
+        """When it first was out of the rotation after `since`, wall-clock seconds."""
+        return next((at for at, state in self.changes if at > since and state == "down"), None)
+
+
+@contextmanager
+def watching(folder: Path, worker: str) -> Iterator[list[Watched]]:
+    """Watch a worker through every load balancer of the cluster in a folder."""
+    records = json.loads((folder / ".comet" / "state.json").read_text())["replicas"]
+    cluster = Cluster(folder)
+    watched = [Watched(cluster, record["control"], worker) for record in records if record["role"] == "lb"]
+    for each in watched:
+        each.start()
+    try:
+        while not all(each.changes for each in watched):
+            time.sleep(0.001)
+        yield watched
+    finally:
+        for each in watched:
+            each.over.set()
+            each.join(10)
+
+
+def out_after(watched: list[Watched], container: str, since: float) -> float | None:
+    """Seconds from Docker's die event after `since` until the last LB had the worker out of its rotation. None: there was no death, or
+    an LB missed it."""
+    out = [each.out_since(since) for each in watched]
+    with closing(engine.connect()) as client:
+        filters = {"container": container, "event": "die"}
+        died: list[dict[str, Any]] = list(client.api.events(since=since, until=time.time(), filters=filters, decode=True))
+    if not died or not all(out):
+        return None
+    return max(at for at in out if at is not None) - died[0]["timeNano"] / 1e9
