@@ -27,7 +27,8 @@ FORWARDED_FOR: Final = 8
 VIA: Final = 9
 DATE: Final = 10
 FULL: Final = 11
-KINDS: Final = 12
+MAX_FORWARDS: Final = 12
+KINDS: Final = 13
 
 TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _FIELD = re.compile(rb"(" + TOKEN + rb"):([\t\x20-\x7e\x80-\xff]*)").fullmatch  # RFC 9112 section 5, RFC 9110 section 5.5
@@ -51,6 +52,7 @@ REQUEST_KINDS: Final = {
     **_COMMON,
     b"host": HOST,
     b"expect": EXPECT,
+    b"max-forwards": MAX_FORWARDS,
     b"x-forwarded-for": FORWARDED_FOR,
     b"x-forwarded-proto": DROP,
     b"x-forwarded-host": DROP,

@@ -19,6 +19,7 @@ from lb.fields import (
     EXPECT,
     FORWARDED_FOR,
     HOST,
+    MAX_FORWARDS,
     MAX_REMEMBERED_HEAD,
     REQUEST_KINDS,
     TOKEN,
@@ -229,6 +230,8 @@ class RequestReader(HeadReader[RequestHead]):
                 forwarded = without_named(forwarded, named := options)
         if expectations is not None and (expects := _expects(minor, expectations)):
             framing += b"Expect: 100-continue\r\n"
+        if (hops := special[MAX_FORWARDS]) is not None:
+            forwarded.append(b"Max-Forwards: " + _one_hop_less(method, hops))
         forwarded.append(framing)  # ends in CRLF itself, or is empty: joined it closes the ordinary fields
         via, trail = special[VIA], special[FORWARDED_FOR]
         added = _ADDED if via is None and trail is None else _appended(via, trail)
@@ -312,6 +315,18 @@ def _expects(minor: int, values: list[bytes]) -> bool:
     if minor and (len(values) > 1 or values[0].lower() != b"100-continue"):
         raise Refusal(417, "unknown expectation")
     return minor == 1
+
+
+def _one_hop_less(method: bytes, values: list[bytes]) -> bytes:
+    """Return what Max-Forwards says to the next hop; other methods than TRACE and OPTIONS have no use for it (RFC 9110 section 7.6.2)."""
+    if method not in (b"OPTIONS", b"TRACE"):
+        return b", ".join(values)
+    if len(values) != 1 or not values[0].isdigit() or len(values[0]) > 9:
+        raise Refusal(400, "invalid Max-Forwards")
+    if int(values[0]) == 0:
+        # The request ends here, and a load balancer has nothing of its own to say to it.
+        raise Refusal(501, "this request may not be forwarded")
+    return b"%d" % (int(values[0]) - 1)
 
 
 _ADDED: Final = b"Via: 1.1 comet\r\nX-Forwarded-For: "
