@@ -3,6 +3,7 @@
 import contextlib
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import docker
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from comet import image as images
 from comet.cluster import Cluster
 from tests.integration.clusters import eventually
-from tests.swarm.evidence import gathered
+from tests.swarm.evidence import gathered, kept_where_it_fails
 from tests.swarm.hosts import NETWORK, Hosts, hosts
 
 pytestmark = [pytest.mark.slow, pytest.mark.docker]
@@ -77,7 +78,7 @@ def test_a_machine_that_was_off_has_no_network_of_its_former_life(lab: Hosts, im
     eventually(lambda: answered(lab), what="its successor answers").close()
 
 
-def test_what_the_machines_were_like_is_told(lab: Hosts, image: str) -> None:
+def test_what_the_machines_were_like_is_told(lab: Hosts, image: str, tmp_path: Path) -> None:
     """For whoever must find out later why a test failed."""
     (container,) = lab.client(2).containers.list()
     told = gathered(lab)
@@ -86,3 +87,10 @@ def test_what_the_machines_were_like_is_told(lab: Hosts, image: str) -> None:
     assert "docker-proxy" in told
     lab.power_off(2)
     assert "== h2: containers\n(it is off)" in gathered(lab)
+    file, log = tmp_path / "failed.txt", tmp_path / "events"
+    log.write_text("the last events")
+    with pytest.raises(RuntimeError, match="it failed") as caught, kept_where_it_fails(lab, file, log):
+        raise RuntimeError("it failed")
+    assert caught.value.__notes__ == [f"what the machines were like is in {file}"]
+    kept = file.read_text()
+    assert all(words in kept for words in ("it failed", "== h1: iptables-save -c", "the last events"))
