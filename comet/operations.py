@@ -86,7 +86,9 @@ class Operations:
             names = self._targets(target)
             members = self._members(self.config)
             if self._is_task(target):
-                raise UserError(f"{target}: a swarm replaces the workers of a service all together: restart worker")
+                raise UserError(
+                    f"{target}: a swarm replaces the workers of a service all together (restart worker), it takes no order for a single one"
+                )
             if any(self._is_task(name) for name in names):
                 self._require_manager()
             await self._roll([members[name] for name in names])

@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> int:
     try:
         return int(importlib.import_module(f"scripts.bench.{MODES[options.mode].module}").run(options))
     except BenchError as error:
-        say(str(error))
+        say("; ".join([str(error), *getattr(error, "__notes__", [])]))
         return 1
     except KeyboardInterrupt:
         say("interrupted; everything it had started is ended")

@@ -25,10 +25,11 @@ from comet.drivers.manager import Manager
 from comet.wallclock import parse
 from scripts.bench.chart import Chart
 from scripts.bench.proc import BenchError
-from scripts.bench.report import Report, finish, say
+from scripts.bench.report import RESULTS, Report, finish, say
 from scripts.bench.table import Table
 from tests.integration.clusters import House, eventually, house
 from tests.swarm.crowd import CLIENTS, Crowd
+from tests.swarm.evidence import kept_where_it_fails
 from tests.swarm.hosts import Hosts, hosts
 
 IMAGE = "comet-bench:swarm"
@@ -66,7 +67,10 @@ def run(options: argparse.Namespace) -> int:
     readings: list[list[Any]] = []
     with machines() as lab, tempfile.TemporaryDirectory(prefix="comet-bench-") as folder:
         manager = lab.swarm(options.heartbeats[0])
-        with cluster(lab, Path(folder)) as made:
+        with (
+            cluster(lab, Path(folder)) as made,
+            kept_where_it_fails(lab, RESULTS / "swarm-failed.txt", made.folder / ".comet/events.jsonl"),
+        ):
             for heartbeat in options.heartbeats:
                 _beat(manager, heartbeat)
                 for number in range(options.rounds):

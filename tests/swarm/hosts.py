@@ -20,6 +20,7 @@ import glob
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 import threading
@@ -47,7 +48,7 @@ mount -t tmpfs tmpfs /var/lib/docker
 echo nameserver 127.0.0.1 > /run/resolv
 mount --bind /run/resolv /etc/resolv.conf
 exec tini -- dockerd --data-root {folder}/data --exec-root /run/dk --pidfile /run/dk.pid -H unix://{folder}/sock \
-    --cgroup-parent /{name} --insecure-registry {network}.0/24 --log-level warn
+    --cgroup-parent /{name} --insecure-registry {network}.0/24 --log-level info
 """
 
 T = TypeVar("T")
@@ -157,13 +158,20 @@ class Hosts:
                 server.kill()
                 shutil.rmtree(folder)
 
+    def is_on(self, number: int) -> bool:
+        return self._engines[number].poll() is None
+
     def power_off(self, number: int, cable: bool = True) -> None:
-        """Engine, shims and containers are gone at once, and with `cable` the machine's network is as well."""
+        """Engine, shims and containers are gone at once, and with `cable` the machine's network is as well. What it was in its network is
+        forgotten."""
         if cable:
             self.link(number, up=False)
-        self._engines[number].kill()
-        self._engines[number].wait()
+        engine = self._engines[number]
+        for first in Path(f"/proc/{engine.pid}/task/{engine.pid}/children").read_text().split():
+            os.kill(int(first), signal.SIGKILL)  # The first process of its PID namespace, whose parent ends when all within are dead.
+        engine.wait()
         (self._folder / str(number) / "sock").unlink(missing_ok=True)
+        self._forget(number)
 
     def start(self, number: int) -> None:
         """Turn it on (again), and wait until its engine answers."""
@@ -177,6 +185,10 @@ class Hosts:
 
     def log(self, number: int) -> str:
         return (self._folder / str(number) / "log").read_text(errors="replace")
+
+    def processes(self, number: int) -> list[int]:
+        """PIDs of what runs on that machine's own network: its engine and docker-proxy, not what is within containers."""
+        return [int(word) for word in sh("ip", "netns", "pids", f"{self._name}{number}", check=False).split()]
 
     def close(self) -> None:
         for client in self._clients.values():
@@ -200,6 +212,16 @@ class Hosts:
             sh("ip", "-n", space, "addr", "add", f"{NETWORK}.{number}/24", "dev", "eth0")
             sh("ip", "-n", space, "link", "set", "eth0", "up")
             (self._folder / str(number)).mkdir()
+
+    def _forget(self, number: int) -> None:
+        """Remove what the engine made in its machine's network, as all machines share a kernel that is never turned off. It keeps the
+        network of a dead container while a connection of it is not ended, for 100 s where the other side is out of reach: the next
+        container of that address would then share it with a dead one."""
+        made = {line.split()[0].partition("@")[0] for line in self.on(number, ["ip", "-brief", "link"]).splitlines()} - {"lo", "eth0"}
+        for link in sorted(made):
+            # The two ends of a pair go together.
+            sh("ip", "-n", f"{self._name}{number}", "link", "delete", link, check=False)
+        self.on(number, ["sh", "-c", "printf '*filter\\nCOMMIT\\n*nat\\nCOMMIT\\n' | iptables-restore"])
 
     def _launch(self, number: int) -> None:
         folder = self._folder / str(number)

@@ -4,24 +4,20 @@ killed are within them. The tests of this file follow one cluster through its li
 import contextlib
 import json
 import os
-import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
 import docker
 import pytest
 
-from comet import base_image, expand
-from comet import image as images
-from comet.cluster import Cluster
+from comet import expand
 from tests.integration.clusters import House, eventually, house
 from tests.postgres import PASSWORD, QUOTED
 from tests.swarm.crowd import Crowd
 from tests.swarm.database import database
-from tests.swarm.hosts import Hosts, hosts
+from tests.swarm.hosts import Hosts
+from tests.swarm.scenes import at, counted, crowd, settled, told, workers
 
 pytestmark = [pytest.mark.slow, pytest.mark.docker]
 
@@ -37,54 +33,11 @@ BUILT_IN = {
 SIX = 6
 """Workers of the tests in which nodes fail: enough for every node to have some."""
 
-IMAGE = "comet-test:1"
-OWN = {
-    "runtime": "swarm",
-    "worker_image": IMAGE,
-    "worker_target_port": 8080,
-    "worker_command": "['--listen', '0.0.0.0:{port}', '--identity', 'container']",
-    "worker_environment": "{COMET_DATABASE: 'sqlite:////tmp/stats.db'}",
-    "avg_delay": None,
-    "failure": None,
-}
-"""The same application, as somebody's own service."""
-
-
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
-    folder = tmp_path_factory.mktemp("image")
-    Cluster(folder).create()
-    source = docker.from_env()
-    with contextlib.closing(source), hosts(3) as machines:
-        # Where the base is the official one, a load balancer's machine without it would take another image for the right one.
-        base = base_image.present(source)
-        wanted = [images.ensure_image(source, folder, lambda told: None), *([base.reference] if base is not None else [])]
-        machines.load(source, wanted)
-        for number in machines.numbers:
-            machines.client(number).images.get(wanted[0]).tag(*IMAGE.split(":"))
-        yield machines
-
 
 @pytest.fixture(scope="module")
 def url(lab: Hosts) -> Iterator[str]:
     with database(lab) as made:
         yield made
-
-
-@pytest.fixture(scope="module")
-def manager(lab: Hosts) -> docker.DockerClient:
-    """What manages the swarm, in which the three are from the first use on."""
-    client = lab.client(1)
-    if client.info()["Swarm"]["LocalNodeState"] == "inactive":
-        lab.swarm()
-    return client
-
-
-def at(lab: Hosts, made: House, number: int = 1) -> House:
-    """Everything of this cluster happens on that machine."""
-    made.command = (*lab.enter(number), *made.command[-2:])
-    made.environment = {"DOCKER_HOST": lab.socket(number)}
-    return made
 
 
 @pytest.fixture(scope="module")
@@ -94,32 +47,6 @@ def cluster(lab: Hosts, manager: docker.DockerClient, url: str, tmp_path_factory
         at(lab, made).start()
         yield made
         print(made.comet("events", "--tail", "60").stdout)  # Shown where a test failed.
-
-
-def workers(made: House) -> dict[str, dict[str, Any]]:
-    return {name: row for name, row in made.replicas().items() if row["role"] == "worker"}
-
-
-def settled(made: House, count: int = 3) -> Callable[[], bool]:
-    """Whether all workers are ready, each on a task of its own, and every load balancer finds them well."""
-
-    def look() -> bool:
-        listed = made.ps()
-        rows = [row for row in listed["replicas"] if row["role"] == "worker"]
-        well = [edge["healthy"] for edge in listed["edges"]]
-        return len({row["id"] for row in rows if row["state"] == "ready"}) == count and len(well) == 2 * count and all(well)
-
-    return look
-
-
-def crowd(lab: Hosts, made: House) -> Crowd:
-    first = made.config["load-balancer-port"]
-    return Crowd(lab, 1, [first, first + 1])
-
-
-def counted(made: House) -> int:
-    """TotalRequests over all workers."""
-    return int(json.loads(made.comet("stats", "--json").stdout)["TotalRequests"][0]["total"])
 
 
 @contextlib.contextmanager
@@ -136,102 +63,6 @@ def exactly_counted(lab: Hosts, made: House) -> Iterator[Crowd]:
     assert clients.failures == {}
     surplus = counted(made) - before - clients.answers["200"]
     assert 0 <= surplus <= repeats() - repeated
-
-
-def listens(lab: Hosts, address: str) -> bool:
-    host, _, port = address.partition(":")
-
-    def connects() -> bool:
-        with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=5):
-            return True
-        return False
-
-    return lab.within(1, connects)
-
-
-def told(made: House, *arguments: str) -> str:
-    """The one line of a command that fails."""
-    done = made.comet(*arguments)
-    assert done.returncode in (1, 2), done.stdout
-    (line,) = done.stderr.strip().splitlines()
-    return line
-
-
-def test_no_swarm_and_no_manager_are_one_line_each(lab: Hosts, tmp_path: Path) -> None:
-    with house(tmp_path, **OWN) as made:
-        assert "this Docker engine is in no swarm; make one (docker swarm init)" in told(at(lab, made), "run", "--detach")
-        lab.swarm()
-        at(lab, made, 2)
-        line = told(made, "run", "--detach")
-        assert "this node is a worker of its swarm, not a manager" in line
-        assert "10.77.0.1" in line
-        made.assert_nothing_left()
-
-
-def test_what_other_machines_cannot_reach_is_refused(tmp_path: Path) -> None:
-    with house(tmp_path, runtime="swarm", fault_point="worker") as made:
-        done = made.comet("check")
-        assert done.returncode == 2
-        assert "stats-dir: worker-stats.db is a file, and other machines cannot reach it" in done.stderr
-        assert "fault-point: worker acts through a folder of this machine" in done.stderr
-        made.write(fault_point=None, stats_dir="postgresql://me:secret@localhost/stats")
-        line = told(made, "check")
-        assert "names this machine as each machine calls itself" in line
-        assert "secret" not in line
-
-
-def test_an_image_that_is_missing_is_told_with_the_nodes(lab: Hosts, manager: docker.DockerClient, tmp_path: Path) -> None:
-    with house(tmp_path, worker=3, **(OWN | {"worker_image": "comet-test:nowhere"})) as made:
-        done = at(lab, made).comet("run", "--detach")
-        assert done.returncode == 1
-        assert "No such image: comet-test:nowhere" in done.stderr
-        assert "on h1, h2, h3" in done.stderr
-        made.assert_nothing_left()
-        assert manager.services.list() == []
-
-
-def test_an_image_goes_to_the_nodes_through_a_registry(lab: Hosts, manager: docker.DockerClient, tmp_path: Path) -> None:
-    with lab.registry(1) as registry, house(tmp_path, worker=3, pool=1, registry=f"{registry}/team", **OWN) as made:
-        eventually(lambda: listens(lab, registry), what="the registry")
-        at(lab, made).start()
-        (service,) = manager.services.list()
-        assert service.attrs["Spec"]["TaskTemplate"]["ContainerSpec"]["Image"].startswith(f"{registry}/team/comet-test@sha256:")
-        assert {row["node"] for row in workers(made).values()} == {"h1", "h2", "h3"}
-        made.stop()
-        made.write(registry="10.77.0.1:4999")
-        assert "registry: 10.77.0.1:4999/comet-test:1 cannot be pushed" in told(made, "run", "--detach")
-
-
-def test_a_version_that_runs_and_never_answers_is_taken_back(lab: Hosts, manager: docker.DockerClient, tmp_path: Path) -> None:
-    """The swarm itself cannot tell: to it a task that runs is well."""
-    with house(tmp_path, worker=2, start_timeout=30, health_interval=0.5, **OWN) as made:
-        at(lab, made).start()
-        with crowd(lab, made):
-            made.write(worker_command="['--listen', '0.0.0.0:8999', '--identity', 'container']")
-            done = made.comet("reload")
-            assert (done.returncode, "the swarm went back to the former version" in done.stderr) == (1, True), done.stderr
-            eventually(settled(made, 2))
-        with crowd(lab, made) as after:
-            time.sleep(1)
-        assert after.answers.total() > 0
-        assert set(after.answers) <= {"200", "500"}
-        made.stop()
-        made.assert_nothing_left()
-
-
-def test_a_service_of_ones_own_whose_update_fails_serves_on(lab: Hosts, manager: docker.DockerClient, tmp_path: Path) -> None:
-    with house(tmp_path, worker=2, **OWN) as made:
-        at(lab, made).start()
-        with crowd(lab, made) as clients:
-            kept = made.config["worker-command"]
-            made.write(worker_command="['--no-such-option']")
-            assert "the swarm went back to the former version" in told(made, "reload")
-            eventually(settled(made, 2))
-        assert set(clients.answers) <= {"200", "500"}  # This application fails on purpose where nobody tells it not to.
-        assert counted(made) == clients.answers.total()
-        made.write(worker_command=kept)
-        made.stop()
-        made.assert_nothing_left()
 
 
 def test_the_workers_are_one_service_spread_over_the_nodes(cluster: House, manager: docker.DockerClient) -> None:
@@ -298,7 +129,8 @@ def test_a_restart_makes_all_anew_without_a_failed_request(cluster: House, lab: 
 
 
 def test_one_worker_cannot_be_restarted_alone(cluster: House) -> None:
-    assert told(cluster, "restart", "worker-1").endswith("a swarm replaces the workers of a service all together: restart worker")
+    line = told(cluster, "restart", "worker-1")
+    assert line.endswith("a swarm replaces the workers of a service all together (restart worker), it takes no order for a single one")
 
 
 def test_the_log_of_a_task_comes_from_its_node(cluster: House) -> None:
