@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from scripts.bench.bottleneck import Figures, bottleneck
+from scripts.bench.bottleneck import Figures, bottleneck, outlier
 from scripts.bench.hdr import percentile_ms
 from scripts.bench.observed import BY_LB, ORDERED, RESET, TIMEOUT, Observed
 from scripts.bench.paced import LATE, Sending
@@ -25,7 +25,7 @@ ESTIMATE = (
     " request from when it was due"
 )
 
-UNLIKE = "; of requests that differ as these do it takes the slow kinds for stalls: the measured times are the better ones here"
+UNLIKE = "; where some answers are slow by nature, as here, it takes them for stalls: the measured times are the better ones"
 
 BALANCED = 5.0  # percent by which a share may lie from the fair one
 
@@ -41,12 +41,14 @@ class Limits:
 
 @dataclass(frozen=True)
 class Answers:
-    """`hidden` is how many hangs, resets and the like were injected, which a client cannot tell from real ones."""
+    """`hidden` is how many hangs, resets and the like were injected, which a client cannot tell from real ones; `kinds` is how many
+    different requests were asked."""
 
     seen: Observed
     shares: Mapping[str, int]
     hidden: int
     figures: Figures
+    kinds: int = 1
 
     @property
     def uneven(self) -> float:
@@ -68,6 +70,12 @@ class Answers:
     def percentiles_ms(self) -> dict[str, dict[float, float | None]]:
         """Raw and corrected, at POINTS; None where nothing ended."""
         return {way: {point: percentile_ms(getattr(self.seen, way), point) for point in POINTS} for way in self.ways}
+
+    @property
+    def estimate(self) -> str:
+        """What the corrected times of a closed model are, and whether they are any good here."""
+        unlike = self.kinds > 1 or outlier(self.figures.worker_ms) is not None
+        return ESTIMATE + (UNLIKE if unlike else "")
 
     @property
     def beyond(self) -> int:

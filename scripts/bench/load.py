@@ -13,7 +13,7 @@ import psutil
 from comet.config import load as read_config
 from comet.crowd import Ask
 from scripts.bench import machine
-from scripts.bench.answers import ESTIMATE, POINTS, UNLIKE, Answers, Limits, missed, of_sending
+from scripts.bench.answers import POINTS, Answers, Limits, missed, of_sending
 from scripts.bench.books import UNSEEN, Growth, Look, growth, look, quiet, settle, total
 from scripts.bench.bottleneck import Figures
 from scripts.bench.chart import Chart
@@ -138,7 +138,7 @@ def _answers(seen: Seen, grown: Growth, workers: list[str], busy: float, load: L
     own = (sum(grown.cpu.values()) + seen.generator_cpu * seen.generators) / (psutil.cpu_count() or 1)
     figures = Figures(cpu["lb"], busy, seen.generator_cpu, times, mean, cpu["worker"], load.rate is not None, own)
     hidden = sum(grown.injected.get(kind, 0) for kind in UNSEEN)
-    return Answers(whole, shares, hidden, figures)
+    return Answers(whole, shares, hidden, figures, len(load.asks))
 
 
 def _by_number(name: str) -> tuple[str, int]:
@@ -208,7 +208,7 @@ def judge(report: Report, load: Load, wrong: list[str], seen: Seen, grown: Growt
     if seen.sending and load.rate:
         report.notes.append(of_sending(load.rate, seen.sending, load.clients))
     else:
-        report.notes.append(ESTIMATE + (UNLIKE if len(load.asks) > 1 else ""))
+        report.notes.append(answers.estimate)
         report.notes.append(f"the generators used {seen.generator_cpu:.0f} % of a core each ({seen.generators} wrk)")
     report.notes.append(f"ledger: {settled}")
     report.notes.append(f"smoke phase: {'; '.join(wrong) or 'passed'}")

@@ -65,6 +65,13 @@ def test_measured_and_corrected_times_stand_side_by_side_and_an_estimate_is_call
     assert broken.startswith("p99 is 20.0 ms (corrected, an estimate with what stalled clients did not ask; as measured 10.0 ms), above")
 
 
+def test_an_estimate_over_answers_that_are_slow_by_nature_says_so() -> None:
+    assert "slow by nature" not in answers().estimate
+    assert "slow by nature" in replace(answers(), kinds=2).estimate
+    slowed = replace(CALM, worker_ms={"worker-0": 20.0, "worker-1": 20.0, "worker-2": 300.0})
+    assert "slow by nature" in replace(answers(), figures=slowed).estimate
+
+
 def test_no_answer_at_all_meets_no_threshold() -> None:
     for limits in (Limits(p99_ms=1000), Limits(errors=5), Limits(uneven=50)):
         assert missed(limits, answers(seen=Observed(1.0, Counter({"refused": 3})))) == ["nothing was answered"]
