@@ -7,7 +7,7 @@ interval.
 
 `bed` makes and ends the two clusters, `meter` reads clocks and memory, `load` is the clients. The questions: `life` (start, death, hang,
 stop, and what clients saw), `cost` (latency and CPU per request), `growth` (memory, start and disk from 1 to 20 replicas), `isolation`
-(what each keeps from its neighbours, tried by `attempts`). `study` asks all of them in every round; `findings` holds what came of it,
-`figures` the statistics, `grown` and `verdicts` what is made of growth and attacks (all pure); `words`, `terminal`, `svg` and `page` tell
-it.
+(what each keeps from its neighbours, tried by `attempts`). `study` asks all of them in every round, as far as
+the time goes (`budget`); `findings` holds what came of it, `figures` the statistics, `grown` and `verdicts` what is made of growth and
+attacks (all pure); `words`, `terminal`, `svg` and `page` tell it.
 """

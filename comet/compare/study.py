@@ -1,6 +1,7 @@
 """The whole comparison, in order: two beds, rounds of all questions; and nothing left at the end, however it ends."""
 
 import contextlib
+import functools
 import os
 import platform
 import signal
@@ -13,16 +14,11 @@ from typing import Any
 from comet import __version__
 from comet.compare import cost, growth, isolation, life
 from comet.compare.bed import SETTINGS, Bed
+from comet.compare.budget import Budget
 from comet.compare.cost import Way
 from comet.compare.findings import HOST_NETWORK, KINDS, Findings, Kind
 from comet.engine import connect
 from comet.listeners import find_free
-
-SHORTEST, EACH_ROUND = 480.0, 150.0
-"""Seconds that a comparison may take: 3 rounds 8 minutes, 6 of them 15."""
-
-AFTERWARDS = 30.0
-"""Seconds that cleaning up may take; 5 on two cores that others share."""
 
 IMAGE = "disk, the image, once for all containers (a size, not a sample)"
 
@@ -38,22 +34,33 @@ def run(rounds: int, tell: Tell) -> Findings:
     with interruptible(tell), tempfile.TemporaryDirectory(prefix="comet-compare-", ignore_cleanup_errors=True) as folder:
         Path(folder).chmod(0o755)
         with brought_up(Path(folder), tell) as beds, host_network(beds["container"], ports_of(beds)) as third:
-            longest = 0.0
+            budget, whole = Budget(rounds), 0
             for number in range(rounds):
-                now = time.monotonic() - began
-                if number and now + longest + AFTERWARDS > max(SHORTEST, EACH_ROUND * rounds):
+                if not budget.core_fits(number, time.monotonic() - began):
                     findings.notes.append(f"ended after {number} of {rounds} rounds: each took longer here than foreseen")
                     break
-                ask_all(beds, third, number, findings, lambda what, number=number: tell(f"round {number + 1} of {rounds}: {what}"))  # type: ignore[misc]
-                findings.rounds = number + 1
-                longest = max(longest, time.monotonic() - began - now)
+                heard = functools.partial(_tell, tell, f"round {number + 1} of {rounds}")
+                since = time.monotonic()
+                ask_core(beds, third, number, findings, heard)
+                findings.rounds, budget.core = number + 1, max(budget.core, time.monotonic() - since)
+                if budget.rest_fits(number, (since := time.monotonic()) - began):
+                    ask_rest(beds, number, findings, heard)
+                    whole, budget.rest = whole + 1, max(budget.rest, time.monotonic() - since)
+            if whole < findings.rounds:
+                findings.notes.append(
+                    f"growth and isolation were asked in {whole} of {findings.rounds} rounds: they took longer here than foreseen"
+                )
             tell("cleaning up")
     findings.seconds = time.monotonic() - began
     return findings
 
 
-def ask_all(beds: dict[Kind, Bed], third: Way, number: int, findings: Findings, tell: Tell) -> None:
-    """One round of all questions; who is asked first alternates from round to round."""
+def _tell(tell: Tell, when: str, what: str) -> None:
+    tell(f"{when}: {what}")
+
+
+def ask_core(beds: dict[Kind, Bed], third: Way, number: int, findings: Findings, tell: Tell) -> None:
+    """Life and cost, once; who is asked first alternates from round to round."""
     tell("life")
     life.ask_all(lambda turn: ordered(beds, number + turn), number, findings)
     tell("cost")
@@ -61,6 +68,10 @@ def ask_all(beds: dict[Kind, Bed], third: Way, number: int, findings: Findings, 
     growth.note_memory(ordered(beds, number), number, findings)
     if number == 0:
         image(findings, beds["container"])
+
+
+def ask_rest(beds: dict[Kind, Bed], number: int, findings: Findings, tell: Tell) -> None:
+    """Growth and isolation, once."""
     tell("growth")
     growth.ask_all(ordered(beds, number), number, findings)
     tell("isolation: what each keeps from its neighbours")
