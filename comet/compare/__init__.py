@@ -6,7 +6,8 @@ round, so that what the machine does meanwhile meets both alike; what is reporte
 interval.
 
 `bed` makes and ends the two clusters, `meter` reads clocks and memory, `load` is the clients. The questions: `life` (start, death, hang,
-stop, and what clients saw), `cost` (latency and CPU per request), `growth` (memory and start from 1 to 20 replicas), `isolation` (what
-each keeps from its neighbours, tried by `attempts`). `study` asks them in order; `findings` holds what came of it and `figures` the
-statistics (both pure); `words`, `terminal`, `svg` and `page` tell it.
+stop, and what clients saw), `cost` (latency and CPU per request), `growth` (memory, start and disk from 1 to 20 replicas), `isolation`
+(what each keeps from its neighbours, tried by `attempts`). `study` asks all of them in every round, as far as
+the time goes (`budget`); `findings` holds what came of it, `figures` the statistics, `grown` and `verdicts` what is made of growth and
+attacks (all pure); `words`, `terminal`, `svg` and `page` tell it.
 """

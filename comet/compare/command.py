@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from comet.compare import page, study, terminal
+from comet.compare import page, study, terminal, words
 from comet.errors import UserError
 
 MOST_ROUNDS = 100
@@ -34,7 +34,7 @@ def compare(options: argparse.Namespace) -> int:
         raise UserError(f"compare: the engine or this machine did not go along: {' '.join(str(error).split())}") from None
     terminal.show(findings)
     if options.json is not None:
-        _write(options.json, json.dumps(findings.as_dict(), indent=1) + "\n")
+        _write(options.json, json.dumps(words.document(findings), indent=1) + "\n")
     if options.html is not None:
         _write(options.html, page.render(findings, time.strftime("%Y-%m-%d %H:%M %Z")))
     return 0

@@ -7,7 +7,7 @@ says that the noise is larger than the effect.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, sqrt
+from math import ceil, isclose, sqrt
 from statistics import mean, median, stdev
 
 # Two-sided 95 % quantiles of Student's distribution by degrees of freedom; between two rows the larger one is taken.
@@ -38,6 +38,11 @@ class Paired:
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
     @property
+    def noisy(self) -> bool:
+        """Whether the noise is larger than the effect: the interval holds zero, and more. Figures that never differ are the same."""
+        return self.low is not None and self.high is not None and not self.certain and self.high > self.low
+
+    @property
     def ratio(self) -> float | None:
         """How many times the process's median the container's is; None where that is zero."""
         return self.container / self.process if self.process else None
@@ -56,7 +61,7 @@ def paired(process: Sequence[float | None], container: Sequence[float | None]) -
     pairs = [(a, b) for a, b in zip(process, container, strict=False) if a is not None and b is not None]
     if not pairs:
         return None
-    differences = [b - a for a, b in pairs]
+    differences = [0.0 if isclose(a, b) else b - a for a, b in pairs]  # What only rounding tells apart is the same.
     center = mean(differences)
     low = high = None
     if len(pairs) > 1:

@@ -71,11 +71,12 @@ class Spread:
 
 @dataclass
 class Grown:
-    """So many replicas of one kind: time from one replica to all of them being ready and CPU of the machine meanwhile (None for one),
-    and memory and disk in bytes. `keeper` is the part of the engine's own processes for them; `disk` is what
-    containers have on disk beside their image; None for processes, which have no layer of their own."""
+    """So many replicas of one kind: time in which they came up from one, step by step, and CPU of the machine meanwhile (None for one, and
+    after a step that failed), and memory and disk in bytes. `keeper` is the part of the engine's own processes for them; `cgroup` is None
+    for processes; `disk` are their own files and the engine's for them, without the image."""
 
     kind: Kind
+    round: int
     replicas: int
     ready_ms: float | None
     pss: int
@@ -83,18 +84,21 @@ class Grown:
     keeper: int
     cgroup: int | None
     cpu_ms: float | None = None
-    disk: int | None = None
+    disk: int = 0
 
 
 @dataclass
 class Attempt:
-    """What an attack from within one kind came to. `contained` None: it could not be tried, or is not told from noise. `neighbours`: p99
-    in ms of a worker of each kind before and during it, and failures."""
+    """What an attack from within one kind came to in one try. `contained` None: it could not be tried, or, where `by_neighbours`, what its
+    neighbours met in all tries together decides (`verdicts`). `neighbours`: p99 in ms of a worker of each kind before and during it, and
+    failures."""
 
     name: str
     kind: Kind
+    round: int
     contained: bool | None
     outcome: str
+    by_neighbours: bool = False
     neighbours: dict[str, dict[str, float | None]] = field(default_factory=dict)
 
 

@@ -3,8 +3,8 @@
 An attempt (`attempts`) runs as a process of user nobody, as any program would, and in a container made as the workers' are: same image,
 same limits, same mounts, no capabilities; its ports are not published, and its user is nobody, too, except where it fills the folder that
 the workers may write. The fork bomb's container alone has a lower limit, and says so. While it goes on, a worker of each kind is asked
-all the time; its p99 before and during says what happened to the others. The CPU burner, which is judged by that alone, is tried BURNS
-times, each beside a calm moment.
+all the time; its p99 before and during says what happened to the others. Every attack is tried in both kinds in every round; the CPU
+burner, which is judged by its neighbours alone (`verdicts`), BURNS times a round, each beside a calm moment as long.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,8 @@ from typing import Any
 from comet.cluster import Owner
 from comet.compare import attempts, meter
 from comet.compare.bed import Bed
-from comet.compare.figures import paired, percentile
-from comet.compare.findings import KINDS, Attempt, Findings, Kind
+from comet.compare.figures import percentile
+from comet.compare.findings import Attempt, Findings, Kind
 from comet.compare.life import answers
 from comet.drivers.execute import as_owner
 from comet.engine import connect
@@ -34,7 +34,7 @@ from comet.errors import UserError
 
 SOURCE = Path(attempts.__file__).read_text()
 LIMIT = 40
-CALM = 1.0
+CALM = 0.6
 CHILDREN, EACH = 4, 200
 FORKS, PIDS = 200, 100
 """At most so many forks are dared; so few processes the bomb's container may have: the workers' own limit is too high to be met by them."""
@@ -43,16 +43,13 @@ SPACE = 64
 DATA = "/data"
 """Where the folder of the database, which is the host's, lies in a worker's container."""
 
-BURN, BURNS = 1.0, 5
-"""Seconds of a burn, and how often it is repeated."""
+BURN, BURNS = 1.0, 2
+"""Seconds of a burn, and how often it is tried in a round."""
 
 LABELS = {"comet.compare": str(os.getpid())}
 """What a comparison's own containers carry, beside the beds' workers."""
 
 MARK = f"comet-decoy-{os.getpid()}"
-BARELY = 5.0
-"""ms: growth of a p99 that is surely smaller is no harm."""
-
 Neighbours = dict[str, dict[str, float | None]]
 """By kind of the neighbour: its p99 in ms before and during an attempt, and its failures meanwhile."""
 
@@ -64,24 +61,30 @@ class Trial:
     title: str
     name: str
     arguments: Callable[[Kind], list[str]]
-    judge: Callable[[Kind, dict[str, Any]], tuple[bool, str]]
+    judge: Callable[[Kind, dict[str, Any]], tuple[bool | None, str]]
+    """Whether it was contained (None: its neighbours decide), and in words."""
+
+    calm: float | None = None
+    """Seconds of peace before it; None: CALM."""
+
+    times: int = 1
     own_user: bool = False
     """Whether the container's user is the workers' own."""
     pids: int | None = None
     """What the container's limit on processes is lowered to."""
 
 
-def ask_all(beds: dict[Kind, Bed], findings: Findings) -> None:
-    """Every attempt in both kinds."""
+def ask_all(beds: dict[Kind, Bed], kinds: Callable[[int], list[Kind]], round_: int, findings: Findings) -> None:
+    """One round: every attempt in both kinds; `kinds` gives them in an order of its own each time."""
     with tempfile.TemporaryDirectory(prefix="comet-compare-") as folder:
         Path(folder).chmod(0o777)
         secret = Path(folder, "secret")
         secret.write_text("a file of the host")
         secret.chmod(0o644)
-        for trial in trials(folder, secret):
-            for kind in KINDS:
-                with findings.excused(f"{kind}: {trial.title}"):
-                    findings.attempts.append(tried(trial, kind, beds))
+        for turn, trial in enumerate(each for each in trials(folder, secret) for _ in range(each.times)):
+            for kind in kinds(turn):
+                with findings.excused(f"round {round_ + 1}: {kind}, {trial.title}"):
+                    findings.attempts.append(tried(trial, kind, round_, beds))
 
 
 def trials(folder: str, secret: Path) -> list[Trial]:
@@ -91,7 +94,7 @@ def trials(folder: str, secret: Path) -> list[Trial]:
     return [
         Trial("memory hog", "hog", lambda kind: [str(CHILDREN), str(EACH)], _hog),
         Trial(f"fork bomb (the container's limit lowered to {PIDS})", "bomb", lambda kind: [str(FORKS)], _bomb, pids=PIDS),
-        Trial("CPU burner", "burn", lambda kind: [burners, str(BURN)], _burn),
+        Trial("CPU burner", "burn", lambda kind: [burners, str(BURN)], _burn, calm=BURN, times=BURNS),
         Trial("full disk (its own files)", "fill", lambda kind: [layers[kind], str(SPACE)], _fill),
         Trial("full disk (the folder of the data)", "fill", lambda kind: [shared[kind], str(SPACE)], _fill, own_user=True),
         Trial("reads a file of the host", "read", lambda kind: [str(secret)], _read),
@@ -116,8 +119,8 @@ def _bomb(kind: Kind, told: dict[str, Any]) -> tuple[bool, str]:
     return True, f"{forks}, then {told['refused']}{lowered if 'own_limit' in told else ''}"
 
 
-def _burn(kind: Kind, told: dict[str, Any]) -> tuple[bool, str]:
-    return True, f"{told['processes']} processes computed for {told['seconds']:g} s, with no limit on CPU"
+def _burn(kind: Kind, told: dict[str, Any]) -> tuple[None, str]:
+    return None, f"{told['processes']} processes computed for {told['seconds']:g} s, with no limit on CPU"
 
 
 def _fill(kind: Kind, told: dict[str, Any]) -> tuple[bool, str]:
@@ -144,15 +147,14 @@ def _port(kind: Kind, told: dict[str, Any]) -> tuple[bool, str]:
 # Running one.
 
 
-def tried(trial: Trial, kind: Kind, beds: dict[Kind, Bed]) -> Attempt:
-    if trial.name == "burn":
-        return burned(trial, kind, beds)
+def tried(trial: Trial, kind: Kind, round_: int, beds: dict[Kind, Bed]) -> Attempt:
     if trial.name == "hog" and meter.available() < 4 * CHILDREN * EACH << 20:
-        return Attempt(trial.title, kind, None, "not tried: too little free memory on this machine")
-    neighbours, told = beside(trial, kind, beds, CALM)
+        return Attempt(trial.title, kind, round_, None, "not tried: too little free memory on this machine")
+    neighbours, told = beside(trial, kind, beds, CALM if trial.calm is None else trial.calm)
     if isinstance(told, str):
-        return Attempt(trial.title, kind, None, told, neighbours)
-    return Attempt(trial.title, kind, *trial.judge(kind, told), neighbours)
+        return Attempt(trial.title, kind, round_, None, told, False, neighbours)
+    contained, outcome = trial.judge(kind, told)
+    return Attempt(trial.title, kind, round_, contained, outcome, contained is None, neighbours)
 
 
 def beside(trial: Trial, kind: Kind, beds: dict[Kind, Bed], calm: float) -> tuple[Neighbours, dict[str, Any] | str]:
@@ -165,41 +167,6 @@ def beside(trial: Trial, kind: Kind, beds: dict[Kind, Bed], calm: float) -> tupl
     for name in beds:
         neighbours[name] = {"before_p99_ms": before[name][0], "during_p99_ms": during[name][0], "failures": during[name][1]}
     return neighbours, told
-
-
-def burned(trial: Trial, kind: Kind, beds: dict[Kind, Bed]) -> Attempt:
-    """The burner BURNS times, each beside a calm moment as long; contained is what certainly no neighbour felt."""
-    pairs, outcome = [], ""
-    for _ in range(BURNS):
-        neighbours, told = beside(trial, kind, beds, BURN)
-        if isinstance(told, str):
-            return Attempt(trial.title, kind, None, told, neighbours)
-        pairs.append(neighbours)
-        outcome = trial.judge(kind, told)[1]
-    verdicts = [felt([pair[name] for pair in pairs]) for name in beds]
-    contained = False if True in verdicts else None if None in verdicts else True
-    told_apart = ", not told from noise" if contained is None else ""
-    together: Neighbours = {name: middle([pair[name] for pair in pairs]) for name in beds}
-    return Attempt(trial.title, kind, contained, f"{outcome}; {BURNS} pairs{told_apart}, medians of the p99 beside", together)
-
-
-def felt(neighbour: Sequence[Mapping[str, float | None]]) -> bool | None:
-    """Whether a neighbour felt an attack, from pairs of before and during: failures, or a p99 whose growth has an interval above zero.
-    Not felt: the interval ends below BARELY. None: noise, it reaches further and holds zero."""
-    if any(each["failures"] for each in neighbour):
-        return True
-    found = paired([each["before_p99_ms"] for each in neighbour], [each["during_p99_ms"] for each in neighbour])
-    if found is None or found.low is None or found.high is None:
-        return None
-    return True if found.low > 0 else False if found.high < BARELY else None
-
-
-def middle(neighbour: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
-    """One row of many: the medians of the times, the sum of the failures."""
-    row: dict[str, float | None] = {"failures": sum(each["failures"] or 0 for each in neighbour)}
-    for name in ("before_p99_ms", "during_p99_ms"):
-        row[name] = percentile([value for each in neighbour if (value := each[name]) is not None], 50)
-    return row
 
 
 def _as_process(trial: Trial, words: list[str]) -> dict[str, Any] | str:

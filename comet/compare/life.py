@@ -93,7 +93,7 @@ def note_stop(bed: Bed, round_: int, findings: Findings, loaded: bool) -> None:
 def note_scale_down(bed: Bed, round_: int, findings: Findings) -> None:
     bed.settle(SUBJECT)
     _, book = under_load(bed, partial(note_stop, bed, round_, findings, loaded=True))
-    findings.seen.append(saw("a scale-down", bed, round_, book))
+    note_clients(findings, "a scale-down", bed, round_, book)
 
 
 # Death.
@@ -266,7 +266,7 @@ def note_fault(bed: Bed, round_: int, findings: Findings, name: str, fault: Faul
         findings.measure("life", measure, "ms").note(bed.kind, round_, value)
     if met.steps:
         findings.recoveries.append(Recovery(bed.kind, round_, True, met.steps))
-    findings.seen.append(saw(name, bed, round_, book))
+    note_clients(findings, name, bed, round_, book)
 
 
 def under_load(bed: Bed, work: Callable[[], T]) -> tuple[T, Book]:
@@ -280,7 +280,10 @@ def under_load(bed: Bed, work: Callable[[], T]) -> tuple[T, Book]:
     return asyncio.run(both())
 
 
-def saw(fault: str, bed: Bed, round_: int, book: Book) -> Seen:
+def note_clients(findings: Findings, fault: str, bed: Bed, round_: int, book: Book) -> None:
+    """What they saw while the subject met a fault."""
     times = [time * 1000 for time in book.times]
-    p99 = percentile(times, 99)
-    return Seen(fault, bed.kind, round_, book.requests, dict(book.errors), book.repeated, p99, max(times, default=None))
+    p99, slowest = percentile(times, 99), max(times, default=None)
+    findings.seen.append(Seen(fault, bed.kind, round_, book.requests, dict(book.errors), book.repeated, p99, slowest))
+    for name, value in (("p99", p99), ("slowest", slowest)):
+        findings.measure("clients", f"{name}, {fault}", "ms").note(bed.kind, round_, value)

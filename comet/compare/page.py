@@ -1,7 +1,7 @@
 """The comparison as one self-contained HTML page: no script, no other file, no address of another host."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.resources import files
 from statistics import median
 from typing import Any
@@ -9,8 +9,9 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from comet.compare import svg, terminal, words
-from comet.compare.findings import HOST_NETWORK, KINDS, Findings, Grown, Measure
+from comet.compare import grown, svg, words
+from comet.compare.findings import HOST_NETWORK, KINDS, Findings, Measure
+from comet.compare.verdicts import verdicts
 
 
 def render(findings: Findings, at: str) -> str:
@@ -22,15 +23,18 @@ def render(findings: Findings, at: str) -> str:
         findings=findings,
         summary=words.summary(findings),
         warnings=words.warnings(findings),
-        sections=[(name, [_row(measure) for measure in measures]) for name, measures in findings.sections()],
+        sections={name: [_row(measure) for measure in measures] for name, measures in findings.sections()},
         timelines=_timelines(findings),
         spreads=[(load, _spread(findings, load)) for load in dict.fromkeys(each.load for each in findings.spreads)],
-        growth=[(title, _growth(findings, unit, value)) for title, unit, value in GROWTH],
-        grown=sorted(findings.growth, key=lambda each: (each.replicas, KINDS.index(each.kind))),
+        growth=[(title, _growth(findings, name, unit, scale)) for name, title, unit, scale in GROWTH],
+        grown=list(grown.medians(findings.growth)),
+        verdicts=list(verdicts(findings.attempts)),
         seen=[(f, k, _of(findings, f, k)) for f in dict.fromkeys(each.fault for each in findings.seen) for k in KINDS],
-        neighbours=terminal.neighbours,
+        held=words.held,
+        met=words.met,
+        titles=words.TITLES,
         amount=words.amount,
-        raw=json.dumps(findings.as_dict(), indent=1),
+        raw=json.dumps(words.document(findings), indent=1),
     )
 
 
@@ -48,7 +52,7 @@ def _row(measure: Measure) -> dict[str, Any]:
         "difference": words.interval(found, measure.unit) if found is not None else "",
         "verdict": words.verdict(found) if found is not None else "",
         "third": HOST_NETWORK in cells,
-        "noisy": found is not None and found.low is not None and not found.certain,
+        "noisy": found is not None and found.noisy,
         "plot": Markup(svg.strip(ways, measure.unit)) if found is not None and any(map(any, ways.values())) else "",
     }
 
@@ -75,19 +79,19 @@ def _spread(findings: Findings, load: str) -> Markup:
     return Markup(svg.percentiles(ways, "ms"))
 
 
-GROWTH: tuple[tuple[str, str, Callable[[Grown], float | None]], ...] = (
-    ("Memory (PSS) of all workers, for containers with the engine's own processes for them", "MiB", lambda g: (g.pss + g.keeper) / 2**20),
-    ("From one replica to all of them being ready", "s", lambda g: g.ready_ms and g.ready_ms / 1000),
-    ("CPU of the machine meanwhile", "s", lambda g: g.cpu_ms and g.cpu_ms / 1000),
+GROWTH = (
+    (grown.MEMORY, "Memory (PSS) of all workers, for containers with the engine's own processes for them", "MiB", 1.0),
+    (grown.TIME, "From one replica to all of them being ready", "s", 1000.0),
+    (grown.CPU, "CPU of the machine meanwhile", "s", 1000.0),
 )
-"""What is drawn over the number of replicas: title, unit, value."""
+"""What is drawn over the number of replicas: its name, title, unit, and what it is divided by for that."""
 
 
-def _growth(findings: Findings, unit: str, value: Callable[[Grown], float | None]) -> Markup:
+def _growth(findings: Findings, name: str, unit: str, scale: float) -> Markup:
     series: dict[str, list[tuple[float, float]]] = {}
-    for each in findings.growth:
-        if (y := value(each)) is not None:
-            series.setdefault(each.kind, []).append((float(each.replicas), y))
+    for each in grown.medians(findings.growth):
+        if (y := grown.value(name, each)) is not None:
+            series.setdefault(each.kind, []).append((float(each.replicas), y / scale))
     return Markup(svg.lines({kind: series[kind] for kind in KINDS if kind in series}, "replicas", unit)) if series else Markup("")
 
 

@@ -1,6 +1,7 @@
-"""The whole comparison, in order: two beds, rounds of questions, growth, isolation; and nothing left at the end, however it ends."""
+"""The whole comparison, in order: two beds, rounds of all questions; and nothing left at the end, however it ends."""
 
 import contextlib
+import functools
 import os
 import platform
 import signal
@@ -13,16 +14,13 @@ from typing import Any
 from comet import __version__
 from comet.compare import cost, growth, isolation, life
 from comet.compare.bed import SETTINGS, Bed
+from comet.compare.budget import Budget
 from comet.compare.cost import Way
 from comet.compare.findings import HOST_NETWORK, KINDS, Findings, Kind
 from comet.engine import connect
 from comet.listeners import find_free
 
-SHORTEST, EACH_ROUND = 480.0, 150.0
-"""Seconds that a comparison may take: 3 rounds 8 minutes, 6 of them 15."""
-
-AFTERWARDS = 180.0
-"""Seconds that growth, isolation and cleaning up may take; 120 on two cores that others share."""
+IMAGE = "disk, the image, once for all containers (a size, not a sample)"
 
 Tell = Callable[[str], None]
 
@@ -30,37 +28,54 @@ Tell = Callable[[str], None]
 def run(rounds: int, tell: Tell) -> Findings:
     """Compare; `tell` hears of the progress. UserError: no engine, or one side does not come up. A signal cleans up, too (Interrupted)."""
     began = time.monotonic()
-    findings = Findings(machine=machine(), versions=versions(), settings={"rounds": rounds, "beds": SETTINGS})
-    findings.settings |= {"clients under load": life.CLIENTS, "fixed rate": cost.RATE, "block": f"{cost.SECONDS:g} s"}
+    findings = Findings(machine=machine(), versions=versions(), settings={"rounds asked for": rounds, "both clusters": SETTINGS})
+    findings.settings |= {"clients during a fault": life.CLIENTS, "fixed rate": f"{cost.RATE:g} requests/s"}
+    findings.settings |= {"length of a load": f"{cost.SECONDS:g} s", "cpu burns": f"{isolation.BURNS} a round, {isolation.BURN:g} s each"}
     with interruptible(tell), tempfile.TemporaryDirectory(prefix="comet-compare-", ignore_cleanup_errors=True) as folder:
         Path(folder).chmod(0o755)
         with brought_up(Path(folder), tell) as beds, host_network(beds["container"], ports_of(beds)) as third:
-            longest = 0.0
+            budget, whole = Budget(rounds), 0
             for number in range(rounds):
-                now = time.monotonic() - began
-                if number and now + longest + AFTERWARDS > max(SHORTEST, EACH_ROUND * rounds):
+                if not budget.core_fits(number, time.monotonic() - began):
                     findings.notes.append(f"ended after {number} of {rounds} rounds: each took longer here than foreseen")
                     break
-                tell(f"round {number + 1} of {rounds}: life")
-                life.ask_all(lambda turn, number=number: ordered(beds, number + turn), number, findings)  # type: ignore[misc]
-                tell(f"round {number + 1} of {rounds}: cost")
-                cost.ask_all(lambda number=number: ways(beds, third, number), number, findings, ports_of(beds))  # type: ignore[misc]
-                growth.note_memory(ordered(beds, number), number, findings)
-                findings.rounds = number + 1
-                longest = max(longest, time.monotonic() - began - now)
-            disk(findings, beds)
-            for replicas in growth.STEPS:
-                tell(f"growth: {replicas} replicas")
-                for bed in ordered(beds, replicas):
-                    with findings.excused(f"{bed.kind}: growth to {replicas} replicas"):
-                        growth.ask(bed, replicas, findings)
-                for bed in beds.values():
-                    bed.ask("scale", worker=1)
-            tell("isolation: what each keeps from its neighbours")
-            isolation.ask_all(beds, findings)
+                heard = functools.partial(_tell, tell, f"round {number + 1} of {rounds}")
+                since = time.monotonic()
+                ask_core(beds, third, number, findings, heard)
+                findings.rounds, budget.core = number + 1, max(budget.core, time.monotonic() - since)
+                if budget.rest_fits(number, (since := time.monotonic()) - began):
+                    ask_rest(beds, number, findings, heard)
+                    whole, budget.rest = whole + 1, max(budget.rest, time.monotonic() - since)
+            if whole < findings.rounds:
+                findings.notes.append(
+                    f"growth and isolation were asked in {whole} of {findings.rounds} rounds: they took longer here than foreseen"
+                )
             tell("cleaning up")
     findings.seconds = time.monotonic() - began
     return findings
+
+
+def _tell(tell: Tell, when: str, what: str) -> None:
+    tell(f"{when}: {what}")
+
+
+def ask_core(beds: dict[Kind, Bed], third: Way, number: int, findings: Findings, tell: Tell) -> None:
+    """Life and cost, once; who is asked first alternates from round to round."""
+    tell("life")
+    life.ask_all(lambda turn: ordered(beds, number + turn), number, findings)
+    tell("cost")
+    cost.ask_all(lambda: ways(beds, third, number), number, findings, ports_of(beds))
+    growth.note_memory(ordered(beds, number), number, findings)
+    if number == 0:
+        image(findings, beds["container"])
+
+
+def ask_rest(beds: dict[Kind, Bed], number: int, findings: Findings, tell: Tell) -> None:
+    """Growth and isolation, once."""
+    tell("growth")
+    growth.ask_all(ordered(beds, number), number, findings)
+    tell("isolation: what each keeps from its neighbours")
+    isolation.ask_all(beds, lambda turn: [bed.kind for bed in ordered(beds, number + turn)], number, findings)
 
 
 def ordered(beds: dict[Kind, Bed], turn: int) -> list[Bed]:
@@ -127,14 +142,12 @@ def host_network(bed: Bed, taken: set[int]) -> Iterator[Way]:
         api.remove_container(made, force=True, v=True)
 
 
-def disk(findings: Findings, beds: dict[Kind, Bed]) -> None:
-    """What lies on disk for the first container, and what each further one adds; a process has no image and no layer of its own."""
+def image(findings: Findings, bed: Bed) -> None:
+    """What lies on disk once for all containers; a process has no image."""
     api = connect().api
-    row = api.inspect_container(beds["container"].replica("worker-0")["id"])
-    image = int(api.inspect_image(row["Image"])["Size"])  # type: ignore[no-untyped-call]
-    findings.measure("memory", "disk, the image, shared by all containers (measured once)", "MiB").note("container", 0, image / 2**20)
-    layer = findings.measure("memory", "disk, the layer of each container (measured once)", "MiB")
-    layer.note("container", 0, growth.written([row["Id"]]) / 2**20)
+    row = api.inspect_container(bed.replica("worker-0")["id"])
+    size = int(api.inspect_image(row["Image"])["Size"])  # type: ignore[no-untyped-call]
+    findings.measure("memory", IMAGE, "MiB").note("container", 0, size / 2**20)
 
 
 def machine() -> dict[str, Any]:
@@ -145,7 +158,7 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "memory_mib": memory >> 20,
         "kernel": platform.release(),
-        "load_before": os.getloadavg()[0],
+        "load_before": round(os.getloadavg()[0], 2),
     }
 
 

@@ -7,6 +7,8 @@ from rich.table import Table
 
 from comet.compare import words
 from comet.compare.findings import HOST_NETWORK, KINDS, Findings, Measure
+from comet.compare.grown import medians
+from comet.compare.verdicts import verdicts
 
 
 def show(findings: Findings) -> None:
@@ -15,9 +17,14 @@ def show(findings: Findings) -> None:
     if not console.is_terminal:
         console = Console(highlight=False, width=160)
     for section, measures in findings.sections():
-        console.print(f"\n[bold]{section}[/bold]")
+        console.print(f"\n[bold]{words.TITLES.get(section, section)}[/bold]")
         console.print(_measures(measures))
-    for title, table in (("clients", _seen(findings)), ("growth, measured once", _growth(findings)), ("isolation", _attempts(findings))):
+    others = {
+        "what clients saw, all rounds together": _seen(findings),
+        "growth, medians": _growth(findings),
+        "isolation": _attempts(findings),
+    }
+    for title, table in others.items():
         if table.row_count:
             console.print(f"\n[bold]{title}[/bold]")
             console.print(table)
@@ -26,22 +33,24 @@ def show(findings: Findings) -> None:
         console.print(f"- {sentence}")
     for warning in words.warnings(findings):
         console.print(f"! {warning}")
-    console.print(f"\n{findings.rounds} rounds in {findings.seconds:.0f} s")
+    console.print(f"\n{findings.rounds} round{'s' if findings.rounds != 1 else ''} in {findings.seconds:.0f} s")
 
 
 def _measures(measures: Iterable[Measure]) -> Table:
-    table = _table("MEASURE", "PROCESS", "CONTAINER", "HOST NETWORK", "MEAN DIFFERENCE (95 %)", "", right=(1, 2, 3))
-    for each in measures:
+    asked = list(measures)
+    beside = ["HOST NETWORK"] if any(HOST_NETWORK in each.values for each in asked) else []
+    table = _table("MEASURE", "PROCESS", "CONTAINER", *beside, "MEAN DIFFERENCE (95 %)", "", right=range(1, 3 + len(beside)))
+    for each in asked:
         found = each.paired
         third = Measure("", "", "", {"process": each.values.get(HOST_NETWORK, []), "container": each.values.get(HOST_NETWORK, [])}).paired
-        other = words.amount(third.container, each.unit) if third is not None else ""
+        other = [words.amount(third.container, each.unit) if third is not None else ""][: len(beside)]
         if found is None:
             one = [Measure("", "", "", {k: each.values.get(kind, []) for k in KINDS}).paired for kind in KINDS]
             cells = [words.amount(p.process if p else None, each.unit) for p in one]
-            table.add_row(each.name, *cells, other, "", "")
+            table.add_row(each.name, *cells, *other, "", "")
         else:
             medians = (words.amount(found.process, each.unit), words.amount(found.container, each.unit))
-            table.add_row(each.name, *medians, other, words.interval(found, each.unit), words.verdict(found))
+            table.add_row(each.name, *medians, *other, words.interval(found, each.unit), words.verdict(found))
     return table
 
 
@@ -63,33 +72,19 @@ def _seen(findings: Findings) -> Table:
 
 
 def _growth(findings: Findings) -> Table:
-    table = _table(
-        "REPLICAS", "KIND", "ALL READY", "PSS", "RSS", "ENGINE'S PART", "CGROUP", "CPU MEANWHILE", "DISK", right=(0, *range(2, 9))
-    )
-    for each in findings.growth:
+    table = _table("REPLICAS", "KIND", "RSS", "THE ENGINE'S PART OF THE PSS", "ACCOUNTED BY THE CGROUP", right=(0, *range(2, 5)))
+    for each in medians(findings.growth):
         cgroup = "-" if each.cgroup is None else words.amount(each.cgroup / 2**20, "MiB")
-        sizes = (*(words.amount(size / 2**20, "MiB") for size in (each.pss, each.rss, each.keeper)), cgroup)
-        rest = (words.amount(each.cpu_ms, "ms"), "-" if each.disk is None else words.amount(each.disk / 2**20, "MiB"))
-        table.add_row(str(each.replicas), each.kind, words.amount(each.ready_ms, "ms"), *sizes, *rest)
+        table.add_row(str(each.replicas), each.kind, *(words.amount(size / 2**20, "MiB") for size in (each.rss, each.keeper)), cgroup)
     return table
 
 
 def _attempts(findings: Findings) -> Table:
-    table = _table("ATTEMPT", "KIND", "CONTAINED", "OUTCOME", "NEIGHBOURS' P99, BEFORE -> DURING")
-    for each in findings.attempts:
-        contained = "not told" if each.contained is None else "yes" if each.contained else "no"
-        table.add_row(each.name, each.kind, contained, each.outcome, neighbours(each.neighbours))
+    table = _table("ATTACK", "KIND", "CONTAINED", "OUTCOME (THE FIRST TRY'S FIGURES)", "NEIGHBOURS' P99, BEFORE -> DURING")
+    for each in verdicts(findings.attempts):
+        neighbours = "\n".join(f"{kind}: {words.met(met)}" for kind, met in each.neighbours.items())
+        table.add_row(each.name, each.kind, words.held(each), "; or: ".join(each.outcomes), neighbours)
     return table
-
-
-def neighbours(found: dict[str, dict[str, float | None]]) -> str:
-    """`process 2.1 ms -> 9.8 ms, container …`"""
-    told = []
-    for kind, figures in found.items():
-        failures = f", {figures['failures']:g} failures" if figures["failures"] else ""
-        before, during = (words.amount(figures[name], "ms") for name in ("before_p99_ms", "during_p99_ms"))
-        told.append(f"{kind} {before} -> {during}{failures}")
-    return "; ".join(told)
 
 
 def _table(*headings: str, right: Iterable[int] = ()) -> Table:

@@ -56,7 +56,7 @@ def _whose(of: Figures) -> str:
     if of.own_cpu is None:
         return ""
     others = "; others use the machine, so repeat this when it is quiet" if of.own_cpu < of.machine_cpu * 0.7 else ""
-    return f", {min(of.own_cpu, of.machine_cpu):.0f} % with this test{others}"
+    return f", {min(of.own_cpu, of.machine_cpu):.0f} % by this test{others}"
 
 
 def outlier(worker_ms: Mapping[str, float]) -> tuple[str, float, float] | None:

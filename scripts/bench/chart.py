@@ -10,6 +10,9 @@ COLOURS = ("#2563eb", "#f59e0b", "#10b981", "#8b5cf6", "#6b7280", "#ef4444")
 FONT = "DejaVu Sans, Helvetica, sans-serif"
 WIDTH, LEFT, RIGHT, BAR, GAP, TOP = 900, 290, 90, 14, 12, 74
 
+ROOM = 125
+"""Letters that surely fit into a line."""
+
 
 @dataclass(frozen=True)
 class Chart:
@@ -31,7 +34,7 @@ def svg(chart: Chart) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="{FONT}" font-size="12">',
         f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>',
         f'<text x="12" y="24" font-size="16" font-weight="bold">{escape(chart.title)}</text>',
-        f'<text x="12" y="42" fill="#555555">{escape(chart.note)}</text>',
+        f'<text x="12" y="42" fill="#555555">{escape(fitted(chart.note))}</text>',
         *key(chart.series),
     ]
     y = TOP
@@ -40,6 +43,11 @@ def svg(chart: Chart) -> str:
         y += len(chart.series) * BAR + GAP
     parts.append("</svg>")
     return "\n".join(parts) + "\n"
+
+
+def fitted(note: str) -> str:
+    """A line that does not leave the picture; the whole of it stands in the result."""
+    return note if len(note) <= ROOM else note[: ROOM - 1].rstrip(" ,;") + "…"
 
 
 def key(names: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ from html import escape
 from math import log10
 
 from comet.compare.svg import nice
-from scripts.bench.chart import COLOURS, FONT, WIDTH, key
+from scripts.bench.chart import COLOURS, FONT, WIDTH, fitted, key
 
 HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 380, 80, 110, 84, 46
 MARKS = (0.0, 50.0, 90.0, 99.0, 99.9, 99.99)
@@ -42,7 +42,7 @@ def svg(curve: Curve) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="{FONT}" font-size="12">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>',
         f'<text x="12" y="24" font-size="16" font-weight="bold">{escape(curve.title)}</text>',
-        f'<text x="12" y="42" fill="#555555">{escape(curve.note)}</text>',
+        f'<text x="12" y="42" fill="#555555">{escape(fitted(curve.note))}</text>',
         *key([name for name, _ in curve.lines]),
     ]
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):

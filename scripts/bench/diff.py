@@ -63,7 +63,7 @@ def verdict(of: Difference, better: str) -> str:
     if of.low is None:
         return "noise unknown (one value)" if of.a != of.b else "the same"
     if not of.certain:
-        return "within the noise"
+        return "the same" if of.low == of.high else "within the noise"
     return "better" if (of.b > of.a) == (better == "more") else "WORSE"
 
 

@@ -23,7 +23,7 @@ from scripts.bench.cluster import BenchCluster, cluster
 from scripts.bench.proc import memory, reset_peak, tree_cpu
 from scripts.bench.report import Report, Samples, finish, say
 from scripts.bench.table import Cell, Table
-from scripts.bench.wrk import DONE, Burst, burst
+from scripts.bench.wrk import DONE, TIMES, Burst, burst
 
 PATH = "/api/v1/hello"
 DELAY = 500.0  # ms
@@ -90,6 +90,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     report = Report("inflight", versions={"wrk": machine.number("wrk", "-v")})
     report.settings = {
+        "p50, p99": TIMES,
         "cluster": f"runtime process, 2 LBs, avg-delay {DELAY:g}, failure 0",
         "load": f"wrk, closed model, half of the clients at each LB, {options.seconds:g} s",
     }

@@ -19,7 +19,7 @@ from scripts.bench.report import ROOT, Report, Samples, finish, say
 from scripts.bench.rivals import Rival, backends, contestants
 from scripts.bench.stats import best_rival, median, ratios_to_best, spread
 from scripts.bench.table import Table
-from scripts.bench.wrk import Burst, burst
+from scripts.bench.wrk import TIMES, Burst, burst
 
 BEST = ("haproxy", "nginx")  # whom the goals are measured against
 
@@ -96,6 +96,7 @@ def run(options: argparse.Namespace) -> int:
                     arena.measure(name, case, seconds, series[case.key][name])
     report.settings = {rival.name: rival.setting for rival in rivals}
     report.settings["load"] = f"wrk, 1 thread, {rounds} rounds of {seconds:g} s a case, 3 nginx workers, loopback"
+    report.settings["p50, p99, p99.9"] = TIMES
     fill(report, cases, names, series)
     if options.check and not report.data["goals_met"]:
         report.passed = False

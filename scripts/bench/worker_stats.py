@@ -31,7 +31,7 @@ from scripts.bench.proc import free_ports, running, serving, tree_cpu, wait_for
 from scripts.bench.report import ROOT, Report, Samples, finish, say
 from scripts.bench.stats import median
 from scripts.bench.table import Table
-from scripts.bench.wrk import DONE, Burst, burst
+from scripts.bench.wrk import DONE, TIMES, Burst, burst
 
 GOAL = 0.9  # of the bare hello's requests per CPU second
 LONGEST_HOLD = 20.0  # ms by which the median answer may be later than the bare one's
@@ -98,6 +98,7 @@ def run(options: argparse.Namespace) -> int:
     server = subprocess.run([postgres.program("postgres"), "--version"], capture_output=True, text=True, check=False).stdout.split()
     report = Report("stats", versions={"wrk": machine.number("wrk", "-v"), "sqlite": sqlite3.sqlite_version, "postgresql": server[2]})
     report.settings = {
+        "p50": TIMES,
         "bare": "Flask + waitress, defaults but for connection_limit 2000, nothing counted",
         "worker": "delay 0, failure 0; SQLite in WAL mode, synchronous=NORMAL; PostgreSQL over TCP, synchronous_commit=on",
         "load": f"wrk, 1 thread, {options.rounds} rounds of {options.seconds:g} s for each, loopback",

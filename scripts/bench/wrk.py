@@ -24,6 +24,9 @@ from scripts.bench.hdr import corrected, fresh, uncorrected
 from scripts.bench.observed import BY_LB, BY_WORKER, CLIENT_ERROR, OK, ORDERED, REFUSED, RESET, TIMEOUT, Observed
 from scripts.bench.proc import BenchError
 
+TIMES = "wrk's own, corrected by its estimate of what stalled connections did not ask (closed model), for everybody alike"
+"""What the times of a burst are, for the reader of its tables."""
+
 DONE = """
 done = function(summary, latency, requests)
   local e = summary.errors

@@ -1,6 +1,7 @@
 """The sentences of a load test, and its thresholds."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -50,6 +51,25 @@ def test_every_threshold_is_missed_by_itself() -> None:
         "--max-errors",
         "--max-uneven",
     ]
+
+
+def test_measured_and_corrected_times_stand_side_by_side_and_an_estimate_is_called_one() -> None:
+    closed = answers().sentences()[1]
+    assert "as measured: half within 10.0 ms, 99 % within 10.0 ms" in closed
+    assert "corrected, an estimate with what stalled clients did not ask: half within 20.0 ms" in closed
+    open_ = Answers(SEEN, {}, 0, replace(CALM, open_=True)).sentences()[1]
+    assert "raw, from when it was sent: half within 10.0 ms" in open_
+    assert "corrected, from when it was due: half within 20.0 ms" in open_
+    assert "estimate" not in open_
+    (broken,) = missed(Limits(p99_ms=15), answers())
+    assert broken.startswith("p99 is 20.0 ms (corrected, an estimate with what stalled clients did not ask; as measured 10.0 ms), above")
+
+
+def test_an_estimate_over_answers_that_are_slow_by_nature_says_so() -> None:
+    assert "slow by nature" not in answers().estimate
+    assert "slow by nature" in replace(answers(), kinds=2).estimate
+    slowed = replace(CALM, worker_ms={"worker-0": 20.0, "worker-1": 20.0, "worker-2": 300.0})
+    assert "slow by nature" in replace(answers(), figures=slowed).estimate
 
 
 def test_no_answer_at_all_meets_no_threshold() -> None:

@@ -20,6 +20,15 @@ def test_a_curve_is_well_formed_and_escapes() -> None:
     assert "&lt;T&gt; &amp; co" in drawn
 
 
+def test_a_note_does_not_leave_the_picture() -> None:
+    note = "closed model; " + "GET /a/path with 4,096 bytes, " * 20
+    for drawn in (svg(Curve("t", note, [])), bars(Chart("t", note, [], [], []))):
+        (told,) = re.findall(r'<text x="12" y="42" fill="#555555">(.*)</text>', drawn)
+        assert note.startswith(told[:-1])
+        assert len(told) <= 125
+        assert told.endswith("…")
+
+
 def widths(drawn: str) -> list[float]:
     return [float(found) for found in re.findall(r'<rect x="290" y="\d+" width="([\d.]+)"', drawn)]
 

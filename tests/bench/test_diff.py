@@ -28,6 +28,7 @@ def test_noise_larger_than_the_effect_is_no_difference() -> None:
 def test_one_value_tells_nothing_of_the_noise() -> None:
     assert welch([1.0], [2.0]) == Difference(1.0, 2.0, None, None)
     assert verdict(welch([1.0], [2.0]), "less") == "noise unknown (one value)"
+    assert verdict(welch([0.0, 0.0, 0.0], [0.0, 0.0]), "less") == "the same"
     with pytest.raises(ValueError, match="nothing"):
         welch([], [1.0])
 

@@ -35,6 +35,14 @@ def test_a_running_cluster_is_loaded_and_its_faults_are_found(make_house: Callab
     assert result["data"]["ledger"]["wrong"] == []
     assert "the running cluster of" in result["settings"]["cluster"]
     assert "all thresholds hold" in told
+    ways = ["as measured", "corrected, an estimate with what stalled clients did not ask"]
+    assert list(dict.fromkeys(row[0] for row in result["tables"][1]["rows"])) == ways == list(result["data"]["percentiles_are"].values())
+    for place, percent in enumerate(("50.0", "90.0", "99.0", "99.9", "100.0"), 2):
+        whole = [row[place] for row in result["tables"][1]["rows"] if row[1] == "all"]
+        assert whole == [result["data"]["percentiles_ms"][way][percent] for way in ("raw", "corrected")]
+    page = (tmp_path / "result.html").read_text()
+    assert all(told.count(way) >= 3 and page.count(way) >= 3 for way in ways)
+    assert "corrected times of a closed model are an estimate" in page
     for ending in (".png", "-2.png", ".svg", ".html"):
         assert (tmp_path / f"result{ending}").stat().st_size > 500
 

@@ -27,6 +27,12 @@ def test_an_effect_smaller_than_the_noise_is_not_certain() -> None:
     assert not found.certain
 
 
+def test_figures_that_only_rounding_tells_apart_are_the_same_and_not_noise() -> None:
+    found = paired([0.3, 24.0, 7.0], [0.1 + 0.2, 24.0, 7.000000000001])
+    assert found is not None
+    assert (found.difference, found.low, found.high, found.certain, found.noisy) == (0.0, 0.0, 0.0, False, False)
+
+
 def test_one_round_has_a_difference_and_no_interval() -> None:
     found = paired([3.0], [5.0])
     assert found is not None

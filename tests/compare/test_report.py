@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from comet.compare import svg, terminal, words
+from comet.compare import grown, svg, terminal, words
 from comet.compare.findings import Attempt, Findings, Grown, Recovery, Seen
 from comet.compare.page import render
 
@@ -24,39 +24,54 @@ def findings(difference: float = 300.0, noise: float = 5.0, outlier: int | None 
         Recovery("container", 0, False, {"died": 0, "ready": 700}),
     ]
     found.seen = [Seen("kill -9", kind, 0, 1000, failed, 2, 12.0, 40.0) for kind, failed in (("process", {"reset": 3}), ("container", {}))]  # type: ignore[arg-type]
-    found.growth = [
-        Grown(kind, n, None, n * size << 20, 0, 0, None) for kind, size in (("process", 20), ("container", 30)) for n in (1, 20)
-    ]  # type: ignore[arg-type]
-    found.attempts = [Attempt("memory hog", "process", False, "got it all"), Attempt("memory hog", "container", True, "was ended")]
+    for number in range(4):
+        for kind, size in (("process", 20), ("container", 30)):
+            found.growth += [Grown(kind, number, n, None, (n * size << 20) + (number << 20), 0, 0, None) for n in (1, 20)]  # type: ignore[arg-type]
+        grown.note(found, number, (1, 20))
+        found.attempts.append(Attempt("memory hog", "process", number, False, "got it all"))
+        found.attempts.append(Attempt("memory hog", "container", number, True, "was ended"))
     return found
 
 
 def test_the_summary_is_made_of_the_figures() -> None:
     told = "\n".join(words.summary(findings()))
-    assert "answers again after 300 ms on average as a process and 600 ms as a container: 300 ms (95 %: 291 to 309 ms) more." in told
-    assert (
-        "From 1 to 20 replicas (measured once, at 1, 20) each one adds 20.0 MiB of memory (PSS) as a process and 30.0 MiB as a container"
-        in told
-    )
-    assert "Of 1 attacks on its neighbours the process contained 0; not: memory hog." in told
+    both = "answers again after 300 ms on average as a process and 600 ms as a container"
+    assert f"{both}; the difference is 300 ms (95 %: 291 to 309 ms)." in told
+    assert "What each replica from 1 to 20 adds in memory (PSS, a container with what the engine keeps for it), mean of the rounds:" in told
+    assert "20.0 MiB for the process, 30.0 MiB for the container; the difference is 10.0 MiB (95 %: 10.0 to 10.0 MiB)." in told
+    assert "Of 1 attack on its neighbours, each tried 4 times, the process contained 0; not: memory hog." in told
+    assert "Of 1 attack on its neighbours, each tried 4 times, the container contained 1 every time." in told
     assert "process 3 of 1,000 requests failed" in told
 
 
 def test_the_difference_told_is_that_of_the_figures_told() -> None:
     told = "\n".join(words.summary(findings(outlier=3, noise=60.0, difference=900.0)))
-    found = re.search(r"answers again after ([\d.]+) ms on average as a process and ([\d.]+) s as a container: ([\d.]+) s", told)
+    pattern = r"answers again after ([\d.]+) ms on average as a process and ([\d.]+) s as a container; the difference is ([\d.]+) s"
+    found = re.search(pattern, told)
     assert found is not None, told
     process, container, difference = float(found[1]) / 1000, float(found[2]), float(found[3])
     assert difference == pytest.approx(container - process, abs=0.011)
     assert container == pytest.approx(1.3)
 
 
-def test_growth_is_told_of_the_numbers_that_both_kinds_reached() -> None:
-    found = findings()
-    found.growth = [each for each in found.growth if (each.kind, each.replicas) != ("container", 20)]
-    assert "each one adds" not in "\n".join(words.summary(found))
-    found.growth += [Grown("process", 5, None, 100 << 20, 0, 0, None), Grown("container", 5, None, 150 << 20, 0, 0, None)]
-    assert "From 1 to 5 replicas (measured once, at 1, 5) each one adds 20.0 MiB" in "\n".join(words.summary(found))
+def test_a_round_in_which_a_kind_did_not_reach_all_numbers_says_nothing_of_what_one_more_adds() -> None:
+    found = Findings(rounds=3)
+    for number in range(3):
+        for kind, size, reached in (("process", 20 + number, (1, 5, 20)), ("container", 30, (1, 5) if number == 0 else (1, 5, 20))):
+            found.growth += [Grown(kind, number, n, None, n * size << 20, 0, 0, None) for n in reached]  # type: ignore[arg-type]
+        grown.note(found, number, (1, 5, 20))
+    adds = found.measure("growth", grown.SLOPES[grown.MEMORY], "MiB")
+    assert adds.values["process"] == pytest.approx([20.0, 21.0, 22.0])
+    assert adds.values["container"] == [None, pytest.approx(30.0), pytest.approx(30.0)]
+    assert adds.paired is not None
+    assert (adds.paired.rounds, adds.paired.difference) == (2, pytest.approx(8.5))
+
+
+def test_the_time_that_a_further_replica_adds_counts_from_the_first() -> None:
+    found = Findings(rounds=1)
+    found.growth = [Grown("process", 0, n, None if n == 1 else (n - 1) * 150.0, 0, 0, 0, None) for n in (1, 5, 20)]
+    grown.note(found, 0, (1, 5, 20))
+    assert found.measure("growth", grown.SLOPES[grown.TIME], "ms").values["process"] == [pytest.approx(150.0)]
 
 
 def test_memory_of_a_worker_is_told_with_its_interval() -> None:
@@ -65,10 +80,8 @@ def test_memory_of_a_worker_is_told_with_its_interval() -> None:
         for kind, value in (("process", 40.0), ("container", 50.0 + number % 2)):
             found.measure("memory", "PSS of a worker", "MiB").note(kind, number, value)
     told = "\n".join(words.summary(found))
-    assert (
-        "A worker's memory (PSS), mean of the rounds: 40.0 MiB for the process, 50.5 MiB for the container, a difference of 10.5 MiB (95 %:"
-        in told
-    )
+    both = "A worker's memory (PSS), mean of the rounds: 40.0 MiB for the process, 50.5 MiB for the container"
+    assert f"{both}; the difference is 10.5 MiB (95 %:" in told
 
 
 def test_others_at_work_during_a_block_are_told() -> None:
@@ -85,7 +98,7 @@ def test_the_terminal_tells_all_tables_and_all_sentences(capsys: pytest.CaptureF
     found = findings()
     terminal.show(found)
     told = " ".join(capsys.readouterr().out.split())
-    for sentence in (*words.summary(found), "kill -9 to first answer", "MEAN DIFFERENCE", "memory hog", "growth, measured once", "RSS"):
+    for sentence in (*words.summary(found), "kill -9 to first answer", "MEAN DIFFERENCE", "memory hog", "growth, medians", "RSS"):
         assert sentence in told
     terminal.show(Findings(rounds=1, notes=["nothing was measured"]))
     assert "! nothing was measured" in capsys.readouterr().out
@@ -93,15 +106,44 @@ def test_the_terminal_tells_all_tables_and_all_sentences(capsys: pytest.CaptureF
 
 def test_an_attack_whose_outcome_is_not_told_is_not_counted_as_contained() -> None:
     found = findings()
-    found.attempts.append(Attempt("CPU burner", "container", None, "noise"))
-    assert "Of 2 attacks on its neighbours the container contained 1; not told: CPU burner." in words.summary(found)
+    for number, during in enumerate((2.0, 30.0, 2.0, 60.0)):
+        neighbours: dict[str, dict[str, float | None]] = {"process": {"before_p99_ms": 2.0, "during_p99_ms": during, "failures": 0}}
+        found.attempts.append(Attempt("CPU burner", "container", number, None, "it burned", True, neighbours))
+    found.attempts.append(Attempt("fork bomb", "container", 0, None, "no memory for it"))
+    often = "each tried 4 times, the container contained 1 every time; not told from noise: CPU burner; not tried: fork bomb."
+    assert f"Of 3 attacks on its neighbours, {often}" in words.summary(found)
+    assert "isolation: the noise is larger than the effect in 1 of 1 changes of a neighbour's p99: the table marks them" in words.warnings(
+        found
+    )
 
 
 def test_what_is_noise_is_called_noise() -> None:
     noisy = findings(difference=1.0, noise=50.0)
     assert "the difference is not told from noise here" in "\n".join(words.summary(noisy))
-    assert words.warnings(noisy)[0] == "the noise is larger than the effect in: kill -9 to first answer; latency p50, 16 in flight"
+    assert words.warnings(noisy)[:2] == [
+        "life: the noise is larger than the effect in 1 of 1: kill -9 to first answer",
+        "cost: the noise is larger than the effect in 1 of 1: latency p50, 16 in flight",
+    ]
     assert words.warnings(findings()) == []
+
+
+@pytest.mark.parametrize("section", ["life", "cost", "memory", "growth", "clients"])
+def test_noise_is_told_of_every_section_and_wherever_it_is_read(section: str, capsys: pytest.CaptureFixture[str]) -> None:
+    found = Findings(rounds=3)
+    for number, value in enumerate((5.0, 20.0, 8.0)):
+        found.measure(section, "what is asked", "ms").note("process", number, 10.0)
+        found.measure(section, "what is asked", "ms").note("container", number, value)
+        found.measure(section, "what never differs", "ms").note("process", number, 10.0)
+        found.measure(section, "what never differs", "ms").note("container", number, 10.0)
+    warning = f"{section}: the noise is larger than the effect in 1 of 2: what is asked"
+    assert words.document(found)["warnings"] == [warning]
+    terminal.show(found)
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"! {warning}" in told
+    assert told.count("not told from noise") == told.count("the same") == 1
+    html = render(found, "today").partition("<pre>")[0]
+    assert f"{warning[0].upper()}{warning[1:]}." in html
+    assert html.count("not told from noise") == 1
 
 
 def test_nothing_is_said_of_what_was_not_measured() -> None:
@@ -174,4 +216,4 @@ def test_the_page_holds_the_raw_data() -> None:
     raw = re.search(r"<pre>(.*?)</pre>", render(found, "today"), re.DOTALL)
     assert raw is not None
     text = raw.group(1).replace("&#34;", '"').replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&").replace("&#39;", "'")
-    assert json.loads(text) == json.loads(json.dumps(found.as_dict()))
+    assert json.loads(text) == json.loads(json.dumps(words.document(found)))

@@ -15,6 +15,8 @@ import pytest
 
 from comet.compare import bed, cost, growth, isolation, study
 from comet.compare.findings import HOST_NETWORK, Findings
+from comet.compare.grown import SLOPES, UNITS
+from comet.compare.verdicts import verdicts
 from tests.integration.clusters import ROOT, eventually
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
@@ -42,8 +44,7 @@ def test_every_question_has_an_answer_of_both_kinds(found: Findings) -> None:
     # The moment of a process's death is known only where the supervisor itself killed it.
     assert unanswered == {}
     assert {each.name for each in found.measures if each.paired is None} <= {
-        "disk, the image, shared by all containers (measured once)",
-        "disk, the layer of each container (measured once)",
+        study.IMAGE,
         "accounted by the control group, page cache included",
         "CPU at the engine's proxy, 4 in flight",
         "CPU at the engine's proxy, 200 requests/s",
@@ -69,8 +70,8 @@ def test_growth_tells_time_cpu_memory_and_disk(found: Findings) -> None:
         assert two.cpu_ms
         assert two.pss > one.pss
     assert grown["container", 2].cgroup
-    assert grown["container", 1].disk is not None
-    assert grown["process", 1].disk is None
+    assert grown["process", 2].disk > grown["process", 1].disk > 0
+    assert grown["container", 2].disk > grown["container", 1].disk > 0
     assert grown["container", 2].keeper > grown["container", 1].keeper > grown["process", 2].keeper == 0
 
 
@@ -92,8 +93,16 @@ def test_clients_lost_nothing_that_could_be_kept(found: Findings) -> None:
     assert {fault: failed for fault, failed in seen.items() if failed} == {}
 
 
+def test_what_a_further_replica_adds_is_compared(found: Findings) -> None:
+    for name, title in SLOPES.items():
+        adds = found.measure("growth", title, UNITS[name]).paired
+        assert adds is not None, title
+        assert (adds.rounds, adds.process > 0, adds.container > 0) == (1, True, True), title
+
+
 def test_what_each_kind_contains(found: Findings) -> None:
-    contained = {(each.name, each.kind): each.contained for each in found.attempts}
+    judged = {(each.name, each.kind): each for each in verdicts(found.attempts)}
+    contained = {which: each.contained for which, each in judged.items()}
     bomb = f"fork bomb (the container's limit lowered to {isolation.PIDS})"
     for attack in ("memory hog", bomb, "full disk (its own files)", "reads a file of the host", "ends another process of its user"):
         assert (attack, contained[attack, "process"], contained[attack, "container"]) == (attack, False, True)
@@ -102,7 +111,10 @@ def test_what_each_kind_contains(found: Findings) -> None:
         False,
         False,
     )
-    assert {kind for name, kind in contained if name == "CPU burner"} == {"process", "container"}
+    # Tried several times a round, and judged by what the neighbours met.
+    for kind in ("process", "container"):
+        burner = judged["CPU burner", kind]
+        assert (burner.tried, burner.by_neighbours, burner.neighbours.keys()) == (isolation.BURNS, True, {"process", "container"})
 
 
 def test_nothing_is_left(found: Findings) -> None:
@@ -153,6 +165,7 @@ def test_the_command_ends_well_and_writes_its_report(tmp_path: Path) -> None:
     assert "not measured" not in done.stdout
     told = json.loads((tmp_path / "it.json").read_text())
     assert (told["rounds"], {each["replicas"] for each in told["growth"]}) == (1, {1, 5, 10, 20})
+    assert all(told[part] for part in ("summary", "warnings", "verdicts"))
     assert "In words" in (tmp_path / "it.html").read_text()
     assert sorted(each.name for each in tmp_path.iterdir()) == ["it.html", "it.json"]
     with contextlib.closing(docker.from_env()) as engine:
