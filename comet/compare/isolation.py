@@ -46,7 +46,8 @@ DATA = "/data"
 BURN, BURNS = 1.0, 2
 """Seconds of a burn, and how often it is tried in a round."""
 
-LABELS = {"comet.compare": str(os.getpid())}
+LABEL = "comet.compare"
+LABELS = {LABEL: str(os.getpid())}
 """What a comparison's own containers carry, beside the beds' workers."""
 
 MARK = f"comet-decoy-{os.getpid()}"

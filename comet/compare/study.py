@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from comet import __version__
 from comet.compare import cost, growth, isolation, life
 from comet.compare.bed import SETTINGS, Bed
@@ -101,6 +103,7 @@ def brought_up(folder: Path, tell: Tell) -> Iterator[dict[Kind, Bed]]:
     """Both beds, running; taken down at the end."""
     connect()  # Before anything is made: the one line that says what is wrong with the engine.
     with contextlib.ExitStack() as undo:
+        sweep()
         undo.callback(sweep)
         beds: dict[Kind, Bed] = {}
         for kind in KINDS:
@@ -112,9 +115,12 @@ def brought_up(folder: Path, tell: Tell) -> Iterator[dict[Kind, Bed]]:
 
 
 def sweep() -> None:
-    """Remove what is left of the comparison's own containers: one whose making was interrupted is known to nobody else."""
+    """Remove what is left of the containers of this comparison, and of others that ended before they could: nobody else knows them."""
     api = connect().api
-    for row in api.containers(all=True, filters={"label": [f"{name}={value}" for name, value in isolation.LABELS.items()]}):
+    for row in api.containers(all=True, filters={"label": isolation.LABEL}):
+        owner = int(row["Labels"][isolation.LABEL])
+        if owner != os.getpid() and psutil.pid_exists(owner):
+            continue
         with contextlib.suppress(OSError):  # Gone already.
             api.remove_container(row["Id"], force=True, v=True)
 

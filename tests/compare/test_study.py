@@ -193,3 +193,22 @@ def test_bad_usage_is_one_line_before_anything_starts(words: list[str], tmp_path
         check=False,
     )
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+
+
+def test_what_a_killed_comparison_left_goes_with_the_next_and_a_living_ones_stays() -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    with contextlib.closing(docker.from_env()) as engine:
+        image = engine.images.list(filters={"label": "comet.image=worker"})[0]
+        made = {
+            owner: engine.containers.create(image, labels={isolation.LABEL: str(owner), "comet.test": str(os.getpid())})
+            for owner in (gone.pid, os.getppid())
+        }
+        try:
+            study.sweep()
+            left = engine.containers.list(all=True, filters={"label": f"comet.test={os.getpid()}"})
+            assert [each.id for each in left] == [made[os.getppid()].id]
+        finally:
+            for each in made.values():
+                with contextlib.suppress(docker.errors.NotFound):
+                    each.remove(force=True)
