@@ -5,7 +5,8 @@ Load balancers that log are made of these two classes instead of those they exte
 request is given an `X-Request-Id` if it brings none, and is logged under it; `traceparent` (W3C Trace Context) passes as it came, as
 every field does that is not ours, and its trace id is noted.
 
-`worker` is who answered or, where nobody did, who was asked last. Times are in ms: `wait` from the complete head to the request's way to
+`worker` is who answered or, where nobody did, who was asked last; `retries` counts how often the request was begun anew, as the counter of
+that name does. Times are in ms: `wait` from the complete head to the request's way to
 that worker (queue, connecting, attempts that failed), `worker` from there to the first byte of the answer, `total` to its last. An
 answer that came whole in one read has `worker` up to its end.
 
@@ -82,7 +83,7 @@ class AccessLog:
 class LoggedDownstream(Downstream):
     """A client connection whose exchanges are logged."""
 
-    __slots__ = ("_address", "_log", "asked", "first_at", "request_id", "sent_at")
+    __slots__ = ("_address", "_log", "asked", "first_at", "repeated", "request_id", "sent_at")
 
     def __init__(self, proxy: "LoggedProxy") -> None:
         super().__init__(proxy)
@@ -103,6 +104,7 @@ class LoggedDownstream(Downstream):
         self.tail = self._address + (b"\r\n\r\n" if found is not None else b"\r\nX-Request-Id: " + self.request_id + b"\r\n\r\n")
         self.sent_at = self.first_at = 0.0
         self.asked: str | None = None
+        self.repeated = 0  # times, those that no budget counts too
         super()._begin(head, prefix, size)
 
     def request_started(self, now: float) -> None:
@@ -125,6 +127,11 @@ class LoggedProxy(Proxy):
         super().__init__(loop, settings, counters, local_host)
         assert settings.access_log is not None
         self.access = AccessLog(loop, settings.access_log)
+
+    def dispatch(self, client: Downstream) -> None:
+        assert isinstance(client, LoggedDownstream)
+        client.repeated += 1
+        super().dispatch(client)
 
     def answered(self, connection: UpstreamConnection, client: Downstream, status: int, size: int) -> None:
         self.log(client, status, connection.upstream.name)
@@ -158,7 +165,7 @@ class LoggedProxy(Proxy):
                 "target": rest.rpartition(b" ")[0].decode("latin-1"),
                 "status": status,
                 "worker": worker,
-                "retries": client.repeats,
+                "retries": client.repeated,
                 "wait_ms": round((sent - client.started) * 1000, 3),
                 "worker_ms": round(((client.first_at or now) - sent) * 1000, 3),
                 "total_ms": round((now - client.started) * 1000, 3),

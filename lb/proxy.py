@@ -112,7 +112,7 @@ class Proxy:
             self._assign(client, upstream)
 
     def dispatch(self, client: Downstream) -> None:
-        """Find an upstream that the client's request was not sent to yet."""
+        """Find an upstream for a repeat: another one, or the same by a connection that was not in use before."""
         upstream = self.pool.pick(client.tried)
         if upstream is None:
             self._wait_or_fail(client)

@@ -67,6 +67,23 @@ def test_a_repeat_is_told_with_who_answered_in_the_end(tmp_path: Path) -> None:
         assert ids(workers[0].requests[0]) == ids(workers[1].requests[0]) == [record["request_id"]]
 
 
+def test_a_repeat_after_the_end_of_a_used_connection_is_told_too(tmp_path: Path) -> None:
+    """Whoever compares the log with what workers processed needs every repeat, also those that no budget counts."""
+
+    def second_time_deaf(connection: WorkerConnection, request: bytes) -> None:
+        if len(connection.worker.requests) == 2:
+            connection.sock.close()
+        else:
+            connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    path = tmp_path / "access.log"
+    with cluster(second_time_deaf, access_log=str(path)) as (lb, (worker,)), lb.connect() as client:
+        assert [client.ask(GET).status for _ in range(2)] == [200, 200]
+        assert [record["retries"] for record in lines(path, 2)] == [0, 1]
+        assert len(worker.requests) == 3
+        assert lb.count("retries") == 1
+
+
 def test_times_say_where_a_request_spent_its_life(tmp_path: Path) -> None:
     def slow(connection: WorkerConnection, request: bytes) -> None:
         time.sleep(0.2)
