@@ -5,10 +5,10 @@ Load balancers that log are made of these two classes instead of those they exte
 request is given an `X-Request-Id` if it brings none, and is logged under it; `traceparent` (W3C Trace Context) passes as it came, as
 every field does that is not ours, and its trace id is noted.
 
-`worker` is who answered or, where nobody did, who was asked last; `retries` counts how often the request was begun anew, as the counter of
-that name does. Times are in ms: `wait` from the complete head to the request's way to
-that worker (queue, connecting, attempts that failed), `worker` from there to the first byte of the answer, `total` to its last. An
-answer that came whole in one read has `worker` up to its end.
+`worker` is who answered or, where nobody did, who was asked last; `retries` counts how often the request was begun anew, as the counter
+of that name does. Times are in ms: `wait` from the complete head to the request's way to that worker (queue, connecting, attempts that
+failed), `worker` from there to the first byte of the answer, `total` to its last. An answer that came whole in one read has `worker` up
+to its end.
 
 Lines are written four times a second at the most, in the loop: the page cache takes them without a wait. Two files bound what is kept;
 a full disk costs lines, never an exchange.
