@@ -50,7 +50,8 @@ class Fleet:
         self._sampler = Sampler()
         self._sampling = asyncio.Lock()
         self._watching: asyncio.TimerHandle | None = None
-        self._balancers: dict[str, None] = {}
+        # What one counted of the workers stays counted when it is no more, whoever was the supervisor then.
+        self._balancers = dict.fromkeys(traffic.names(cluster))
         self._unwritable = False
         self.meter = Meter()
         self._faults: Mapping[str, dict[str, Any]] = {}

@@ -1,8 +1,9 @@
 """The metrics for Prometheus: one more rendering of the picture, by Prometheus's own client library.
 
 Names follow https://prometheus.io/docs/practices/naming/: base units (seconds, bytes), `_total` for what only grows. Counts come from
-the load balancers' files, which outlive their writers, so they never go back while a cluster runs; a new `run` begins at zero, which
-Prometheus takes for a restart. Histograms carry the bounds of `comet.rates` and `comet.recoveries`.
+the load balancers' files and from `comet.checkpoint`, which outlive their writers: they never go back while a cluster runs, whichever
+supervisor it has. After a `stop` a new `run` begins at zero, which Prometheus takes for a restart. Histograms carry the bounds of
+`comet.rates` and `comet.recoveries`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
