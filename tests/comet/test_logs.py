@@ -150,7 +150,7 @@ def test_followed_logs_tell_it_as_it_happens(make_house: Callable[..., House], r
                 for life in (1, 2):
                     killed(house, name)
 
-                    def told(life: int = life) -> bool:
+                    def told(life: int = life, read: Callable[[], str] = read) -> bool:
                         lines = read().splitlines()
                         return len(ends(lines)) == life and ends(lines)[-1][0] < len(lines) - 1
 
