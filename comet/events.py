@@ -36,7 +36,7 @@ def exit_text(code: int | None, signal: str | None, oom: bool = False) -> str:
 
 def _exited(record: Mapping[str, Any]) -> str:
     noticed = record.get("detect_ms")
-    tail = "" if noticed is None else f", noticed after {noticed:g} ms"
+    tail = "" if noticed is None else f", noticed after {round(noticed, 1):g} ms"
     return f"exited: {exit_text(record.get('code'), record.get('signal'), bool(record.get('oom')))}{tail}"
 
 

@@ -13,13 +13,12 @@ from math import inf
 
 from comet import journal
 from comet.cluster import Cluster
-from comet.wallclock import iso, parse
+from comet.wallclock import parse
 
 
 def text(record: journal.Record) -> str:
     """The line for a record of `replica_exited`."""
-    noticed, ago_ms = parse(str(record.get("at"))), record.get("detect_ms")
-    died = record.get("at") if noticed is None or ago_ms is None else iso(noticed - ago_ms / 1000)
+    died = record.get("died_at") or record.get("at")
     code, signal = record.get("code"), record.get("signal")
     if signal is None and code is None:
         return f"-- {record.get('replica')} exited at {died}, nobody could read how --"
