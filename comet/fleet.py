@@ -29,7 +29,7 @@ from comet.router import Router
 from comet.snapshot import FleetSnapshot, SupervisorRow, Traffic, Usage, edges, last_exit, rows, total
 from comet.statefile import Record, StateFile
 from comet.supervise import Enlisted, Supervisor, located
-from comet.usage import Sampler
+from comet.usage import SUPERVISOR, Sampler
 from lb.settings import UP
 
 LOOK_PAUSE = 1.0
@@ -145,7 +145,7 @@ class Fleet:
         """The cluster as it is; CPU and memory are read for it, off the loop."""
         replicas = dict(self.supervisor.replicas)
         async with self._sampling:
-            pids = {name: replica.pid for name, replica in replicas.items()}
+            pids = {name: replica.pid for name, replica in replicas.items()} | {SUPERVISOR: os.getpid()}
             if not self._sampler.knows(pids):
                 await asyncio.to_thread(self._sampler.sample, pids)
                 await asyncio.sleep(FIRST_LOOK)
@@ -158,7 +158,7 @@ class Fleet:
         replicas = self.supervisor.replicas
         seen, views = self._look(now), self.router.views()
         carried = {name: self._traffic(replica, seen, views) for name, replica in replicas.items()}
-        me = SupervisorRow(os.getpid(), True, round(now - self._started, 1), __version__)
+        me = SupervisorRow(os.getpid(), True, round(now - self._started, 1), __version__, **vars((usage or {}).get(SUPERVISOR, Usage())))
         shown = rows(replicas.values(), now, usage or {}, carried)
         words = {spec.name: None if spec.state == UP else spec.state for spec in self.router.table}
         balancers = [row.name for row in shown if row.role == "lb"]

@@ -68,10 +68,14 @@ class Row:
 
 @dataclass(frozen=True)
 class SupervisorRow:
+    """The supervisor itself, without what it has started."""
+
     pid: int | None
     running: bool
     uptime_s: float | None
     version: str
+    cpu_percent: float | None = None
+    memory_bytes: int | None = None
 
 
 @dataclass(frozen=True)
