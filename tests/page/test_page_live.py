@@ -13,20 +13,12 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.integration.clusters import House, eventually, free_ports
 from tests.page.figures import differences, shown
-from tests.page.stage import WIDE, Watched, opened
+from tests.page.stage import WATCH, WIDE, Watched, opened
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
 PAUSE = 0.03
 """Seconds between two requests of the traffic that is looked at."""
-
-WATCH = """name => {
-    window.seenAt = null;
-    const news = document.getElementById("news");
-    const died = item => item.dataset.event === "replica_exited" && item.innerText.includes(name);
-    new MutationObserver(() => { if ([...news.children].some(died)) window.seenAt ??= Date.now(); }).observe(news, {childList: true});
-}"""
-"""Note in the page when it first shows that a replica died."""
 
 
 @pytest.fixture(scope="module")
