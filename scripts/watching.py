@@ -8,6 +8,7 @@ the admin server take within SECONDS (30), with the page closed and open. Needs 
 """
 
 import os
+import random
 import re
 import signal
 import statistics
@@ -66,12 +67,13 @@ def victims(of: House, kills: int) -> Iterator[tuple[str, int]]:
 def until_on_the_page(of: House, browser: Browser, kills: int) -> list[float]:
     """Milliseconds from each kill to the death among the page's events."""
     took = []
-    for name, pid in victims(of, kills):
-        with page_of(of, browser) as watched:
+    with page_of(of, browser) as watched:
+        for name, pid in victims(of, kills):
             watched.page.evaluate(WATCH, name)
+            time.sleep(random.random())  # Anywhere between two of the page's questions.
             killed = time.time() * 1000
             os.kill(pid, signal.SIGKILL)
-            eventually(lambda watched=watched: watched.page.evaluate("window.seenAt"), 30, f"the death of {name}")
+            eventually(lambda: watched.page.evaluate("window.seenAt"), 30, f"the death of {name}")
             took.append(watched.page.evaluate("window.seenAt") - killed)
     return took
 
@@ -83,6 +85,7 @@ def until_on_the_board(of: House, kills: int) -> list[float]:
         shown.shows("LAST EVENTS")
         for name, pid in victims(of, kills):
             before = len(re.findall(rf"{name} +exited", shown.text))
+            time.sleep(random.random())
             os.kill(pid, signal.SIGKILL)
             killed = time.monotonic()
             shown.shows(lambda text, name=name, before=before: len(re.findall(rf"{name} +exited", text)) > before)

@@ -33,7 +33,9 @@ WATCH = """name => {
     const news = document.getElementById("news");
     const known = new Set(news.children);
     const died = item => item.dataset.event === "replica_exited" && item.innerText.includes(name) && !known.has(item);
-    new MutationObserver(() => { if ([...news.children].some(died)) window.seenAt ??= Date.now(); }).observe(news, {childList: true});
+    window.deaths?.disconnect();
+    window.deaths = new MutationObserver(() => { if ([...news.children].some(died)) window.seenAt ??= Date.now(); });
+    window.deaths.observe(news, {childList: true});
 }"""
 """Note in the page when it first shows a death of a replica that it does not show yet."""
 

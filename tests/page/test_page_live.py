@@ -87,7 +87,7 @@ def do(page: Page, what: str, fill: Callable[[], None] = lambda: None) -> None:
 def test_what_is_shown_is_what_ps_says(watched: Watched, house: House) -> None:
     agree(watched, house)
     assert watched.page.locator("#identity").inner_text().startswith(f"supervisor PID {house.supervisor_pid()}")
-    expect(watched.page.locator("#identity")).to_contain_text(re.compile(r"[0-9.]+ % CPU · [0-9]+ MiB"), timeout=10_000)
+    expect(watched.page.locator("#costs")).to_contain_text(re.compile(r"[0-9.]+ % CPU · [0-9]+ MiB"), timeout=10_000)
     with traffic(house):
         busy = eventually(lambda: min(row["requests_per_s"] for row in house.replicas().values()) > 1 and house.replicas(), what="traffic")
         assert all(row["p50_ms"] and row["p99_ms"] for row in busy.values())

@@ -64,7 +64,8 @@ function summary() {
   }
   text(box.querySelector(".word"), word);
   text(box.querySelector(".more"), more);
-  text(byId("identity"), `supervisor PID ${supervisor.pid} · up ${span(supervisor.uptime_s)} · ${percent(supervisor.cpu_percent)} CPU · ${bytes(supervisor.memory_bytes)} · version ${supervisor.version}`);
+  text(byId("identity"), `supervisor PID ${supervisor.pid} · up ${span(supervisor.uptime_s)}`);
+  text(byId("costs"), ` · ${percent(supervisor.cpu_percent)} CPU · ${bytes(supervisor.memory_bytes)} · version ${supervisor.version}`);
   set(byId("pulse"), { "data-level": "good" });
   text(byId("pulse-text"), "live");
   byId("pulse").firstElementChild.classList.toggle("on");
