@@ -51,6 +51,6 @@ class Watcher:
         except UserError:  # A supervisor of another version.
             return once(self._cluster)
         usage = self._sampler.sample({row.name: row.pid for row in told.replicas} | {SUPERVISOR: told.supervisor.pid})
-        me = replace(told.supervisor, **vars(usage.get(SUPERVISOR, Usage())))
+        me = replace(told.supervisor, memory_bytes=usage.get(SUPERVISOR, Usage()).memory_bytes)
         rows = tuple(replace(row, **vars(usage.get(row.name, Usage()))) for row in told.replicas)
         return replace(told, supervisor=me, replicas=rows)

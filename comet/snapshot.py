@@ -68,7 +68,7 @@ class Row:
 
 @dataclass(frozen=True)
 class SupervisorRow:
-    """The supervisor itself, without what it has started."""
+    """The supervisor itself, without what it has started. Its CPU's share is of the last seconds, as it measures it itself."""
 
     pid: int | None
     running: bool

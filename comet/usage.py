@@ -1,7 +1,7 @@
 """CPU and memory of the replicas, by psutil, from one pass over the process table however many replicas there are.
 
-A container's main process is its init, whose child does the work: what counts is the whole tree below a replica's PID. Of the
-supervisor, whose children are replicas, only itself counts. CPU is the share of one core since the last look.
+A container's main process is its init, whose child does the work: what counts is the whole tree below a replica's PID. CPU is the
+share of one core since the last look. Of the supervisor, whose children are replicas, only itself counts; its share it tells itself.
 """
 
 import time

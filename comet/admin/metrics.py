@@ -60,7 +60,7 @@ def _supervisor(me: SupervisorRow) -> Iterator[Metric]:
         yield GaugeMetricFamily("comet_supervisor_memory_bytes", "Resident memory of the supervisor itself.", value=me.memory_bytes)
     ratio = _ratio(me.cpu_percent)
     if ratio is not None:
-        yield GaugeMetricFamily("comet_supervisor_cpu_ratio", "Its share of one core since the last look.", value=ratio)
+        yield GaugeMetricFamily("comet_supervisor_cpu_ratio", "Its share of one core in the last seconds.", value=ratio)
 
 
 def _replicas(rows: Iterable[Row]) -> Iterator[Metric]:

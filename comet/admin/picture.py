@@ -116,7 +116,7 @@ class Picture:
         return {**self._with_usage(cluster), "silent_s": silent, "events": list(self._events)[-SHOWN:], "history": columns(self._samples)}
 
     def _with_usage(self, cluster: dict[str, Any]) -> dict[str, Any]:
-        me = {**cluster["supervisor"], **asdict(self._usage.get(SUPERVISOR, Usage()))}
+        me = {**cluster["supervisor"], "memory_bytes": self._usage.get(SUPERVISOR, Usage()).memory_bytes}
         replicas = [{**row, **asdict(self._usage.get(row["name"], Usage()))} for row in cluster["replicas"]]
         return {**cluster, "supervisor": me, "replicas": replicas}
 

@@ -46,7 +46,7 @@ def test_it_tells_what_the_picture_shows() -> None:
     assert told["comet_replica_restarts_total", (("reason", "killed"), ("replica", "lb-0"))] == 1
     assert told["comet_recovery_duration_seconds_sum", (("kind", "process"),)] == 0.015
     assert told["comet_replica_cpu_ratio", (("replica", "lb-0"), ("role", "lb"))] == 0.015
-    assert told["comet_supervisor_cpu_ratio", ()] == 0.015
+    assert told["comet_supervisor_cpu_ratio", ()] == 0.005
     assert told["comet_supervisor_memory_bytes", ()] == 2048
     assert told["comet_edge_healthy", (("lb", "lb-0"), ("worker", "worker-0"))] == 1
 
