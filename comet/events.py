@@ -36,7 +36,7 @@ def exit_text(code: int | None, signal: str | None, oom: bool = False) -> str:
 
 def _exited(record: Mapping[str, Any]) -> str:
     noticed = record.get("detect_ms")
-    tail = "" if noticed is None else f", noticed after {noticed:g} ms"
+    tail = "" if noticed is None else f", noticed after {round(noticed, 1):g} ms"
     return f"exited: {exit_text(record.get('code'), record.get('signal'), bool(record.get('oom')))}{tail}"
 
 
@@ -44,8 +44,18 @@ def _timeline(record: Mapping[str, Any]) -> str:
     steps = record.get("timeline_ms")
     if not steps:
         return ""
-    (first, _), *rest = steps.items()
-    return f" ({', '.join(f'{name} {at:g}' for name, at in rest)} ms after it {'died' if first == 'died' else 'was found dead'})"
+    _, *rest = steps.items()
+    return f" ({', '.join(f'{name} {at:g}' for name, at in rest)} {_since(steps)})"
+
+
+def _answered(record: Mapping[str, Any]) -> str:
+    """The steps before it were told when it was ready."""
+    steps = record.get("timeline_ms")
+    return f"answers again, {list(steps.values())[-1]:g} {_since(steps)}" if steps else "answers again"
+
+
+def _since(steps: Mapping[str, float]) -> str:
+    return f"ms after it {'died' if next(iter(steps)) == 'died' else 'was found dead'}"
 
 
 def _faults(record: Mapping[str, Any]) -> str:
@@ -67,7 +77,7 @@ def _first_line(text: Any) -> str:
 _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "replica_starting": lambda _: "starting",
     "replica_ready": lambda record: f"ready after {record.get('start_ms', 0):g} ms{_timeline(record)}",
-    "first_answer": lambda record: f"answers again{_timeline(record)}",
+    "first_answer": _answered,
     "replica_unhealthy": lambda record: f"unhealthy: {record.get('reason', '')}",
     "replica_healthy": lambda record: "healthy again",
     "replica_exited": _exited,

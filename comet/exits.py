@@ -3,7 +3,7 @@
 from signal import Signals
 
 from comet.replica import Exit
-from comet.wallclock import parse
+from comet.wallclock import iso, parse
 
 
 def of_container(code: int | None, at: str, noticed: float, oom: bool = False) -> Exit:
@@ -11,7 +11,7 @@ def of_container(code: int | None, at: str, noticed: float, oom: bool = False) -
     known), `noticed` the wall time at which it was heard of."""
     ended = parse(at)
     detect_ms = None if ended is None else round(max(0.0, noticed - ended) * 1000, 1)
-    return Exit(code=code, signal=_signal(code), oom=oom, at=at if ended is not None else None, detect_ms=detect_ms)
+    return Exit(code=code, signal=_signal(code), oom=oom, at=iso(ended) if ended is not None else None, detect_ms=detect_ms)
 
 
 def _signal(code: int | None) -> str | None:

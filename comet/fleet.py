@@ -3,6 +3,7 @@
 import asyncio
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
@@ -23,13 +24,13 @@ from comet.events import Event
 from comet.listeners import Listeners
 from comet.lookout import Lookout
 from comet.probe import Prober
-from comet.rates import Counted, Look, Meter, Sample
+from comet.rates import WINDOW, Counted, Look, Meter, Sample
 from comet.replica import Replica, public_name
 from comet.router import Router
 from comet.snapshot import FleetSnapshot, SupervisorRow, Traffic, Usage, edges, last_exit, rows, total
 from comet.statefile import Record, StateFile
 from comet.supervise import Enlisted, Supervisor, located
-from comet.usage import Sampler
+from comet.usage import SUPERVISOR, Sampler
 from lb.settings import UP
 
 LOOK_PAUSE = 1.0
@@ -50,8 +51,10 @@ class Fleet:
         self._sampler = Sampler()
         self._sampling = asyncio.Lock()
         self._watching: asyncio.TimerHandle | None = None
-        self._balancers: dict[str, None] = {}
+        # What one counted of the workers stays counted when it is no more, whoever was the supervisor then.
+        self._balancers = dict.fromkeys(traffic.names(cluster))
         self._unwritable = False
+        self._spent: deque[tuple[float, float]] = deque(maxlen=WINDOW + 1)
         self.meter = Meter()
         self._faults: Mapping[str, dict[str, Any]] = {}
         self.faults_of: Callable[[list[str]], Mapping[str, dict[str, Any]]] = lambda names: {}
@@ -144,7 +147,7 @@ class Fleet:
         """The cluster as it is; CPU and memory are read for it, off the loop."""
         replicas = dict(self.supervisor.replicas)
         async with self._sampling:
-            pids = {name: replica.pid for name, replica in replicas.items()}
+            pids = {name: replica.pid for name, replica in replicas.items()} | {SUPERVISOR: os.getpid()}
             if not self._sampler.knows(pids):
                 await asyncio.to_thread(self._sampler.sample, pids)
                 await asyncio.sleep(FIRST_LOOK)
@@ -157,7 +160,8 @@ class Fleet:
         replicas = self.supervisor.replicas
         seen, views = self._look(now), self.router.views()
         carried = {name: self._traffic(replica, seen, views) for name, replica in replicas.items()}
-        me = SupervisorRow(os.getpid(), True, round(now - self._started, 1), __version__)
+        memory = (usage or {}).get(SUPERVISOR, Usage()).memory_bytes
+        me = SupervisorRow(os.getpid(), True, round(now - self._started, 1), __version__, self._own_share(), memory)
         shown = rows(replicas.values(), now, usage or {}, carried)
         words = {spec.name: None if spec.state == UP else spec.state for spec in self.router.table}
         balancers = [row.name for row in shown if row.role == "lb"]
@@ -167,6 +171,7 @@ class Fleet:
         """Look at the traffic, and for what goes wrong around us, every second from now on."""
         self._watching = self._loop.call_later(LOOK_PAUSE, self.watch)
         self.lookout.look()
+        self._spent.append((time.monotonic(), time.process_time()))
         workers = [name for name, replica in self.supervisor.replicas.items() if replica.spec.role == "worker"]
         self._faults = self.faults_of(workers)
         sample = self.meter.add(self._look(time.monotonic()), time.time())
@@ -182,6 +187,13 @@ class Fleet:
             driver.close()
         self.router.close()
         self.listeners.close()
+
+    def _own_share(self) -> float | None:
+        """Percent of a core that this process took in the last seconds. A look at the process table would tell of its own cost first."""
+        if len(self._spent) < 2:
+            return None
+        (began, before), (ended, after) = self._spent[0], self._spent[-1]
+        return round(100 * (after - before) / (ended - began), 1)
 
     def _look(self, now: float) -> Look:
         """What the load balancers counted, also under names that are no more."""

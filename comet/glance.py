@@ -11,7 +11,7 @@ from comet.cluster import Cluster, Lock
 from comet.control import Silent, call
 from comet.errors import UserError
 from comet.snapshot import FleetSnapshot, SupervisorRow, Usage, from_dict
-from comet.usage import Sampler
+from comet.usage import SUPERVISOR, Sampler
 
 TIMEOUT = 3.0
 """Seconds that a supervisor has for its answer."""
@@ -50,6 +50,7 @@ class Watcher:
             return without_answer(self._cluster)
         except UserError:  # A supervisor of another version.
             return once(self._cluster)
-        usage = self._sampler.sample({row.name: row.pid for row in told.replicas})
+        usage = self._sampler.sample({row.name: row.pid for row in told.replicas} | {SUPERVISOR: told.supervisor.pid})
+        me = replace(told.supervisor, memory_bytes=usage.get(SUPERVISOR, Usage()).memory_bytes)
         rows = tuple(replace(row, **vars(usage.get(row.name, Usage()))) for row in told.replicas)
-        return replace(told, replicas=rows)
+        return replace(told, supervisor=me, replicas=rows)

@@ -40,7 +40,7 @@ class Journal:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         _end_torn_line(path, self._file)
         self._lost = 0
-        self.recent: deque[Record] = deque(last(path, RECENT), maxlen=RECENT)
+        self.recent: deque[Record] = deque([*last(aside(path), RECENT), *last(path, RECENT)], maxlen=RECENT)
         self._number = max((number(record) for record in self.recent), default=0)
         self.listeners: list[Callable[[Record], None]] = []
 
@@ -79,10 +79,15 @@ class Journal:
             self._lost = 0
 
     def _rotate(self) -> None:
-        os.replace(self._path, self._path.with_name(f"{self._path.name}.1"))
+        os.replace(self._path, aside(self._path))
         fresh = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         os.close(self._file)
         self._file = fresh
+
+
+def aside(path: Path) -> Path:
+    """Where a journal is put when it has grown."""
+    return path.with_name(f"{path.name}.1")
 
 
 def _end_torn_line(path: Path, file: int) -> None:

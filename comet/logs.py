@@ -1,9 +1,11 @@
-"""What replicas print: a process's in `.comet/logs/NAME.log`, a container's with the engine (bounded there by its log options)."""
+"""What replicas print: a process's in `.comet/logs/NAME.log`, a container's with the engine (bounded there by its log options). Between
+the lives stands how each of them ended (`comet.farewells`)."""
 
 import contextlib
 import os
 import time
 from collections.abc import Iterator
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,15 @@ from comet.cluster import Cluster, Lock
 from comet.drivers import manager
 from comet.drivers.container import ENGINE_ERRORS, container_name
 from comet.errors import UserError
+from comet.farewells import Farewells
 from comet.statefile import StateFile
 from comet.wallclock import parse
 
 POLL_PAUSE = 0.2
 """Seconds between two looks at a file that is followed."""
+
+Stamped = tuple[str, str]
+"""A line after the engine's time, which is of a width that lets it be compared as text."""
 
 
 def tail(cluster: Cluster, name: str, kind: str, count: int) -> list[str]:
@@ -40,37 +46,64 @@ def lines(cluster: Cluster, name: str, kind: str, count: int, follow: bool) -> I
 
 def _from_engine(cluster: Cluster, name: str, count: int, follow: bool) -> Iterator[str]:
     """The engine ends a log with its container: it is followed into the next life of the container as long as a supervisor sees to one."""
-    container, last = container_name(cluster.id or "", name), ""
+    container, ends = container_name(cluster.id or "", name), Farewells(cluster, name)
     client = engine.connect()
     try:
-        for stamp, line in _stamped(client, container, follow, tail=count):
-            last = stamp
-            yield line
-        while follow and Lock(cluster).holder() is not None:
-            time.sleep(POLL_PAUSE)
+        past = list(_stamped(client, container, follow=False, tail=count + 1))
+        yield from _past(past, count, ends)
+        last = past[-1][0] if past else ""
+        while follow:
+            since = max(1.0, (parse(last) or 0.0) - 1)
             with contextlib.suppress(docker.errors.NotFound):  # It is being replaced.
-                for stamp, line in _stamped(client, container, follow, tail="all", since=max(1.0, (parse(last) or 0.0) - 1)):
+                begun = False
+                for stamp, line in _stamped(client, container, follow=True, tail="all", since=since):
                     if stamp > last:
-                        last = stamp
+                        if not begun:
+                            ends.look()
+                        last, begun = stamp, True
+                        yield from ends.until(parse(stamp) or 0.0)
                         yield line
+            yield from ends.now()
+            if Lock(cluster).holder() is None:
+                return
+            time.sleep(POLL_PAUSE)
     except ENGINE_ERRORS as error:
         raise UserError(f"{name}: its container's log cannot be read: {' '.join(str(error).split())}") from None
     finally:
         client.close()
 
 
+def _past(lines: list[Stamped], count: int, ends: Farewells) -> Iterator[str]:
+    """The last `count` of `lines`, which are one more where there are, with the ends of lives between them, and after them. Where
+    there are no more, also how the life ended whose output is gone with its container."""
+    shown = lines[-count:] if count else []
+    first = parse(shown[0][0]) if shown else None
+    ends.forget_before(inf if first is None else first, but_last=len(lines) <= count)
+    for stamp, line in shown:
+        yield from ends.until(parse(stamp) or 0.0)
+        yield line
+    yield from ends.now()
+
+
 def _from_swarm(cluster: Cluster, name: str, count: int, follow: bool) -> Iterator[str]:
     """From the node that the replica's task runs on; followed into the tasks after it, as long as a supervisor sees to the cluster."""
-    client, task = engine.connect_manager(), None
+    client, ends = engine.connect_manager(), Farewells(cluster, name)
     try:
-        while True:
-            former, task = task, _task_of(cluster, client, name)
+        manages = manager.Manager(client, cluster.id or "")
+        task, former = _task_of(cluster, client, name), None
+        past = list(manages.log(task, follow=False, tail=count + 1)) if task is not None else []
+        yield from _past(past, count, ends)
+        last = past[-1][0] if past else ""
+        while follow:
             if task is not None and task != former:
-                for _, line in manager.Manager(client, cluster.id or "").log(task, follow, tail=count if former is None else "all"):
-                    yield line
-            if not follow or Lock(cluster).holder() is None:
+                # Each task has a log, and a machine with a clock, of its own.
+                yield from (line for stamp, line in manages.log(task, follow=True, tail="all") if stamp > last)
+                former, last = task, ""
+            yield from ends.now()
+            if Lock(cluster).holder() is None:
                 return
             time.sleep(POLL_PAUSE)
+            task = _task_of(cluster, client, name)
     except ENGINE_ERRORS as error:
         raise UserError(f"{name}: its task's log cannot be read: {manager.told(error)}") from None
     finally:
@@ -84,8 +117,7 @@ def _task_of(cluster: Cluster, client: docker.DockerClient, name: str) -> str | 
     return next((task.id for task in tasks if record is not None and task.container == record.id), None)
 
 
-def _stamped(client: docker.DockerClient, container: str, follow: bool, **limits: Any) -> Iterator[tuple[str, str]]:
-    """Each line with the engine's time, of a width that lets it be compared as text."""
+def _stamped(client: docker.DockerClient, container: str, follow: bool, **limits: Any) -> Iterator[Stamped]:
     rest = b""
     for chunk in client.api.logs(container, stream=True, follow=follow, timestamps=True, **limits):
         *whole, rest = (rest + chunk).split(b"\n")

@@ -74,6 +74,9 @@ class Look:
     total: Counted
 
 
+NOTHING = Look(0.0, {}, {}, Counted())
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One second of the time line. `at` is its end in seconds since the epoch; `replicas` has requests/s and errors/s by name."""
@@ -90,11 +93,13 @@ class Meter:
 
     looks: deque[Look] = field(default_factory=lambda: deque(maxlen=WINDOW + 1))
     samples: deque[Sample] = field(default_factory=lambda: deque(maxlen=KEPT))
+    latest: Look = field(default_factory=lambda: NOTHING)
 
     def add(self, look: Look, wall: float) -> Sample | None:
         """Take in a look at the wall time `wall`; the sample of the time since the last one."""
         former = self.looks[-1] if self.looks else None
         self.looks.append(look)
+        self.latest = look
         if former is None or look.at <= former.at:
             return None
         span = look.at - former.at
@@ -104,7 +109,7 @@ class Meter:
         return self.samples[-1]
 
     def begin_anew(self) -> None:
-        """Whatever the next look shows was counted earlier; rates begin with the one after it."""
+        """Whatever the next look shows was counted earlier; rates begin with the one after it. The counts themselves stay."""
         self.looks.clear()
 
     def of(self, name: str) -> Rates:
@@ -123,8 +128,7 @@ class Meter:
         return rates(first.total, last.total, last.at - first.at)
 
     def _ends(self) -> tuple[Look, Look]:
-        nothing = Look(0.0, {}, {}, Counted())
-        return (self.looks[0], self.looks[-1]) if self.looks else (nothing, nothing)
+        return (self.looks[0], self.looks[-1]) if self.looks else (NOTHING, NOTHING)
 
 
 def look(at: float, replicas: Mapping[str, Counted], edges: Mapping[tuple[str, str], Counted]) -> Look:

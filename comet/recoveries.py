@@ -21,7 +21,7 @@ REASONS = ("killed", "crashed", "out of memory", "unhealthy", "start failed", "u
 
 
 class Recoveries:
-    """The deaths and returns of one supervisor's time."""
+    """The deaths and returns of a cluster's time, whatever supervisors it had."""
 
     def __init__(self) -> None:
         self.restarts: dict[str, Counter[str]] = {}
@@ -36,13 +36,15 @@ class Recoveries:
         """Take in a record of the journal."""
         name = str(record.get("replica") or "")
         match record.get("event"):
+            case "supervisor_started":
+                self._sick.clear()  # It sees for itself.
             case "replica_unhealthy":
                 self._sick.add(name)
             case "replica_healthy":
                 self._sick.discard(name)
             case "replica_exited":
                 self._reason[name] = "unhealthy" if name in self._sick else reason(record)
-                self._exit[name] = record
+                self._exit[name] = {"signal": record.get("signal"), "code": record.get("code")}
                 self._sick.discard(name)
             case "replica_start_failed":
                 self._reason[name] = "start failed"
@@ -81,6 +83,37 @@ class Recoveries:
             "times": {kind: {"counts": counts, "sum_s": round(self.seconds[kind], 6)} for kind, counts in self.times.items()},
             "recent": list(self.recent),
         }
+
+    def kept(self) -> dict[str, Any]:
+        """All of it as JSON, with what is under way, for `restored`."""
+        return {**self.as_dict(), "reasons": self._reason, "exits": self._exit}
+
+    @classmethod
+    def restored(cls, kept: Mapping[str, Any]) -> "Recoveries":
+        """What `kept` was made of. KeyError, TypeError, ValueError or AttributeError where it was made of something else."""
+        if kept["bounds_s"] != list(BOUNDS_S):
+            raise ValueError("a histogram with other bounds")
+        made = cls()
+        made.restarts = {str(name): Counter(_counts(reasons)) for name, reasons in kept["restarts"].items()}
+        for kind, each in kept["times"].items():
+            counts = [_count(count) for count in each["counts"]]
+            if len(counts) != len(BOUNDS_S) + 1:
+                raise ValueError("a histogram of another length")
+            made.times[str(kind)], made.seconds[str(kind)] = counts, float(each["sum_s"])
+        made.recent.extend(dict(recovery) for recovery in kept["recent"])
+        made._reason = {str(name): str(why) for name, why in kept["reasons"].items()}
+        made._exit = {str(name): dict(exit) for name, exit in kept["exits"].items()}
+        return made
+
+
+def _counts(reasons: Mapping[str, Any]) -> dict[str, int]:
+    return {str(why): _count(number) for why, number in reasons.items()}
+
+
+def _count(number: Any) -> int:
+    if not isinstance(number, int) or number < 0:
+        raise ValueError("not a count")
+    return number
 
 
 def reason(record: Record) -> str:

@@ -393,8 +393,8 @@ def event(name: str, replica: Replica, **fields: Any) -> Event:
 
 def exit_event(replica: Replica, exit: Exit) -> Event:
     fields: dict[str, Any] = {"code": exit.code, "signal": exit.signal, "oom": exit.oom}
-    if exit.detect_ms is not None:
-        fields["detect_ms"] = exit.detect_ms
+    fields |= {"died_at": exit.at} if exit.at is not None else {}
+    fields |= {"detect_ms": exit.detect_ms} if exit.detect_ms is not None else {}
     return event("replica_exited", replica, **fields)
 
 

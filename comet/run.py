@@ -16,7 +16,7 @@ from typing import Any
 
 import docker
 
-from comet import __version__, database, engine, expand, faultfiles, lastwords, orphans, reach, scalefile, secretfiles
+from comet import __version__, database, engine, expand, farewells, faultfiles, lastwords, orphans, reach, scalefile, secretfiles
 from comet.admin.desk import Desk
 from comet.cluster import Cluster, worker_owner
 from comet.config import PORT_KEYS, Config, port_ranges
@@ -68,6 +68,7 @@ class Run:
         self._had_terminal = _has_terminal()
         self._journal = Journal(cluster.path("events.jsonl"))
         self._journal.listeners.append(lambda record: self._show({"kind": "event", "record": record}))
+        self._journal.listeners.append(lambda record: farewells.note(cluster, record))
         self._loop = asyncio.get_running_loop()
         self._fleet = Fleet(self._loop, cluster, config, self._tell)
         self._control = ControlServer(cluster, self._handlers())

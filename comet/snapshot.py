@@ -68,10 +68,14 @@ class Row:
 
 @dataclass(frozen=True)
 class SupervisorRow:
+    """The supervisor itself, without what it has started. Its CPU's share is of the last seconds, as it measures it itself."""
+
     pid: int | None
     running: bool
     uptime_s: float | None
     version: str
+    cpu_percent: float | None = None
+    memory_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -199,7 +203,7 @@ def edges(
 ) -> tuple[Edge, ...]:
     """Every way from a load balancer to a worker. `workers` are those in rotation, each with why it is not to be used (None: it is),
     `views` what single load balancers find wrong with them."""
-    counted = meter.looks[-1].edges if meter.looks else {}
+    counted = meter.latest.edges
     return tuple(
         _edge(lb, worker, counted.get((lb, worker), Counted()), meter.along((lb, worker)), word or views.get(lb, {}).get(worker))
         for lb in balancers
@@ -214,7 +218,7 @@ def _edge(lb: str, worker: str, counted: Counted, rates: Rates, reason: str | No
 
 def total(meter: Meter) -> Total:
     """What the load balancers together do, by the last look at them."""
-    rates, counted = meter.total(), meter.looks[-1].total if meter.looks else Counted()
+    rates, counted = meter.total(), meter.latest.total
     figures = (rates.requests_per_s, rates.errors_per_s, rates.p50_ms, rates.p99_ms)
     return Total(*figures, counted.requests, counted.errors, counted.in_flight, counted.queued)
 

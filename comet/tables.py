@@ -10,7 +10,7 @@ from comet.events import exit_text
 from comet.faults import SETTINGS, UNITS
 from comet.listing import Column, Listing, listing
 from comet.progress import styled
-from comet.snapshot import FleetSnapshot, Row
+from comet.snapshot import FleetSnapshot, Row, SupervisorRow
 from comet.told import columns
 
 REPLICAS = {
@@ -45,7 +45,9 @@ def replicas(snapshot: FleetSnapshot) -> Listing:
     nodes = any(row.node is not None for row in snapshot.replicas)
     me = snapshot.supervisor
     state = _state("ready" if me.running else "stopped")
-    table.add_row("supervisor", "process", plain(me.pid), plain(me.pid), "-", state, "-", "-", "-", span(me.uptime_s), *["-"] * 6)
+    table.add_row(
+        "supervisor", "process", plain(me.pid), plain(me.pid), "-", state, "-", "-", "-", span(me.uptime_s), *_usage(me), *["-"] * 4
+    )
     for row in snapshot.replicas:
         table.add_row(
             row.name,
@@ -58,8 +60,7 @@ def replicas(snapshot: FleetSnapshot) -> Listing:
             str(row.restarts),
             _exit_of(row),
             span(row.uptime_s),
-            "-" if row.cpu_percent is None else f"{row.cpu_percent:.1f}%",
-            size(row.memory_bytes),
+            *_usage(row),
             rate(row.requests_per_s),
             milliseconds(row.p50_ms),
             milliseconds(row.p99_ms),
@@ -155,6 +156,11 @@ def event(record: Mapping[str, Any], short: bool = False) -> Text:
     line = Text(f"{at[:8]} " if short else f"{at}  ", style="dim")
     line.append(f"{subject:<10}  ", style="bold")
     return line + styled(sentence)
+
+
+def _usage(of: Row | SupervisorRow) -> tuple[str, str]:
+    """CPU and memory."""
+    return "-" if of.cpu_percent is None else f"{of.cpu_percent:.1f}%", size(of.memory_bytes)
 
 
 def span(seconds: float | None) -> str:

@@ -19,6 +19,11 @@ _LATENCIES = slice(EDGE_LATENCY, EDGE_LATENCY + LATENCY_BUCKETS)
 _INDEX = {name: FIELDS.index(name) for name in ("requests", "retries", "latency_us", "in_flight", "queued", "connections")}
 
 
+def names(cluster: Cluster) -> list[str]:
+    """The load balancers that have counted something, also those that are no more."""
+    return sorted({path.name.partition(".")[0] for path in cluster.path("run").glob("lb-*.counters")})
+
+
 def read(cluster: Cluster, names: Iterable[str], writing: Collection[str], now: float) -> Look:
     """A look at all that the load balancers of these names counted; `writing` are the files that have a writer."""
     balancers: dict[str, Counted] = {}

@@ -4,13 +4,15 @@ Everything here runs in the supervisor's loop. With `admin-port: 0` no desk is m
 """
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from comet.admin.keeper import Keeper, ensure_token
+from comet.admin.keeper import SETTLE, Keeper, ensure_token
 from comet.backoff import RestartPolicy
+from comet.checkpoint import NAME, Checkpoint
 from comet.cluster import Cluster
 from comet.config import KEYS, Config
 from comet.errors import UserError
@@ -20,7 +22,6 @@ from comet.journal import Journal, Record
 from comet.listeners import bound, holder
 from comet.location import without_password
 from comet.rates import Sample, bounds_s
-from comet.recoveries import Recoveries
 from comet.replica import Wanted
 
 HOST = "127.0.0.1"
@@ -38,7 +39,8 @@ class Desk:
         self._journal = journal
         self._config = config
         self._settled = settled
-        self._recoveries = Recoveries()
+        self._counts = Checkpoint(cluster.path("run"))
+        self._closed = False
         self._listener: socket.socket | None = None
         self._keeper: Keeper | None = None
 
@@ -51,6 +53,10 @@ class Desk:
         except OSError as error:
             raise UserError(f"{self._cluster.path('admin.token')}: cannot be written: {error.strerror}; free some space") from None
         policy = RestartPolicy(maximum=config.restart_backoff_max, stable=config.restart_stable)
+        self._counts.restore(self._journal.recent)
+        if self._counts.damage is not None:
+            tell(Event("state_unreadable", None, {"reason": self._counts.damage, "file": f"run/{NAME}"}))
+        self._write_counts()
         self._keeper = Keeper(self._cluster, self._listener, tell, self._picture, self._past, policy)
         self._journal.listeners.append(self._happened)
         self._fleet.on_change = self._keeper.touch
@@ -59,6 +65,7 @@ class Desk:
         return self._keeper.url
 
     def close(self) -> None:
+        self._closed = True
         if self._keeper is not None:
             self._keeper.close()
         if self._listener is not None:
@@ -77,9 +84,18 @@ class Desk:
             await asyncio.sleep(0.05)
 
     def _happened(self, record: Record) -> None:
-        self._recoveries.add(record)
+        self._counts.add(record)
+        if self._counts.due:
+            # Not now: what the record asks for goes first.
+            asyncio.get_running_loop().call_later(SETTLE, self._write_counts)
         if self._keeper is not None:
             self._keeper.say({"type": "event", "record": record})
+
+    def _write_counts(self) -> None:
+        """Of a full disk the state's own event tells already; here the next record tries again."""
+        if self._counts.due and not self._closed:
+            with contextlib.suppress(OSError):
+                self._counts.write()
 
     def _sampled(self, sample: Sample) -> None:
         if self._keeper is not None:
@@ -96,7 +112,7 @@ class Desk:
             **self._fleet.picture().as_dict(),
             "ready": self._settled() and all(each.ready for each in wanted),
             "config": shown(self._config()),
-            "recoveries": self._recoveries.as_dict(),
+            "recoveries": self._counts.recoveries.as_dict(),
             "latency_bounds_s": bounds_s(),
         }
         return {"type": "cluster", "cluster": told}

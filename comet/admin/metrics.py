@@ -1,8 +1,9 @@
 """The metrics for Prometheus: one more rendering of the picture, by Prometheus's own client library.
 
 Names follow https://prometheus.io/docs/practices/naming/: base units (seconds, bytes), `_total` for what only grows. Counts come from
-the load balancers' files, which outlive their writers, so they never go back while a cluster runs; a new `run` begins at zero, which
-Prometheus takes for a restart. Histograms carry the bounds of `comet.rates` and `comet.recoveries`.
+the load balancers' files and from `comet.checkpoint`, which outlive their writers: they never go back while a cluster runs, whichever
+supervisor it has. After a `stop` a new `run` begins at zero, which Prometheus takes for a restart. Histograms carry the bounds of
+`comet.rates` and `comet.recoveries`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,7 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from comet.recoveries import REASONS
-from comet.snapshot import FleetSnapshot, Row
+from comet.snapshot import FleetSnapshot, Row, SupervisorRow
 
 STATES = ("starting", "ready", "unhealthy", "backoff", "stopping", "stopped")
 
@@ -45,12 +46,21 @@ class SnapshotCollector(Collector):
             return
         snapshot, told = seen
         yield InfoMetricFamily("comet_build", "The version that runs.", {"version": snapshot.supervisor.version})
-        yield GaugeMetricFamily("comet_supervisor_uptime_seconds", "Time since its start.", value=snapshot.supervisor.uptime_s or 0.0)
+        yield from _supervisor(snapshot.supervisor)
         yield from _replicas(snapshot.replicas)
         yield from _balancers([row for row in snapshot.replicas if row.role == "lb"], told["latency_bounds_s"])
         yield from _workers([row for row in snapshot.replicas if row.role == "worker"], told["latency_bounds_s"])
         yield from _edges(snapshot)
         yield from _recoveries(snapshot.replicas, told["recoveries"])
+
+
+def _supervisor(me: SupervisorRow) -> Iterator[Metric]:
+    yield GaugeMetricFamily("comet_supervisor_uptime_seconds", "Time since its start.", value=me.uptime_s or 0.0)
+    if me.memory_bytes is not None:
+        yield GaugeMetricFamily("comet_supervisor_memory_bytes", "Resident memory of the supervisor itself.", value=me.memory_bytes)
+    ratio = _ratio(me.cpu_percent)
+    if ratio is not None:
+        yield GaugeMetricFamily("comet_supervisor_cpu_ratio", "Its share of one core in the last seconds.", value=ratio)
 
 
 def _replicas(rows: Iterable[Row]) -> Iterator[Metric]:

@@ -16,6 +16,7 @@ from comet.events import line
 from comet.journal import RECENT, number
 from comet.rates import KEPT, Sample, columns, sample_from
 from comet.snapshot import FleetSnapshot, Usage, from_dict
+from comet.usage import SUPERVISOR
 
 LOOK_PAUSE = 1.0
 """Seconds between two looks at the process table."""
@@ -115,7 +116,14 @@ class Picture:
         return {**self._with_usage(cluster), "silent_s": silent, "events": list(self._events)[-SHOWN:], "history": columns(self._samples)}
 
     def _with_usage(self, cluster: dict[str, Any]) -> dict[str, Any]:
-        return {**cluster, "replicas": [{**row, **asdict(self._usage.get(row["name"], Usage()))} for row in cluster["replicas"]]}
+        me = {**cluster["supervisor"], "memory_bytes": self._usage.get(SUPERVISOR, Usage()).memory_bytes}
+        replicas = [{**row, **asdict(self._usage.get(row["name"], Usage()))} for row in cluster["replicas"]]
+        return {**cluster, "supervisor": me, "replicas": replicas}
+
+    def _everyone(self) -> dict[str, int | None]:
+        """The PIDs of the replicas and of the supervisor."""
+        with self._lock:
+            return self._pids | ({SUPERVISOR: self._cluster["supervisor"]["pid"]} if self._cluster is not None else {})
 
     def _refresh_usage(self) -> None:
         """Look anew if the last look is old; who comes while another looks takes what there is."""
@@ -124,9 +132,9 @@ class Picture:
             return
         try:
             if self._looked_at == float("-inf"):
-                self._look(self._pids)
+                self._look(self._everyone())
                 time.sleep(FIRST_LOOK)
-            usage = self._look(dict(self._pids))
+            usage = self._look(self._everyone())
             with self._lock:
                 self._usage, self._rendered = usage, None
             self._looked_at = self._clock()

@@ -36,7 +36,7 @@ def message(requests: int = 100) -> dict[str, Any]:
         "worker-0": Traffic(meter.looks[-1].replicas["worker-0"], meter.of("worker-0"), {"lb-0": None}, {"failure": 10.0}),
     }
     snapshot = FleetSnapshot(
-        SupervisorRow(10, True, 5.0, "0.1.0"),
+        SupervisorRow(10, True, 5.0, "0.1.0", 0.5),
         rows(fleet, 2.0, {}, carried),
         edges(meter, ["lb-0"], {"worker-0": None}, {}),
         total(meter),

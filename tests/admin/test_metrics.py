@@ -4,9 +4,11 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
@@ -44,6 +46,8 @@ def test_it_tells_what_the_picture_shows() -> None:
     assert told["comet_replica_restarts_total", (("reason", "killed"), ("replica", "lb-0"))] == 1
     assert told["comet_recovery_duration_seconds_sum", (("kind", "process"),)] == 0.015
     assert told["comet_replica_cpu_ratio", (("replica", "lb-0"), ("role", "lb"))] == 0.015
+    assert told["comet_supervisor_cpu_ratio", ()] == 0.005
+    assert told["comet_supervisor_memory_bytes", ()] == 2048
     assert told["comet_edge_healthy", (("lb", "lb-0"), ("worker", "worker-0"))] == 1
 
 
@@ -116,3 +120,48 @@ def test_a_real_prometheus_scrapes_it_and_no_count_goes_back_with_a_load_balance
     eventually(lambda: asked_of(url, "comet_lb_requests_total") == [26.0], 60, "the next request")
     for name in ("comet_lb_requests_total", "comet_lb_request_duration_seconds_count", "comet_worker_request_duration_seconds_count"):
         assert asked_of(url, f"sum(resets({name}[5m]))") == [0.0], name
+
+
+def scraped(cluster: House) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    return samples(requests.get(f"http://127.0.0.1:{cluster.config['admin-port']}/metrics", timeout=10).text)
+
+
+def counts(told: dict[tuple[str, tuple[tuple[str, str], ...]], float]) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """The samples of counters and histograms: those that Prometheus takes for a restart where they get smaller."""
+    return {key: value for key, value in told.items() if key[0].endswith(("_total", "_bucket", "_count", "_sum"))}
+
+
+def back(cluster: House, name: str, restarts: int) -> bool:
+    row = cluster.replicas()[name]
+    return row["restarts"] == restarts and row["state"] == "ready"
+
+
+def recovered(cluster: House, count: int) -> bool:
+    return scraped(cluster)["comet_recovery_duration_seconds_count", (("kind", "process"),)] == count
+
+
+def test_no_count_goes_back_when_the_supervisor_is_killed_and_another_adopts_what_it_left(tmp_path: Path) -> None:
+    with house(tmp_path, runtime="process", worker=2, pool=3, admin_port=free_ports(1)) as cluster:
+        cluster.start()
+        for index in range(30):
+            assert cluster.hello(index % 3).status_code == 200
+        # What a load balancer that is no more counted of the workers stays counted.
+        assert cluster.comet("scale", "pool=2").returncode == 0
+        for life in (1, 2):
+            for name in ("lb-0", "worker-1"):
+                assert cluster.comet("kill", name).returncode == 0
+                eventually(partial(back, cluster, name, life), 30, f"restart {life} of {name}")
+            eventually(partial(recovered, cluster, 2 * life), 30, f"recoveries {2 * life}")
+            before = counts(scraped(cluster))
+            assert before["comet_replica_restarts_total", (("reason", "killed"), ("replica", "worker-1"))] == life
+            supervisor = psutil.Process(cluster.supervisor_pid())
+            supervisor.kill()
+            supervisor.wait()
+            cluster.start()
+            after = counts(scraped(cluster))
+            assert {key: (value, after.get(key)) for key, value in before.items() if after.get(key, -1.0) < value} == {}
+            assert after["comet_replica_restarts_total", (("reason", "killed"), ("replica", "lb-0"))] == life
+        cluster.stop()
+        cluster.start()
+        assert counts(scraped(cluster))["comet_replica_restarts_total", (("reason", "killed"), ("replica", "lb-0"))] == 0
+        cluster.stop()

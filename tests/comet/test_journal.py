@@ -60,6 +60,9 @@ def test_events_read_as_sentences() -> None:
     assert line({"event": "replica_exited", "replica": "worker-0", "code": 137, "signal": "SIGKILL", "oom": True}) == (
         "worker-0 exited: SIGKILL (out of memory)"
     )
+    assert (
+        line({"event": "replica_exited", "replica": "lb-0", "code": 1, "detect_ms": 11.723}) == "lb-0 exited: exit 1, noticed after 11.7 ms"
+    )
     assert line({"event": "scaled", "worker": 4}) == "scaled worker=4"
     assert line({"event": "reloaded", "changed": ["failure", "pool"]}) == "config reloaded: changed failure, pool"
     assert line({"event": "reload_refused", "reason": "config.yaml:2: one\nconfig.yaml:3: two"}) == "reload refused: config.yaml:2: one …"

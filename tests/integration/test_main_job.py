@@ -10,7 +10,7 @@ import psutil
 import pytest
 import requests
 
-from tests.integration.clusters import House, house
+from tests.integration.clusters import House, eventually, house
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
@@ -49,8 +49,11 @@ def test_statistics_have_the_contracts_shape_and_count_exactly(running: House) -
 
 def test_ps_lists_processes_and_containers_side_by_side(running: House) -> None:
     listed = running.ps()
-    assert set(listed["supervisor"]) == {"pid", "running", "uptime_s", "version"}
+    assert set(listed["supervisor"]) >= {"pid", "running", "uptime_s", "version"}
     assert listed["supervisor"]["running"] is True
+    assert eventually(lambda: running.ps()["supervisor"]["cpu_percent"] is not None)
+    alone = psutil.Process(listed["supervisor"]["pid"]).memory_info().rss
+    assert listed["supervisor"]["memory_bytes"] == pytest.approx(alone, rel=0.2), "itself, without what it has started"
     assert [(row["name"], row["role"], row["kind"], row["state"], row["restarts"]) for row in listed["replicas"]] == [
         ("lb-0", "lb", "process", "ready", 0), ("lb-1", "lb", "process", "ready", 0),
         ("worker-0", "worker", "container", "ready", 0), ("worker-1", "worker", "container", "ready", 0),

@@ -1,25 +1,34 @@
-"""How soon a dead worker is out of the rotation: seen at the load balancers themselves, told from Docker's own word of the death."""
+"""What clients see of a worker that dies: nothing. And how soon it is out of the rotation: seen at the load balancers themselves, told
+from when Docker's word of the death could be heard by anybody.
+
+Active checks are a minute apart here: what takes the worker out is word of its death, or a request that met it.
+"""
 
 import json
+import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
 
 import pytest
+import requests
 
 from comet.cluster import Cluster
+from comet.wallclock import parse
 from lb import messages
 from tests.integration.clusters import House, eventually
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
 PROMISED = 0.050  # seconds
-KILLS = 3
+KILLS = 5
 
 
 class Watched(threading.Thread):
-    """Asks one load balancer over and over how it sees worker-0, and notes when that changes."""
+    """Asks one load balancer over and over how it sees worker-0, and notes when that changes, and how long it did not look itself."""
 
     def __init__(self, cluster: Cluster, control: str) -> None:
         super().__init__(daemon=True)
@@ -27,14 +36,25 @@ class Watched(threading.Thread):
         self._decoder = messages.Decoder()
         self.over = threading.Event()
         self.changes: list[tuple[float, str]] = []
+        self.looks: list[float] = []
 
     def run(self) -> None:
         with closing(self._peer):
             while not self.over.is_set():
                 state = self._ask()
+                self.looks.append(time.time())
                 if not self.changes or self.changes[-1][1] != state:
-                    self.changes.append((time.time(), state))
+                    self.changes.append((self.looks[-1], state))
                 time.sleep(0.001)
+
+    def change(self, state: str, after: float) -> float:
+        """When it first saw this after that moment."""
+        return next(at for at, each in self.changes if at > after and each == state)
+
+    def blind(self, begin: float, end: float) -> float:
+        """The longest time without a look between two moments: what the machine did to us it did to the load balancer."""
+        looks = [begin, *(at for at in self.looks if begin < at < end), end]
+        return max(later - earlier for earlier, later in pairwise(looks))
 
     def _ask(self) -> str:
         self._peer.sendall(messages.encode(messages.status()))
@@ -44,38 +64,97 @@ class Watched(threading.Thread):
                     return str(next(each["state"] for each in message["upstreams"] if each["name"] == "worker-0"))
 
 
+@dataclass(frozen=True)
+class Seen:
+    """One request: when it began and ended, and what came of it."""
+
+    lb: int
+    began: float
+    ended: float
+    status: int | str
+    worker: str | None
+
+
+class Client(threading.Thread):
+    """Asks one load balancer again and again, on one connection or each time on a new one."""
+
+    def __init__(self, house: House, lb: int, keeps: bool) -> None:
+        super().__init__(daemon=True)
+        self._url, self._lb, self._keeps = f"{house.lb(lb)}/api/v1/hello", lb, keeps
+        self.over = threading.Event()
+        self.seen: list[Seen] = []
+
+    def run(self) -> None:
+        with requests.Session() as kept:
+            while not self.over.is_set():
+                began = time.time()
+                try:
+                    answer = kept.get(self._url, timeout=30) if self._keeps else requests.get(self._url, timeout=30)
+                    status, worker = answer.status_code, answer.headers.get("X-Comet-Worker")
+                except requests.RequestException as error:
+                    status, worker = str(error), None
+                self.seen.append(Seen(self._lb, began, time.time(), status, worker))
+
+
 @contextmanager
-def watching(house: House) -> Iterator[list[Watched]]:
-    records = json.loads((house.folder / ".comet/state.json").read_text())["replicas"]
-    cluster = Cluster(house.folder)
-    watched = [Watched(cluster, record["control"]) for record in records if record["role"] == "lb"]
-    for each in watched:
-        each.start()
-    try:
-        eventually(lambda: all(each.changes for each in watched))
-        yield watched
-    finally:
-        for each in watched:
-            each.over.set()
-            each.join(10)
+def running(threads: list[Watched] | list[Client]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for each in threads:
+            each.start()
+            stack.callback(each.join, 40)
+        for each in threads:
+            stack.callback(each.over.set)
+        yield
 
 
-def test_a_dead_worker_is_out_of_every_rotation_within_50_ms_of_dockers_word(make_house: Callable[..., House]) -> None:
-    """Of several kills the quickest counts: a machine that does something else just then says nothing about us."""
-    house = make_house(worker=2, pool=2, restart_stable=1)
+@contextmanager
+def hearing(house: House) -> Iterator[list[float]]:
+    """When Docker's word of each death arrives here."""
+    heard: list[float] = []
+    with house.engine() as engine:
+        filters = {"container": house.replicas()["worker-0"]["id"], "event": "die"}
+        stream = engine.events(filters=filters, decode=True)
+
+        def listen() -> None:
+            for _ in stream:
+                heard[len(heard) :] = [time.time()]
+
+        listener = threading.Thread(target=listen, daemon=True)
+        listener.start()
+        try:
+            yield heard
+        finally:
+            stream.close()
+            listener.join(10)
+
+
+def test_clients_see_nothing_of_a_worker_that_dies_and_it_is_out_of_every_rotation_at_once(make_house: Callable[..., House]) -> None:
+    house = make_house(worker=2, pool=2, restart_stable=1, health_interval=60)
     house.start()
+    records = json.loads((house.folder / ".comet/state.json").read_text())["replicas"]
+    watched = [Watched(Cluster(house.folder), record["control"]) for record in records if record["role"] == "lb"]
+    clients = [Client(house, lb, keeps) for lb in (0, 1) for keeps in (True, False)]
     delays: list[float] = []
-    with watching(house) as watched, house.engine() as engine:
-        container = house.replicas()["worker-0"]["id"]
+    with hearing(house) as heard, running(watched), running(clients):
+        eventually(lambda: all(len(each.seen) > 5 for each in clients) and all(each.changes for each in watched))
         for number in range(1, KILLS + 1):
             since = time.time()
             assert house.comet("kill", "worker-0").returncode == 0
             eventually(lambda number=number: (row := house.replicas()["worker-0"])["restarts"] == number and row["state"] == "ready")
-            filters = {"container": container, "event": "die"}
-            (died,) = engine.api.events(since=since, until=time.time(), filters=filters, decode=True)
-            out = [next(at for at, state in each.changes if at > since and state == "down") for each in watched]
-            delays.append(max(out) - died["timeNano"] / 1e9)
-            eventually(lambda: all(each.changes[-1][1] == "up" for each in watched))
-    print(f"out of every rotation after {', '.join(f'{1000 * delay:.1f}' for delay in delays)} ms")
-    assert min(delays) < PROMISED
+            eventually(lambda number=number: len(heard) == number, what="Docker's word")
+            eventually(lambda since=since: all(each.changes[-1][1] == "up" and each.changes[-1][0] > since for each in watched))
+            again = parse(house.events("replica_ready", "worker-0")[-1]["at"]) or 0.0
+            for lb, each in enumerate(watched):
+                out = each.change("down", since)
+                late = [
+                    seen for client in clients for seen in client.seen
+                    if seen.lb == lb and seen.began > out and seen.ended < again and seen.worker == "worker-0"
+                ]  # fmt: skip
+                assert late == [], "a dead worker was asked"
+                delays.append(max(0.0, out - heard[-1] - each.blind(since, out)))
+    failed = [seen for client in clients for seen in client.seen if seen.status != 200]
+    assert failed == []
+    assert {seen.worker for client in clients for seen in client.seen} == {"worker-0", "worker-1"}
+    print(f"out of a rotation after {', '.join(f'{1000 * delay:.1f}' for delay in delays)} ms")
+    assert statistics.median(delays) < PROMISED
     house.stop()

@@ -28,6 +28,17 @@ FLAGS = (
 TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".html": "text/html; charset=utf-8"}
 HOME = "http://127.0.0.1:5040/"
 
+WATCH = """name => {
+    window.seenAt = null;
+    const news = document.getElementById("news");
+    const known = new Set(news.children);
+    const died = item => item.dataset.event === "replica_exited" && item.innerText.includes(name) && !known.has(item);
+    window.deaths?.disconnect();
+    window.deaths = new MutationObserver(() => { if ([...news.children].some(died)) window.seenAt ??= Date.now(); });
+    window.deaths.observe(news, {childList: true});
+}"""
+"""Note in the page when it first shows a death of a replica that it does not show yet."""
+
 WIDE, NARROW = (1920, 1080), (360, 780)
 
 

@@ -1,25 +1,24 @@
 """The page over a real cluster: what it shows is what `ps --json` says, what it is told to do happens, and it outlives its supervisor."""
 
 import os
+import re
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.integration.clusters import House, eventually, free_ports
-from tests.page.stage import WIDE, Watched, opened
+from tests.page.figures import differences, shown
+from tests.page.stage import WATCH, WIDE, Watched, opened
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
-WATCH = """name => {
-    window.seenAt = null;
-    const news = document.getElementById("news");
-    const died = item => item.dataset.event === "replica_exited" && item.innerText.includes(name);
-    new MutationObserver(() => { if ([...news.children].some(died)) window.seenAt ??= Date.now(); }).observe(news, {childList: true});
-}"""
-"""Note in the page when it first shows that a replica died."""
+PAUSE = 0.03
+"""Seconds between two requests of the traffic that is looked at."""
 
 
 @pytest.fixture(scope="module")
@@ -45,20 +44,38 @@ def home(house: House) -> str:
     return f"http://127.0.0.1:{house.config['admin-port']}/"
 
 
-def shown(page: Page) -> dict[str, tuple[str, ...]]:
-    """Kind, id, state, port and restarts of each replica in the list."""
-    rows = page.eval_on_selector_all("#rows tr", "rows => rows.map(row => [...row.children].map(cell => cell.innerText.trim()))")
-    return {row[0]: (row[1], row[2], row[3], row[4], row[13]) for row in rows}
+def agree(watched: Watched, house: House, moving: float = 0) -> None:
+    """Every column of the list says what `ps --json` does."""
+    found = [""]
+
+    def same() -> bool:
+        found[:] = differences(shown(watched.page), house.replicas(), moving)
+        return not found
+
+    try:
+        eventually(same)
+    except AssertionError:
+        raise AssertionError("\n".join(found)) from None
 
 
-def listed(house: House) -> dict[str, tuple[str, ...]]:
-    """The same by `ps --json`."""
-    keys = ("kind", "id", "state", "port", "restarts")
-    return {name: tuple(str(row[key]) for key in keys) for name, row in house.replicas().items()}
+@contextmanager
+def traffic(house: House) -> Iterator[None]:
+    """A steady stream of requests at both load balancers."""
+    over = threading.Event()
 
+    def ask() -> None:
+        number = 0
+        while not over.wait(PAUSE):
+            number += 1
+            house.hello(number % 2)
 
-def agree(watched: Watched, house: House) -> None:
-    eventually(lambda: shown(watched.page) == listed(house), what="the page shows what ps says")
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    try:
+        yield
+    finally:
+        over.set()
+        asking.join(30)
 
 
 def do(page: Page, what: str, fill: Callable[[], None] = lambda: None) -> None:
@@ -70,10 +87,15 @@ def do(page: Page, what: str, fill: Callable[[], None] = lambda: None) -> None:
 def test_what_is_shown_is_what_ps_says(watched: Watched, house: House) -> None:
     agree(watched, house)
     assert watched.page.locator("#identity").inner_text().startswith(f"supervisor PID {house.supervisor_pid()}")
-    for _ in range(40):
-        house.hello()
-    total = watched.page.locator("#figures dd").first
-    eventually(lambda: float(total.inner_text().removesuffix("/s").replace("<", "")) > 0, what="requests are seen")
+    expect(watched.page.locator("#costs")).to_contain_text(re.compile(r"[0-9.]+ % CPU · [0-9]+ MiB"), timeout=10_000)
+    with traffic(house):
+        busy = eventually(lambda: min(row["requests_per_s"] for row in house.replicas().values()) > 1 and house.replicas(), what="traffic")
+        assert all(row["p50_ms"] and row["p99_ms"] for row in busy.values())
+        agree(watched, house, moving=3 / PAUSE)
+        total = watched.page.locator("#figures dd").first
+        eventually(lambda: float(total.inner_text().removesuffix("/s").replace("<", "")) > 1, what="requests are seen")
+    agree(watched, house)
+    assert house.replicas()["lb-0"]["requests"] > 0
     assert watched.complaints == []
     assert watched.foreign(home(house)) == []
 
@@ -133,7 +155,7 @@ def test_without_javascript_the_list_is_there(house: House, browser: Browser) ->
     with opened(browser, home=home(house), java_script_enabled=False) as watched:
         page = watched.page
         assert "JavaScript" in page.inner_text("noscript")
-        assert {name: row[:4] for name, row in shown(page).items()} == {name: row[:4] for name, row in listed(house).items()}
+        assert differences(shown(page), house.replicas()) == []
         expect(page.locator("#flow")).to_be_hidden()
         watched.shoot("no-script-wide-light")
 

@@ -158,6 +158,7 @@ def test_a_killed_task_is_counted_and_comes_back(cluster: House, lab: Hosts) -> 
         eventually(lambda: workers(cluster)[here]["restarts"] == before + 1, what="the death is noticed")
         eventually(settled(cluster, SIX))
     assert workers(cluster)[here]["last_exit"]["signal"] == "SIGKILL"
+    assert f"-- {here} exited by SIGKILL at 20" in cluster.comet("logs", here).stdout
 
 
 def test_a_node_that_dies_under_load_costs_no_request(cluster: House, lab: Hosts) -> None:

@@ -3,7 +3,7 @@
 import { Controls, notice } from "./controls.js";
 import { byId, el, icon, keyed, set, text } from "./dom.js";
 import { Flow } from "./flow.js";
-import { clock, count, ms, percent, plural, rate, span } from "./format.js";
+import { bytes, clock, count, ms, percent, plural, rate, span } from "./format.js";
 import { History } from "./history.js";
 import { recoveries } from "./lives.js";
 import { eventsAfter, Live } from "./live.js";
@@ -64,7 +64,8 @@ function summary() {
   }
   text(box.querySelector(".word"), word);
   text(box.querySelector(".more"), more);
-  text(byId("identity"), `supervisor PID ${supervisor.pid} · up ${span(supervisor.uptime_s)} · version ${supervisor.version}`);
+  text(byId("identity"), `supervisor PID ${supervisor.pid} · up ${span(supervisor.uptime_s)}`);
+  text(byId("costs"), ` · ${percent(supervisor.cpu_percent)} CPU · ${bytes(supervisor.memory_bytes)} · version ${supervisor.version}`);
   set(byId("pulse"), { "data-level": "good" });
   text(byId("pulse-text"), "live");
   byId("pulse").firstElementChild.classList.toggle("on");

@@ -178,7 +178,7 @@ function dress(item, replica) {
   if (!numbers.firstChild) numbers.append(el("span"), " · ", el("span", { class: "wide" }, "p99 "), el("span"), el("span", { class: "wide" }));
   text(numbers.children[0], `${rate(replica.rate)}/s`);
   text(numbers.children[2], ms(replica.p99));
-  text(numbers.children[3], ` · ${count(replica.in_flight)} in flight`);
+  text(numbers.children[3], ` · ${count(replica.in_flight)}\u00a0in\u00a0flight`);
   text(where, replica.level === "good" || replica.level === "busy" ? `${replica.role === "lb" ? `:${replica.port} · PID ${replica.pid ?? "–"}` : `:${replica.port} · ${replica.id ?? "–"}`}` : replica.reason || `:${replica.port}`);
   const told = [replica.errorShare > 0 ? `${percent(replica.errorShare)} errors` : "", replica.ordered ? `faults: ${replica.ordered}` : "", replica.restarts ? plural(replica.restarts, "restart") : ""].filter(Boolean).join(" · ");
   text(badge, told);
