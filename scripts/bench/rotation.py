@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from lb import messages
 
 
 class Watched(threading.Thread):
-    """Asks one load balancer over and over how it sees a worker, and notes when that changes: `changes` has wall-clock times and words."""
+    """Asks one load balancer over and over how it sees a worker, and notes when that changes: `changes` has wall-clock times and words,
+    `looks` the times of all looks."""
 
     def __init__(self, cluster: Cluster, control: str, worker: str) -> None:
         super().__init__(daemon=True)
@@ -23,13 +25,15 @@ class Watched(threading.Thread):
         self._decoder = messages.Decoder()
         self.over = threading.Event()
         self.changes: list[tuple[float, str]] = []
+        self.looks: list[float] = []
 
     def run(self) -> None:
         with closing(self._peer):
             while not self.over.is_set():
                 state = self._ask()
+                self.looks.append(time.time())
                 if not self.changes or self.changes[-1][1] != state:
-                    self.changes.append((time.time(), state))
+                    self.changes.append((self.looks[-1], state))
                 time.sleep(0.001)
 
     def _ask(self) -> str:
@@ -39,9 +43,14 @@ class Watched(threading.Thread):
                 if message["type"] == "status":
                     return str(next(each["state"] for each in message["upstreams"] if each["name"] == self._worker))
 
-    def out_since(self, since: float) -> float | None:
-        """When it first was out of the rotation after `since`, wall-clock seconds."""
-        return next((at for at, state in self.changes if at > since and state == "down"), None)
+    def change(self, state: str, after: float) -> float | None:
+        """When it first saw this after that moment; None: not yet."""
+        return next((at for at, each in self.changes if at > after and each == state), None)
+
+    def blind(self, begin: float, end: float) -> float:
+        """The longest time without a look between two moments: what the machine did to us it did to the load balancer."""
+        looks = [begin, *(at for at in self.looks if begin < at < end), end]
+        return max(later - earlier for earlier, later in pairwise(looks))
 
 
 @contextmanager
@@ -65,7 +74,7 @@ def watching(folder: Path, worker: str) -> Iterator[list[Watched]]:
 def out_after(watched: list[Watched], container: str, since: float) -> float | None:
     """Seconds from Docker's die event after `since` until the last LB had the worker out of its rotation. None: there was no death, or
     an LB missed it."""
-    out = [each.out_since(since) for each in watched]
+    out = [each.change("down", since) for each in watched]
     with closing(engine.connect()) as client:
         filters = {"container": container, "event": "die"}
         died: list[dict[str, Any]] = list(client.api.events(since=since, until=time.time(), filters=filters, decode=True))

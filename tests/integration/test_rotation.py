@@ -9,59 +9,21 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 
 import pytest
 import requests
 
 from comet.cluster import Cluster
 from comet.wallclock import parse
-from lb import messages
+from scripts.bench.rotation import Watched
 from tests.integration.clusters import House, eventually
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
 PROMISED = 0.050  # seconds
 KILLS = 5
-
-
-class Watched(threading.Thread):
-    """Asks one load balancer over and over how it sees worker-0, and notes when that changes, and how long it did not look itself."""
-
-    def __init__(self, cluster: Cluster, control: str) -> None:
-        super().__init__(daemon=True)
-        self._peer = cluster.connect(control)
-        self._decoder = messages.Decoder()
-        self.over = threading.Event()
-        self.changes: list[tuple[float, str]] = []
-        self.looks: list[float] = []
-
-    def run(self) -> None:
-        with closing(self._peer):
-            while not self.over.is_set():
-                state = self._ask()
-                self.looks.append(time.time())
-                if not self.changes or self.changes[-1][1] != state:
-                    self.changes.append((self.looks[-1], state))
-                time.sleep(0.001)
-
-    def change(self, state: str, after: float) -> float:
-        """When it first saw this after that moment."""
-        return next(at for at, each in self.changes if at > after and each == state)
-
-    def blind(self, begin: float, end: float) -> float:
-        """The longest time without a look between two moments: what the machine did to us it did to the load balancer."""
-        looks = [begin, *(at for at in self.looks if begin < at < end), end]
-        return max(later - earlier for earlier, later in pairwise(looks))
-
-    def _ask(self) -> str:
-        self._peer.sendall(messages.encode(messages.status()))
-        while True:
-            for message in self._decoder.feed(self._peer.recv(65536)):
-                if message["type"] == "status":
-                    return str(next(each["state"] for each in message["upstreams"] if each["name"] == "worker-0"))
 
 
 @dataclass(frozen=True)
@@ -132,7 +94,7 @@ def test_clients_see_nothing_of_a_worker_that_dies_and_it_is_out_of_every_rotati
     house = make_house(worker=2, pool=2, restart_stable=1, health_interval=60)
     house.start()
     records = json.loads((house.folder / ".comet/state.json").read_text())["replicas"]
-    watched = [Watched(Cluster(house.folder), record["control"]) for record in records if record["role"] == "lb"]
+    watched = [Watched(Cluster(house.folder), record["control"], "worker-0") for record in records if record["role"] == "lb"]
     clients = [Client(house, lb, keeps) for lb in (0, 1) for keeps in (True, False)]
     delays: list[float] = []
     with hearing(house) as heard, running(watched), running(clients):
@@ -146,6 +108,7 @@ def test_clients_see_nothing_of_a_worker_that_dies_and_it_is_out_of_every_rotati
             again = parse(house.events("replica_ready", "worker-0")[-1]["at"]) or 0.0
             for lb, each in enumerate(watched):
                 out = each.change("down", since)
+                assert out is not None
                 late = [
                     seen for client in clients for seen in client.seen
                     if seen.lb == lb and seen.began > out and seen.ended < again and seen.worker == "worker-0"
