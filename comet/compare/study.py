@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from comet import __version__
 from comet.compare import cost, growth, isolation, life
 from comet.compare.bed import SETTINGS, Bed
@@ -119,7 +117,7 @@ def sweep() -> None:
     api = connect().api
     for row in api.containers(all=True, filters={"label": isolation.LABEL}):
         owner = int(row["Labels"][isolation.LABEL])
-        if owner != os.getpid() and psutil.pid_exists(owner):
+        if owner != os.getpid() and Path(f"/proc/{owner}").exists():
             continue
         with contextlib.suppress(OSError):  # Gone already.
             api.remove_container(row["Id"], force=True, v=True)
