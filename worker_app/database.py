@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, delete, select, text, update
+from sqlalchemy import Connection, delete, inspect, select, text, update
 from sqlalchemy.exc import DatabaseError
 
 from worker_app import address, layout, schema
@@ -94,7 +94,10 @@ def reset(where: str, keep: Sequence[str] = ()) -> None:
             connection.execute(text("LOCK TABLE workers IN EXCLUSIVE MODE"))
         connection.execute(delete(schema.latency))
         connection.execute(delete(schema.injections))
-        connection.execute(delete(schema.counted_requests))
+        if inspect(connection).has_table(schema.counted_requests.name):  # Older statistics have none until a worker opens them.
+            # One by one, millions of rows would take longer than others wait.
+            postgres = connection.dialect.name == "postgresql"
+            connection.execute(text("TRUNCATE counted_requests") if postgres else delete(schema.counted_requests))
         connection.execute(delete(schema.workers).where(schema.workers.c.name.not_in(list(keep))))
         connection.execute(
             update(schema.workers).values(successful=0, failed=0, unplanned=0, disconnected=0, duration_us=0, updated=time.time())

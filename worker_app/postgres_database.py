@@ -25,6 +25,7 @@ REHEARSAL = (
     "DELETE FROM latency WHERE false",
     "INSERT INTO injections (worker, kind, count) SELECT 'x', 'x', 0 WHERE false ON CONFLICT (worker, kind) DO UPDATE SET count = 0",
     "DELETE FROM injections WHERE false",
+    "INSERT INTO counted_requests (worker, id, failed) SELECT 'x', 'x', false WHERE false",
 )
 
 

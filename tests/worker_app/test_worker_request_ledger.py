@@ -72,6 +72,7 @@ def test_ids_are_kept_as_they_came_and_go_with_a_reset(where: str) -> None:
 def test_a_database_made_before_there_was_such_a_table_gets_it(where: str) -> None:
     opened(where).close()
     asked(where, "DROP TABLE counted_requests")
+    database.reset(where)
     store = opened(where)
     store.commit(tally([Record(False, 1, id="a")]))
     store.close()
