@@ -42,7 +42,8 @@ class Checkpoint:
         for record in records if known else ():
             if number(record) > self._after:
                 self.recoveries.add(record)
-        self._latest = max(self._latest, *map(number, records), 0)
+        # A journal that was lost, or its end, counts anew: then this is less than what the checkpoint had.
+        self._latest = max(map(number, records), default=0)
 
     def add(self, record: Record) -> None:
         """Count one more record of the journal."""
@@ -67,7 +68,7 @@ class Checkpoint:
                 continue
             except OSError as error:
                 self.damage = self.damage or error.strerror
-            except (ValueError, KeyError, TypeError, AttributeError):
+            except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError):
                 self.damage = self.damage or "not understood"
         return False
 

@@ -86,7 +86,7 @@ class Recoveries:
 
     def kept(self) -> dict[str, Any]:
         """All of it as JSON, with what is under way, for `restored`."""
-        return {**self.as_dict(), "reasons": self._reason, "exits": self._exit}
+        return {**self.as_dict(), "reasons": self._reason, "exits": self._exit, "sick": sorted(self._sick)}
 
     @classmethod
     def restored(cls, kept: Mapping[str, Any]) -> "Recoveries":
@@ -101,6 +101,7 @@ class Recoveries:
                 raise ValueError("a histogram of another length")
             made.times[str(kind)], made.seconds[str(kind)] = counts, float(each["sum_s"])
         made.recent.extend(dict(recovery) for recovery in kept["recent"])
+        made._sick = {str(name) for name in kept["sick"]}
         made._reason = {str(name): str(why) for name, why in kept["reasons"].items()}
         made._exit = {str(name): dict(exit) for name, exit in kept["exits"].items()}
         return made

@@ -115,3 +115,29 @@ def test_a_broken_file_costs_nothing_while_its_spare_is_good_and_is_told(tmp_pat
     assert (life.restarts, life.told) == ({}, "not understood")
     life.die()
     assert (Life(tmp_path).restarts, Life(tmp_path).told) == ({"lb-0": {"killed": 1}}, None)
+
+
+def test_what_was_sick_when_it_ended_is_still_known_to_the_next_one(tmp_path: Path) -> None:
+    life = Life(tmp_path)
+    life.journal.write(Event("replica_unhealthy", "lb-0", {}))
+    life.kept.write()
+    life.die()
+    assert life.restarts == Life(tmp_path).restarts == {"lb-0": {"unhealthy": 1}}
+
+
+def test_a_journal_that_was_lost_costs_no_count_but_its_own(tmp_path: Path) -> None:
+    life = Life(tmp_path)
+    life.die(times=2 * EVERY)
+    (tmp_path / "events.jsonl").unlink()
+    second = Life(tmp_path)
+    before = second.restarts["lb-0"]["killed"]
+    second.die(times=3)
+    assert Life(tmp_path).restarts == {"lb-0": {"killed": before + 3}}
+
+
+@pytest.mark.parametrize("content", ['{"version": 1, "number": Infinity}', "[" * 100_000])
+def test_no_content_of_the_file_ends_a_start(tmp_path: Path, content: str) -> None:
+    for name in (checkpoint.NAME, f"{checkpoint.NAME}.spare"):
+        (tmp_path / name).write_text(content)
+    life = Life(tmp_path)
+    assert (life.restarts, life.told) == ({}, "not understood")
