@@ -132,12 +132,18 @@ def _from_file(path: Path, count: int, follow: bool) -> Iterator[str]:
     except FileNotFoundError:
         raise UserError(f"{path.stem}: nothing was logged") from None
     with stream:
-        recent = stream.read().splitlines()[-count:] if count else []
-        yield from (line.decode(errors="replace") for line in recent)
+        *recent, rest = stream.read().split(b"\n")
+        if rest and not follow:
+            recent.append(rest)
+        yield from (_text(line) for line in recent[-count:] if count)
         while follow:
-            line = stream.readline()
-            if line:
-                yield line.decode(errors="replace").rstrip("\n")
+            piece = stream.readline()
+            rest += piece
+            if piece.endswith(b"\n"):
+                yield _text(rest)
+                rest = b""
+            elif piece:
+                continue  # Its writer is in the midst of a line.
             elif os.fstat(stream.fileno()).st_size < stream.tell():
                 stream.seek(0)  # It was cut: what is kept of it lies beside it.
             elif _replaced(stream.fileno(), path):
@@ -145,6 +151,10 @@ def _from_file(path: Path, count: int, follow: bool) -> Iterator[str]:
                 return
             else:
                 time.sleep(POLL_PAUSE)
+
+
+def _text(line: bytes) -> str:
+    return line.decode(errors="replace").rstrip("\r\n")
 
 
 def _replaced(fd: int, path: Path) -> bool:

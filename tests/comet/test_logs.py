@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -162,3 +163,13 @@ def test_followed_logs_tell_it_as_it_happens(make_house: Callable[..., House], r
                 follower.kill()
                 follower.wait()
     house.stop()
+
+
+def test_following_begins_with_what_is_written_from_now_on_and_yields_whole_lines(tmp_path: Path) -> None:
+    path = tmp_path / "worker-0.log"
+    with path.open("ab", buffering=0) as writer:
+        writer.write(b"past\n")
+        follower = _from_file(path, 0, follow=True)
+        writer.write(b"")
+        threading.Timer(0.3, lambda: (writer.write(b"half "), threading.Timer(0.5, lambda: writer.write(b"and half\n")).start())).start()
+        assert next(follower) == "half and half"
