@@ -321,8 +321,10 @@ def _one_hop_less(method: bytes, values: list[bytes]) -> bytes:
     """Return what Max-Forwards says to the next hop; other methods than TRACE and OPTIONS have no use for it (RFC 9110 section 7.6.2)."""
     if method not in (b"OPTIONS", b"TRACE"):
         return b", ".join(values)
-    if len(values) != 1 or not values[0].isdigit() or len(values[0]) > 9:
+    if len(values) != 1 or not values[0].isdigit():
         raise Refusal(400, "invalid Max-Forwards")
+    if len(values[0]) > 9:
+        return b"999999999"  # More hops than there are.
     if int(values[0]) == 0:
         # The request ends here, and a load balancer has nothing of its own to say to it.
         raise Refusal(501, "this request may not be forwarded")

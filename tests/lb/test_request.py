@@ -310,10 +310,11 @@ def test_max_forwards_is_counted_down_and_ends_here(method: bytes) -> None:
     """RFC 9110 section 7.6.2."""
     line = method + b" / HTTP/1.1"
     assert b"\r\nMax-Forwards: 2\r\n" in read(line, HOST, b"Max-Forwards: 3", b"Connection: max-forwards").prefix
-    for value, status in ((b"0", 501), (b"", 400), (b"-1", 400), (b"1, 2", 400), (b"9" * 40, 400)):
+    for value, status in ((b"0", 501), (b"", 400), (b"-1", 400), (b"1, 2", 400)):
         with pytest.raises(Refusal) as refusal:
             read(line, HOST, b"Max-Forwards: " + value)
         assert refusal.value.status == status
     with pytest.raises(Refusal):
         read(line, HOST, b"Max-Forwards: 3", b"Max-Forwards: 2")
+    assert b"\r\nMax-Forwards: 999999999\r\n" in read(line, HOST, b"Max-Forwards: " + b"9" * 40).prefix
     assert b"\r\nMax-Forwards: 0\r\n" in read(GET, HOST, b"Max-Forwards: 0").prefix
