@@ -39,7 +39,10 @@ class AccessLogs:
     def _take(self, name: str, data: bytes) -> None:
         *whole, self._rest[name] = (self._rest[name] + data).split(b"\n")
         for text in whole:
-            record = json.loads(text)
+            try:
+                record = json.loads(text)
+            except ValueError:
+                continue  # Its LB died in the midst of it: whoever misses the line knows that death.
             # A request that was not understood has no id.
             line = Line(record["lb"], record["status"], record.get("worker"), record.get("retries", 0))
             self.lines.append((record.get("request_id", ""), line))

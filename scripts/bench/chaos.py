@@ -153,7 +153,8 @@ def run(options: argparse.Namespace) -> int:
         seconds = time.monotonic() - began
         wait_for(lambda: not any(of.counters(name)["in_flight"] for name in names), 15, "the LBs have nothing in flight")
         time.sleep(0.5)  # Workers may still be counting what nobody waits for any more, and the last lines of the logs be unwritten.
-        sampler.look()
+        for _ in range(3):  # A log that has just been put aside is read to its end first, then the next one.
+            sampler.look()
         sampler.logs.close()
         lbs = {name: less(book(of, name), before[name]) for name in names}
         workers = _worker_book(of)

@@ -1,7 +1,8 @@
 """The ledger of a chaos run, request by request: what one id met at its client, at its LB and at the workers. Pure.
 
 Every request has an id of its own, and is sent once. What must hold of each:
-- Answered at the client: counted by the worker that answered (else lost), and logged by its LB once, with what the client saw. An LB writes
+- Answered at the client: counted by the worker that answered (else lost; an injected failure does not tell its row, there any failure
+  counted will do), and logged by its LB once, with what the client saw. An LB writes
   its log a moment behind: a line may go with the LB that dies within `UNWRITTEN` seconds after the answer.
 - Counted n times: its LB says that it repeated it n - 1 times or more (an attempt may die uncounted). Where the line went with the LB, a
   worker must have been dead meanwhile. Otherwise it was counted twice without a repeat.
@@ -90,7 +91,8 @@ def account(
     for party, ids in (("an LB's log", logged), ("the workers' database", counted)):
         found.unexplained.extend(f"request {id!r} in {party}, never sent" for id in ids if id not in clients)
     kept = Counter((entry.row, entry.failed) for _, entry in entries)
-    for row, (good, bad) in counts.items():
+    for row in sorted({*counts, *(row for row, _ in kept)}):
+        good, bad = counts.get(row, (0, 0))
         one_by_one = kept[row, False], kept[row, True]
         if one_by_one != (good, bad):
             found.unexplained.append(f"row {row} counts {good} and {bad}, kept one by one are {one_by_one[0]} and {one_by_one[1]}")

@@ -81,8 +81,9 @@ def ask(port: int, path: str) -> str:
     return attempt.go_on(PATIENCE + 1)
 
 
-def first_200(port: int, path: str, seconds: float) -> tuple[float | None, dict[str, int]]:
-    """Ask until an answer is 200, at most so long: when that was, in monotonic seconds, and how often attempts before it met what else."""
+def first_200(port: int, path: str, seconds: float, all_of_them: bool = False) -> tuple[float | None, dict[str, int]]:
+    """Ask until an answer is 200, at most so long: when that was, in monotonic seconds, and how often attempts before it met what else.
+    With `all_of_them` those are waited for that were not answered yet."""
     met: Counter[str] = Counter()
     waiting: list[Attempt] = []
     until = time.monotonic() + seconds
@@ -94,6 +95,9 @@ def first_200(port: int, path: str, seconds: float) -> tuple[float | None, dict[
             for each in waiting:
                 each.go_on(0)
             if good := [each.at for each in waiting if each.word == "200"]:
+                if all_of_them:
+                    met.update(each.go_on(PATIENCE + 1) for each in waiting)
+                    del met["200"]
                 return min(good), dict(met)
             met.update(each.word for each in waiting if each.word)
             waiting = [each for each in waiting if not each.word]

@@ -6,12 +6,14 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from itertools import pairwise
+from math import inf
 from pathlib import Path
 from typing import Any
 
 from comet import engine
 from comet.cluster import Cluster
 from lb import messages
+from scripts.bench.proc import BenchError, wait_for
 
 
 class Watched(threading.Thread):
@@ -39,7 +41,10 @@ class Watched(threading.Thread):
     def _ask(self) -> str:
         self._peer.sendall(messages.encode(messages.status()))
         while True:
-            for message in self._decoder.feed(self._peer.recv(65536)):
+            data = self._peer.recv(65536)
+            if not data:
+                raise BenchError("the load balancer hung up")
+            for message in self._decoder.feed(data):
                 if message["type"] == "status":
                     return str(next(each["state"] for each in message["upstreams"] if each["name"] == self._worker))
 
@@ -62,8 +67,7 @@ def watching(folder: Path, worker: str) -> Iterator[list[Watched]]:
     for each in watched:
         each.start()
     try:
-        while not all(each.changes for each in watched):
-            time.sleep(0.001)
+        wait_for(lambda: all(each.changes for each in watched), 10, "every load balancer has been asked")
         yield watched
     finally:
         for each in watched:
@@ -72,12 +76,12 @@ def watching(folder: Path, worker: str) -> Iterator[list[Watched]]:
 
 
 def out_after(watched: list[Watched], container: str, since: float) -> float | None:
-    """Seconds from Docker's die event after `since` until the last LB had the worker out of its rotation. None: there was no death, or
-    an LB missed it."""
+    """Seconds from Docker's die event after `since` until the last LB had the worker out of its rotation, infinite where one had not.
+    None: Docker tells of no death."""
     out = [each.change("down", since) for each in watched]
     with closing(engine.connect()) as client:
         filters = {"container": container, "event": "die"}
         died: list[dict[str, Any]] = list(client.api.events(since=since, until=time.time(), filters=filters, decode=True))
-    if not died or not all(out):
+    if not died:
         return None
-    return max(at for at in out if at is not None) - died[0]["timeNano"] / 1e9
+    return max(inf if at is None else at for at in out) - died[0]["timeNano"] / 1e9

@@ -97,6 +97,8 @@ def test_what_nobody_sent_is_unexplained() -> None:
 def test_ids_must_add_up_to_the_counts() -> None:
     found = account({"1": OK}, [("1", LINE)], [("1", ENTRY)], {"aaa": (2, 0)}, [])
     assert found.unexplained == ["row aaa counts 2 and 0, kept one by one are 1 and 0"]
+    unknown = account({"1": OK}, [("1", LINE)], [("1", ENTRY)], {}, [])
+    assert unknown.unexplained == ["row aaa counts 0 and 0, kept one by one are 1 and 0"]
 
 
 def test_logs_are_read_across_their_turning_over(tmp_path: Path) -> None:
@@ -115,7 +117,7 @@ def test_logs_are_read_across_their_turning_over(tmp_path: Path) -> None:
     write(3)
     logs.read()
     with path.open("a") as file:
-        file.write('{"lb": "lb-0", "request')
+        file.write('{"lb": "lb-0", "request_id": "torn by a de{"lb": "lb-1"}\n{"lb": "lb-0", "request')
     logs.read()
     with path.open("a") as file:
         file.write('_id": "4", "status": 500, "worker": "worker-1", "retries": 2}\n')
