@@ -1,8 +1,9 @@
 """Whether the kernel's out-of-memory killer ended a process: its exit says SIGKILL alone, as anybody's kill does.
 
-The killer writes the PID to the kernel's log before it sends the signal (mm/oom_kill.c), so whoever sees the death finds it there. Reading
-the log (/dev/kmsg, Documentation/ABI/testing/dev-kmsg) needs CAP_SYSLOG where kernel.dmesg_restrict is set; who may not read it is told of
-SIGKILL alone. The log speaks of PIDs as the initial namespace counts them.
+The killer sends the signal and writes the PID to the kernel's log while it holds a lock of the victim's that an exit has to take
+(mm/oom_kill.c, task_lock), so whoever sees the death finds it there. Reading the log (/dev/kmsg, Documentation/ABI/testing/dev-kmsg) needs
+CAP_SYSLOG where kernel.dmesg_restrict is set; who may not read it is told of SIGKILL alone. The log speaks of PIDs as the initial
+namespace counts them.
 """
 
 import errno
