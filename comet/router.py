@@ -5,8 +5,8 @@ sent at each change, followed by a ping: the pong says that this LB has applied 
 draining is sent nothing new, and the router says so (`Drained`). Of workers that may end in the midst of an answer the pong also tells
 what is in flight on them; that is waited for, and asked for again and again meanwhile.
 
-The same ping, twice a second, is the watchdog: a load balancer that answers none for a while is hung. Only the pings of a punctual watchdog
-count, so that on a machine that is overloaded, where we are late ourselves, nobody is killed for being slow.
+The same ping, about twice a second, is the watchdog: a load balancer that answers none for a while is hung. Only the pings of a punctual
+watchdog count, so that on a machine that is overloaded, where we are late ourselves, nobody is killed for being slow.
 
 A worker is unhealthy while any load balancer finds it so. A view is forgotten when its LB goes, or when the worker comes up anew.
 """
@@ -21,11 +21,18 @@ from comet.replica import SERVING, Answered, Drained, Endpoint, Health, Hung, Re
 from lb import messages
 from lb.settings import DOWN, DRAINING, UP, UpstreamSpec
 
-WATCH_INTERVAL = 0.5
-"""Seconds between two pings of the watchdog."""
+WATCH_INTERVAL = 0.48
+"""Seconds between two pings of the watchdog. A number of them makes no whole second: the last one within a timeout comes a little before
+it, so that what is hung is dead within it."""
 
 ASK_PAUSE = 0.02
 """Seconds after which load balancers are asked again whether what was in flight on a draining worker has ended."""
+
+
+def is_hung(unanswered: int, timeout: float) -> bool:
+    """Whether so many pings in a row without an answer make a load balancer a hung one: with the next look the timeout (seconds) would have
+    passed. The ping before them was answered, so it fell silent after that."""
+    return (unanswered + 1) * WATCH_INTERVAL >= timeout
 
 
 def table(fleet: Iterable[Replica], endpoints: Mapping[str, Endpoint]) -> tuple[UpstreamSpec, ...]:
@@ -225,8 +232,7 @@ class Router:
             if name not in self._unanswered:
                 continue
             self._unanswered[name] += punctual
-            # The one before them was answered: it fell silent after that, and so at most this long ago.
-            if self._unanswered[name] * WATCH_INTERVAL >= self.watchdog_timeout:
+            if is_hung(self._unanswered[name], self.watchdog_timeout):
                 self._unanswered[name] = 0
                 self._sink(name, None, Hung(f"hung: no answer for {self.watchdog_timeout:g} s"))
             else:

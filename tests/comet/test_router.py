@@ -1,6 +1,7 @@
 """The router against load balancers played by the test, over real sockets."""
 
 import asyncio
+import itertools
 import socket
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -8,10 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from comet import expand
 from comet.config import parse
 from comet.replica import Drained, Endpoint, Health, Observation, Ready, Replica, State
-from comet.router import Router, table
+from comet.router import WATCH_INTERVAL, Router, is_hung, table
 from lb import messages
 from lb.settings import UpstreamSpec
 from tests.comet.fakes import spec
@@ -216,3 +219,10 @@ def test_the_limit_in_flight_is_shared_among_the_load_balancers() -> None:
             close([balancer])
 
     asyncio.run(story())
+
+
+@pytest.mark.parametrize("timeout", [1, 1.5, 2, 3, 10, 3600])
+def test_what_is_hung_is_found_so_within_the_timeout_and_no_sooner_than_it_has_to(timeout: float) -> None:
+    """Seconds from the last answered ping; the kill itself needs a moment more."""
+    found = next(number for number in itertools.count(1) if is_hung(number, timeout)) * WATCH_INTERVAL
+    assert timeout - WATCH_INTERVAL <= found < timeout
