@@ -1,6 +1,7 @@
 """Fixtures for tests of whole clusters."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -15,6 +16,11 @@ from tests.integration.clusters import House, house
 _width = (32000 - 25000) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 _first = 25000 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) * _width
 os.environ[PORTS_VARIABLE] = f"{_first}-{_first + _width - 1}"
+
+
+# A script's `&` starts its command with Ctrl-C ignored, and what tests start would inherit that: as rightly would any program of ours.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -108,10 +108,5 @@ def test_events_are_followed_through_deaths_of_replicas_and_supervisors(make_hou
         assert len(text.lines) == len(journal)
         for each in (told, text):
             each.process.send_signal(signal.SIGINT)
-            try:
-                each.process.wait(10)
-            except subprocess.TimeoutExpired:
-                # As a person does: Ctrl-C again where one was not heard (Python drops one that arrives within a finalizer).
-                each.process.send_signal(signal.SIGINT)
             assert each.process.wait(30) == 130
             assert each.stderr == ""
