@@ -2,8 +2,10 @@
 
 The rules (RFC 9110 section 9.2.2): a request that no upstream was sent may go anywhere; one that was sent only if it is
 idempotent, its body still held and no byte of a response has gone to the client. The first repeat is always free, later ones draw
-on a budget (`lb.upstream.within_budget`). What a failure says about the upstream goes to the proxy: refused connections and the
-supervisor's word take out, everything else is a doubt that an active check decides.
+on a budget (`lb.upstream.within_budget`). A connection that could not be made costs no repeat: it put no load on anybody, and a node
+that leaves takes all its workers at once, so that a limit of attempts would end a request that others are there for. What a failure
+says about the upstream goes to the proxy: refused connections and the supervisor's word take out, everything else is a doubt that an
+active check decides.
 """
 
 import errno
@@ -55,6 +57,10 @@ class Recovery:
             proxy.fail(client, *client.failure)
         proxy.pump()
 
+    def _repeat_unsent(self, client: Downstream) -> None:
+        """Go on to the next one: each upstream is asked once at most, and a refusal took this one out for all."""
+        self.repeat(client, unsent=True, free=self._proxy.settings.retries > 0)
+
     def has_elsewhere(self, client: Downstream) -> bool:
         """Say whether a request whose worker is full may go to another one; otherwise the client gets that worker's own answer."""
         proxy = self._proxy
@@ -100,7 +106,9 @@ class Recovery:
         client.tried = (*client.tried, upstream)
         if ours:
             client.failure = (503, "out of resources")
-        self.repeat(client, unsent=True)
+            self.repeat(client, unsent=True)
+        else:
+            self._repeat_unsent(client)
 
     def malformed(self, connection: UpstreamConnection, client: Downstream) -> None:
         """A response head that cannot be trusted: 502."""
@@ -176,7 +184,7 @@ class Recovery:
             proxy.doubt(upstream, "connecting timed out")
             client.tried = (*client.tried, upstream)
             client.failure = (504, "no worker could be connected in time")
-            self.repeat(client, unsent=True)
+            self._repeat_unsent(client)
             return
         elif stalled:
             proxy.fail(client, 408, "the request body took too long")

@@ -5,6 +5,7 @@ import errno
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,24 @@ def test_f16_a_refused_connection_is_repeated_elsewhere_and_takes_the_worker_out
         assert [lb.ask().status for _ in range(4)] == [200] * 4
         assert lb.count("retries") == 1
         assert len(second.requests) == 5
+
+
+@pytest.mark.parametrize("request_bytes", [GET, POST])
+def test_connections_that_nobody_accepts_cost_no_repeat(request_bytes: bytes) -> None:
+    """A node that leaves takes several workers at once: a request that was not sent yet goes on until it finds one of the others."""
+    with cluster(count=6) as (lb, workers):
+        for worker in workers[:5]:
+            worker.stop_listening()
+        answer = lb.ask(request_bytes)
+        assert (answer.status, answer["X-Comet-Worker"]) == (200, "worker-5")
+        assert lb.count("retries") == 5
+
+
+def test_without_retries_a_refused_connection_is_the_end() -> None:
+    with cluster(count=2, retries=0) as (lb, (first, _)):
+        first.stop_listening()
+        assert lb.ask().status == 503
+        assert lb.ask().status == 200
 
 
 def test_a_refused_connection_takes_out_the_last_one_too() -> None:
@@ -403,25 +422,27 @@ def test_a_client_that_never_reads_is_let_go() -> None:
         eventually(lambda: lb.count("connections") == 0)
 
 
+@contextlib.contextmanager
+def deaf_port() -> Iterator[int]:
+    """A port that takes no connection, and does not say so: its accept queue is full, further SYNs are dropped."""
+    with contextlib.ExitStack() as stack:
+        full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(full.getsockname())
+        yield full.getsockname()[1]
+
+
 @pytest.mark.slow
-def test_a_worker_that_cannot_be_connected_in_time_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    full = socket.create_server(("127.0.0.1", 0), backlog=0)
-    fillers = []
-    for _ in range(4):  # Fill the accept queue: further SYNs are dropped.
-        filler = socket.socket()
-        filler.setblocking(False)
-        filler.connect_ex(full.getsockname())
-        fillers.append(filler)
-    good = Worker("worker-1")
-    specs = (UpstreamSpec("worker-0", "127.0.0.1", full.getsockname()[1]), UpstreamSpec("worker-1", "127.0.0.1", good.port))
-    lb = Balancer(specs, Settings(connect_timeout=0.3, health_interval=60.0))
-    try:
-        assert lb.ask(POST)["X-Comet-Worker"] == "worker-1"
-    finally:
-        lb.close()
-        good.close()
-        for sock in (full, *fillers):
-            sock.close()
+@pytest.mark.parametrize("deaf", [1, 4])
+def test_workers_that_cannot_be_connected_in_time_are_passed_over(deaf: int) -> None:
+    with contextlib.ExitStack() as stack:
+        ports = [stack.enter_context(deaf_port()) for _ in range(deaf)]
+        good = stack.enter_context(contextlib.closing(Worker("good")))
+        specs = tuple(UpstreamSpec(f"worker-{n}", "127.0.0.1", port) for n, port in enumerate([*ports, good.port]))
+        lb = stack.enter_context(contextlib.closing(Balancer(specs, Settings(connect_timeout=0.3, health_interval=60.0, retries=2))))
+        assert lb.ask(POST)["X-Comet-Worker"] == f"worker-{deaf}"
 
 
 def test_our_own_want_of_descriptors_is_503_and_no_sign(monkeypatch: pytest.MonkeyPatch) -> None:

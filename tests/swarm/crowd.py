@@ -14,7 +14,8 @@ CLIENTS = 6
 
 class Crowd:
     """Clients on machine `number`, spread over these local ports, from the block's begin to its end. `answers` counts 200s and 500s, others
-    in the words of who gave them, and errors by name, `latest` is when the last answer came (monotonic seconds), `slowest` the longest wait (s)."""
+    in the words of who gave them, and errors by name; `moments` has each answer's end (monotonic seconds), its wait (s) and its worker;
+    `slowest` is the longest wait (s)."""
 
     def __init__(self, lab: Hosts, number: int, ports: list[int], clients: int = CLIENTS, pause: float = 0.02) -> None:
         self._lab = lab
