@@ -11,6 +11,7 @@ question (`python -m comet.engine`), and a person waits for the answer.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import grp
 import hashlib
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 SYSTEM_SOCKET = "/var/run/docker.sock"  # where dockerd listens unless told otherwise
 PING_TIMEOUT = 5.0  # seconds; a healthy engine answers within a few ms, a loaded one within one second
 CALL_TIMEOUT = 60.0  # seconds for one call of the SDK, its own default
-MANAGER_TIMEOUT = 15.0  # seconds for one call to a swarm's manager: one that lost the others answers none
+MANAGER_TIMEOUT = 15  # seconds for one call to a swarm's manager: one that lost the others answers none
 POOL_SIZE = 64  # connections kept open to the engine: calls for many containers run side by side
 
 
@@ -159,6 +160,7 @@ def connect() -> docker.DockerClient:
 def connect_manager() -> docker.DockerClient:
     """A client of the engine that is to manage a swarm's services, on this machine or elsewhere; EngineError as above."""
     import docker
+    import docker.constants
     import docker.errors
     import docker.utils
     import requests
@@ -166,13 +168,24 @@ def connect_manager() -> docker.DockerClient:
     address = address_of(os.environ)
     if address.startswith("unix://"):
         ping(address.removeprefix("unix://"))
-    environment: Mapping[str, Any] = docker.utils.kwargs_from_env() if address == os.environ.get("DOCKER_HOST") else {}
-    options: dict[str, Any] = {**environment, "base_url": address, "timeout": int(MANAGER_TIMEOUT)}
+    if address.startswith("ssh://"):
+        from comet import ssh
+
+        return ssh.connect(address, MANAGER_TIMEOUT, POOL_SIZE)
+
+    def client(version: str) -> docker.DockerClient:
+        environment: Mapping[str, Any] = docker.utils.kwargs_from_env() if address == os.environ.get("DOCKER_HOST") else {}
+        options: dict[str, Any] = {**environment, "base_url": address, "timeout": MANAGER_TIMEOUT, "max_pool_size": POOL_SIZE}
+        made = docker.DockerClient(version=version, **options)
+        if environment.get("tls"):
+            # Otherwise the authorities that REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE names would win over those of DOCKER_CERT_PATH.
+            made.api.trust_env = False
+        return made
+
     try:
-        # The ssh command knows the user's keys and hosts; the SDK's own needs more packages.
-        client = docker.DockerClient(version="auto", max_pool_size=POOL_SIZE, use_ssh_client=address.startswith("ssh://"), **options)
-        client.ping()
-        return client
+        with contextlib.closing(client(docker.constants.MINIMUM_DOCKER_API_VERSION)) as first:
+            version = first.version(api_version=False)["ApiVersion"]
+        return client(version)
     except (docker.errors.DockerException, requests.RequestException, OSError) as error:
         words = " ".join(str(error).split())
         raise EngineError(Trouble.SILENT, f"the Docker engine at {address} cannot be used: {words}") from None

@@ -54,7 +54,7 @@ else
   ensure_prometheus
   need wrk rsvg-convert
   ensure_postgres "the statistics are tested with it"
-  ensure_swarm_tools "several machines are tested with it"
+  ensure_swarm_tools "several machines are tested with it" sshd
   scripts/check.sh || checks=$?
   # Most tests wait for processes and containers rather than compute: several files at a time, each as a whole in one process.
   set -- -n "${COMET_TEST_JOBS:-2}" --dist loadfile "$@"

@@ -62,6 +62,7 @@ FORBIDDEN = {
 ONLY_IN = {
     "docker": {
         "comet.engine": "finds the engine",
+        "comet.ssh": "reaches it by ssh",
         "comet.image": "builds the image",
         "comet.base_image": "builds the image",
         "comet.drivers.container": "drives containers",

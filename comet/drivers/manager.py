@@ -33,10 +33,13 @@ class Manager:
 
     def read(self, ports: Ports) -> Reading:
         """The service, its tasks and the swarm's nodes as the manager sees them now; `ports` are those known so far."""
-        service = self._service()
-        if service is None:
-            return reading({}, (), self._api.nodes(), ports)
-        return reading(service, self._api.tasks(filters={"service": [service["ID"]]}), self._api.nodes(), ports)
+        service, tasks = self._service(), []
+        if service is not None:
+            try:
+                tasks = self._api.tasks(filters={"service": [service["ID"]]})
+            except docker.errors.NotFound:
+                service = None  # Removed between the two questions.
+        return reading(service or {}, tasks, self._api.nodes(), ports)
 
     def serving(self, ports: Ports) -> tuple[list[Task], str | None]:
         """The tasks that serve now, and the fingerprint that the service was made with."""

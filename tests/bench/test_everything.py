@@ -12,7 +12,7 @@ from scripts.bench.modes import BENCHES, Bench
 pytestmark = pytest.mark.slow
 
 QUICK = (
-    Bench("hung", "", "Hung", "idle", ("--seconds", "100"), limit=0.4, mode="idle"),
+    Bench("hung", "", "Hung", "worker_stats", ("--rounds", "100", "--seconds", "1"), limit=0.4, mode="stats"),
     Bench("wrong", "", "Wrong", "load", ("--seconds", "0"), mode="load"),
     Bench("stats", "", "What exact statistics cost", "worker_stats", ("--rounds", "1", "--seconds", "0.1", "--kills", "1")),
 )

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import docker
 import pytest
@@ -16,10 +17,16 @@ from tests.swarm.scenes import IMAGE
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
-    folder = tmp_path_factory.mktemp("image")
+    with furnished(tmp_path_factory.mktemp("image"), 3) as machines:
+        yield machines
+
+
+@contextlib.contextmanager
+def furnished(folder: Path, count: int, options: str = "") -> Iterator[Hosts]:
+    """So many machines with our image on each; `options` as `Hosts` takes them."""
     Cluster(folder).create()
     source = docker.from_env()
-    with contextlib.closing(source), hosts(3) as machines:
+    with contextlib.closing(source), hosts(count, options) as machines:
         # Where the base is the official one, a load balancer's machine without it would take another image for the right one.
         base = base_image.present(source)
         wanted = [images.ensure_image(source, folder, lambda told: None), *([base.reference] if base is not None else [])]

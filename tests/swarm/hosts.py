@@ -48,7 +48,7 @@ mount -t tmpfs tmpfs /var/lib/docker
 echo nameserver 127.0.0.1 > /run/resolv
 mount --bind /run/resolv /etc/resolv.conf
 exec tini -- dockerd --data-root {folder}/data --exec-root /run/dk --pidfile /run/dk.pid -H unix://{folder}/sock \
-    --cgroup-parent /{name} --insecure-registry {network}.0/24 --log-level info
+    --cgroup-parent /{name} --insecure-registry {network}.0/24 --log-level info {options}
 """
 
 T = TypeVar("T")
@@ -61,8 +61,10 @@ def sh(*words: str, check: bool = True) -> str:
 class Hosts:
     """Machines h1 to hN at NETWORK.1 to NETWORK.N."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, options: str = "") -> None:
+        """`options` are more of h1's engine."""
         self.count = count
+        self._options = options
         # Short, as the address of a socket ends at 107 bytes; with the PID, so that a later run can tell whose it was.
         self._name = f"{PREFIX}{os.getpid()}-"
         self._folder = Path(tempfile.mkdtemp(prefix=self._name, dir="/tmp"))
@@ -225,7 +227,10 @@ class Hosts:
 
     def _launch(self, number: int) -> None:
         folder = self._folder / str(number)
-        (folder / "init").write_text(INIT.format(number=number, folder=folder, name=f"{self._name}{number}", network=NETWORK))
+        options = self._options if number == 1 else ""
+        (folder / "init").write_text(
+            INIT.format(number=number, folder=folder, name=f"{self._name}{number}", network=NETWORK, options=options)
+        )
         with (folder / "log").open("ab") as log:
             self._engines[number] = subprocess.Popen(
                 [
@@ -246,11 +251,11 @@ class Hosts:
 
 
 @contextlib.contextmanager
-def hosts(count: int) -> Iterator[Hosts]:
+def hosts(count: int, options: str = "") -> Iterator[Hosts]:
     sweep()
     made = None
     try:
-        made = Hosts(count)
+        made = Hosts(count, options)
         yield made
     finally:
         if made is not None:

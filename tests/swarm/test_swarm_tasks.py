@@ -1,10 +1,13 @@
 """What a swarm's list of tasks means for replicas: made-up readings, no swarm."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
+import docker
 import pytest
 
+from comet.drivers.manager import Manager
 from comet.replica import Endpoint, Exited, Moment, Ready, Replaced, Replica, ReplicaSpec, Started, StartFailed, State, Wanted, react
 from comet.servicespec import ServiceLaunch, resized, service
 from comet.tasks import Node, Seat, Task, judged, pending, reading, seated
@@ -182,3 +185,18 @@ def test_one_without_a_process_here_can_be_drained() -> None:
     assert started.alive
     ended, _ = react(replace(started, state=State.STOPPING, wanted=Wanted.DOWN), Exited(), Moment(101.0))
     assert not ended.alive
+
+
+def test_a_service_that_is_removed_between_two_questions_is_no_service() -> None:
+    class Api:
+        def inspect_service(self, name: str) -> dict[str, Any]:
+            return {"ID": "s1", "Spec": {}}
+
+        def tasks(self, filters: dict[str, Any]) -> list[Any]:
+            raise docker.errors.NotFound("service s1 not found")
+
+        def nodes(self) -> list[Any]:
+            return []
+
+    found = Manager(SimpleNamespace(api=Api()), "c1").read({})  # type: ignore[arg-type]
+    assert (found.service, found.tasks) == ({}, ())
