@@ -4,7 +4,7 @@ The SDK's own way needs paramiko, and knows no deadline: a manager whose machine
 command speaks into one end of a socket pair, so that the SDK has an ordinary socket with ordinary timeouts at the other.
 
 The ssh command knows its user's keys, hosts and jumps. It asks nobody anything (BatchMode), as a supervisor in the background has nobody
-to ask. It ends with its connection: by the end of its input, or by itself where the machine is gone.
+to ask. It ends with its connection: by the end of its input, by itself where the machine is gone, and killed where it does neither.
 """
 
 from __future__ import annotations
@@ -14,21 +14,24 @@ import http.client
 import json
 import os
 import shlex
+import signal
 import socket
 import subprocess
-import tempfile
+import threading
+import time
 from functools import partial
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import docker
+import docker.errors
 import urllib3.exceptions
 from docker.transport.unixconn import UnixHTTPAdapter, UnixHTTPConnection, UnixHTTPConnectionPool
 
 from comet.engine import EngineError, Trouble
 
-ALIVE = 10
-"""Seconds without a word after which ssh asks the other side for one; three unanswered questions end it."""
+ALIVE, ALIVE_COUNT = 10, 3
+"""Seconds without a word after which ssh asks the other side for one; so many unanswered questions end it."""
 
 PARTING = 1.0
 """Seconds that ssh may take to end when its connection has ended."""
@@ -40,20 +43,26 @@ UNUSED = "/none"
 def command(address: str, timeout: int) -> list[str]:
     """The command whose input and output are the engine's socket at `ssh://[user@]host[:port][/path/of/socket]`, as the docker command
     takes it. `timeout` bounds its connecting (seconds). EngineError where the address is no such one."""
-    url = urlsplit(address)
-    user, _, place = url.netloc.rpartition("@")
     try:
+        if not address.isprintable():
+            raise ValueError
+        url = urlsplit(address)
+        user, _, place = url.netloc.rpartition("@")
         port = url.port
+        host = place[1:].partition("]")[0] if place.startswith("[") else place.partition(":")[0]  # `hostname` would be in lower case.
+        if not host or port == 0 or ":" in user or url.query or url.fragment:
+            raise ValueError
     except ValueError:
-        port = 0
-    host = place[1:].partition("]")[0] if place.startswith("[") else place.partition(":")[0]  # `hostname` would be in lower case.
-    if not host or port == 0 or ":" in user or url.query or url.fragment:
-        raise EngineError(Trouble.REMOTE, f"{address.rpartition('@')[2]}: not the address of an engine: ssh://[user@]host[:port]")
-    options = ["BatchMode=yes", f"ConnectTimeout={timeout}", f"ServerAliveInterval={ALIVE}"]
-    words = ["ssh", "-T", *(word for option in options for word in ("-o", option))]
-    words += ["-l", user] if user else []
+        # Without what stands before the host: a password may.
+        shown = "".join(each for each in address.rpartition("@")[2] if each.isprintable())
+        raise EngineError(Trouble.REMOTE, f"{shown}: not the address of an engine: ssh://[user@]host[:port]") from None
+    alive = (f"ServerAliveInterval={ALIVE}", f"ServerAliveCountMax={ALIVE_COUNT}")
+    # A connection of ours neither carries others, which would end with it, nor opens the ports that the user's own ones forward.
+    alone = ("BatchMode=yes", "ControlMaster=no", "ClearAllForwardings=yes")
+    words = ["ssh", "-T", *(word for option in (*alone, f"ConnectTimeout={timeout}", *alive) for word in ("-o", option))]
+    words += ["-l", unquote(user)] if user else []
     words += ["-p", str(port)] if port else []
-    where = f"--host unix://{shlex.quote(url.path)} " if url.path.strip("/") else ""
+    where = f"--host unix://{shlex.quote(unquote(url.path))} " if url.path.strip("/") else ""
     return [*words, "--", host, f"docker {where}system dial-stdio"]
 
 
@@ -63,7 +72,8 @@ class Command:
     def __init__(self, words: list[str]) -> None:
         """OSError where there is no such command."""
         environment = {name: value for name, value in os.environ.items() if name != "COMET_CLUSTER"}
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - `close` closes it
+        self._said = os.fdopen(os.memfd_create("ssh"), "w+b")
+        self._closed_at: float | None = None
         self.socket, theirs = socket.socketpair()
         try:
             with theirs:
@@ -76,9 +86,12 @@ class Command:
             self._said.close()
             raise
 
-    @property
-    def runs(self) -> bool:
-        return self._process.poll() is None
+    def is_over(self, now: float) -> bool:
+        """Whether it has ended, or should have: its connection was closed, with all that was read from it, more than PARTING before `now`
+        (monotonic seconds), as far as this was asked."""
+        if self.socket.fileno() == -1 and self._closed_at is None:
+            self._closed_at = now
+        return self._process.poll() is not None or (self._closed_at is not None and now > self._closed_at + PARTING)
 
     def last_words(self) -> str:
         """What it said last before it ended, in one line; empty where it goes on, or said nothing."""
@@ -88,37 +101,43 @@ class Command:
             return ""
         self._said.seek(0)
         lines = self._said.read().decode(errors="replace").split("\n")
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return next((" ".join(line.split()) for line in reversed(lines) if line.strip()), "")
 
-    def close(self) -> None:
-        """Wait for its end, which follows that of its connection."""
+    def close(self, patience: float = 0.0) -> None:
+        """Wait for its end, which follows that of its connection, for so many seconds; then kill it, with what it has started."""
         try:
-            self._process.wait(PARTING)
+            self._process.wait(patience)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
         self._said.close()
 
 
 class Commands:
-    """The ssh commands of one client."""
+    """The ssh commands of one client, which several threads may use."""
 
     def __init__(self, words: list[str]) -> None:
         self._words = words
+        self._lock = threading.Lock()
         self._running: list[Command] = []
 
     def add(self) -> Command:
-        """Run one more, and forget those that have ended."""
-        for each in [each for each in self._running if not each.runs]:
-            self._running.remove(each)
+        """Run one more, and be rid of those that are over."""
+        started, now = Command(self._words), time.monotonic()
+        with self._lock:
+            over = [each for each in self._running if each.is_over(now)]
+            self._running = [*(each for each in self._running if each not in over), started]
+        for each in over:
             each.close()
-        self._running.append(started := Command(self._words))
         return started
 
     def close(self) -> None:
         """See all end whose connections are closed."""
-        while self._running:
-            self._running.pop().close()
+        with self._lock:
+            running, self._running = self._running, []
+        deadline = time.monotonic() + PARTING
+        for each in running:
+            each.close(max(0.0, deadline - time.monotonic()))
 
 
 class Connection(UnixHTTPConnection):
@@ -164,7 +183,11 @@ class Adapter(UnixHTTPAdapter):
 def connect(address: str, timeout: int, pool_size: int) -> docker.DockerClient:
     """A client of the engine at this ssh:// address, which has just answered; EngineError with ssh's own words where it did not."""
     words = command(address, timeout)
-    client = docker.DockerClient(base_url=f"unix://{UNUSED}", version=_version(address, words, timeout), timeout=timeout)
+    version = _version(address, words, timeout)
+    try:
+        client = docker.DockerClient(base_url=f"unix://{UNUSED}", version=version, timeout=timeout)
+    except (docker.errors.DockerException, ValueError) as error:
+        raise EngineError(Trouble.SILENT, f"the Docker engine at {address} cannot be used: {' '.join(str(error).split())}") from None
     client.api.mount("http+docker://", Adapter(words, timeout, pool_size))
     return client
 

@@ -126,6 +126,8 @@ class Proxy:
         now = monotonic()
         client.state = downstream.QUEUED
         client.deadline = now + self.settings.queue_timeout
+        if client.tried:
+            client.deadline = min(client.deadline, client.due)
         self.wheel.hasten(client, now)
         self._queue.append(client)
         self._count_queue()

@@ -92,6 +92,8 @@ class Recovery:
     def not_connected(self, connection: UpstreamConnection, error: Exception) -> None:
         proxy = self._proxy
         upstream, client = connection.upstream, connection.client
+        if connection.state != CONNECTING:
+            return  # It was made after all, and may carry a request: the deadline met it before its task was told.
         number = error.errno if isinstance(error, OSError) else None
         ours = number in _OURS
         if isinstance(error, ConnectionRefusedError):
@@ -178,7 +180,7 @@ class Recovery:
         elif client.begun:
             proxy.leave(client, now)
             client.break_off()
-        elif state == downstream.CONNECTING and now < client.due:
+        elif state == downstream.CONNECTING:
             assert upstream is not None
             self._error(upstream)
             proxy.doubt(upstream, "connecting timed out")

@@ -12,6 +12,7 @@ import docker
 import docker.auth
 import docker.errors
 import requests.exceptions
+import urllib3.exceptions
 
 from comet import servicespec
 from comet.errors import UserError
@@ -55,17 +56,22 @@ class Manager:
             return False
 
     def log(self, task: str, follow: bool, tail: int | str) -> Iterator[tuple[str, str]]:
-        """(stamp, line) of what a task has printed, from whatever node it is on."""
+        """(stamp, line) of what a task has printed, from whatever node it is on. ConnectionError where the manager goes away meanwhile."""
         params = {"stdout": 1, "stderr": 1, "timestamps": 1, "follow": int(follow), "tail": tail}
         limit = None if follow else self._api.timeout
         answer = self._api._get(self._api._url("/tasks/{0}/logs", task), params=params, stream=True, timeout=limit)
         self._api._raise_for_status(answer)
         rest = b""
-        for chunk in self._api._multiplexed_response_stream_helper(answer):
-            *whole, rest = (rest + chunk).split(b"\n")
-            for line in whole:
-                stamp, _, text = line.decode(errors="replace").partition(" ")
-                yield stamp, text
+        try:
+            for chunk in self._api._multiplexed_response_stream_helper(answer):
+                *whole, rest = (rest + chunk).split(b"\n")
+                for line in whole:
+                    stamp, _, text = line.decode(errors="replace").partition(" ")
+                    yield stamp, text
+        except urllib3.exceptions.HTTPError as error:  # The SDK reads this kind of answer past requests, and so past its errors.
+            raise ConnectionError(" ".join(str(error).split())) from error
+        finally:
+            answer.close()
 
     def size(self, launch: ServiceLaunch | None, replicas: int) -> None:
         """Make the service, or give it so many tasks; where it is missing and there is nothing to make it of, that is none."""

@@ -1,5 +1,6 @@
 """What replicas print stays bounded while they run, is followed all the same, and tells how each life ended."""
 
+import contextlib
 import re
 import shutil
 import subprocess
@@ -8,14 +9,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import docker
 import psutil
 import pytest
 
 from comet import farewells
 from comet.cluster import Cluster
 from comet.drivers.execute import KEEP_LOG_BYTES, trim
+from comet.drivers.manager import ENGINE_ERRORS, Manager
 from comet.logs import _from_file
 from tests.integration.clusters import House, eventually
+from tests.setup.fake_engine import listening
 
 
 def test_a_grown_log_is_cut_under_its_writers_hands_and_its_last_part_kept(tmp_path: Path) -> None:
@@ -173,3 +177,14 @@ def test_following_begins_with_what_is_written_from_now_on_and_yields_whole_line
         writer.write(b"")
         threading.Timer(0.3, lambda: (writer.write(b"half "), threading.Timer(0.5, lambda: writer.write(b"and half\n")).start())).start()
         assert next(follower) == "half and half"
+
+
+def test_a_manager_that_goes_away_in_the_middle_of_a_log_is_an_error_of_the_engine() -> None:
+    piece = b"2026-01-01T00:00:00.000000000Z one\n"
+    framed = b"\x01\0\0\0" + len(piece).to_bytes(4, "big") + piece
+    broken = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n50\r\nhalf" % (len(framed), framed)
+    with listening(broken) as path, contextlib.closing(docker.DockerClient(base_url=f"unix://{path}", version="1.41")) as client:
+        read = Manager(client, "c1").log("t1", follow=True, tail="all")
+        assert next(read) == ("2026-01-01T00:00:00.000000000Z", "one")
+        with pytest.raises(ENGINE_ERRORS):
+            next(read)

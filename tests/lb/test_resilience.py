@@ -445,6 +445,46 @@ def test_workers_that_cannot_be_connected_in_time_are_passed_over(deaf: int) -> 
         assert lb.ask(POST)["X-Comet-Worker"] == f"worker-{deaf}"
 
 
+@pytest.mark.slow
+def test_a_repeat_waits_for_room_no_longer_than_the_request_has_time() -> None:
+    """It would be sent only to be cut off, and the worker blamed for it."""
+    over = threading.Event()
+
+    def half(connection: WorkerConnection, request: bytes) -> None:
+        connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello")
+        over.wait(10)
+        connection.send(b"hello")
+
+    with contextlib.ExitStack() as stack:
+        good = stack.enter_context(contextlib.closing(Worker("good", half)))
+        specs = (UpstreamSpec("worker-0", "127.0.0.1", good.port), UpstreamSpec("worker-1", "127.0.0.1", stack.enter_context(deaf_port())))
+        settings = Settings(connect_timeout=0.3, request_timeout=0.6, health_interval=60.0, max_in_flight=1)
+        lb = stack.enter_context(contextlib.closing(Balancer(specs, settings)))
+        client = stack.enter_context(lb.connect())
+        client.send(GET)
+        eventually(lambda: good.requests)
+        answer = lb.ask()
+        over.set()
+        assert (answer.status, answer.body) == (503, b'{"error": "no worker had room in time"}\n')
+        assert client.answer().body == b"hellohello"
+        assert len(good.requests) == 1
+        assert lb.upstream("worker-0").ready
+        assert not lb.upstream("worker-0").suspect
+
+
+@pytest.mark.slow
+def test_a_client_is_not_blamed_for_workers_that_cannot_be_connected() -> None:
+    """Its large body is held up by us, not by the client."""
+    blob = b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 200000\r\n\r\n" + bytes(200000)
+    with contextlib.ExitStack() as stack:
+        specs = tuple(UpstreamSpec(f"worker-{n}", "127.0.0.1", stack.enter_context(deaf_port())) for n in range(2))
+        lb = stack.enter_context(
+            contextlib.closing(Balancer(specs, Settings(connect_timeout=0.3, request_timeout=0.4, health_interval=60.0)))
+        )
+        answer = lb.ask(blob)
+        assert (answer.status, answer.body) == (504, b'{"error": "no worker could be connected in time"}\n')
+
+
 def test_our_own_want_of_descriptors_is_503_and_no_sign(monkeypatch: pytest.MonkeyPatch) -> None:
     with cluster(count=1) as (lb, _):
 

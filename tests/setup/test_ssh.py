@@ -3,6 +3,7 @@
 The ssh command here is a script that stands in its place on PATH; a real one is in tests/swarm/test_swarm_remote.py."""
 
 import contextlib
+import gc
 import http.server
 import os
 import socketserver
@@ -88,6 +89,7 @@ def engine(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
         ("ssh://me@H1.example:2222", ["-l", "me", "-p", "2222", "--", "H1.example", "docker system dial-stdio"]),
         ("ssh://me@[fd00::1]:22", ["-l", "me", "-p", "22", "--", "fd00::1", "docker system dial-stdio"]),
         ("ssh://h1/run/my docker.sock", ["--", "h1", "docker --host unix://'/run/my docker.sock' system dial-stdio"]),
+        ("ssh://DOM%5Cme@h1/my%20docker.sock", ["-l", "DOM\\me", "--", "h1", "docker --host unix://'/my docker.sock' system dial-stdio"]),
         ("ssh://-oProxyCommand=x", ["--", "-oProxyCommand=x", "docker system dial-stdio"]),
     ],
 )
@@ -98,11 +100,25 @@ def test_the_command_of_an_address(address: str, rest: list[str]) -> None:
     assert {"BatchMode=yes", "ConnectTimeout=15"} <= set(words)
 
 
-@pytest.mark.parametrize("address", ["ssh://", "ssh://me@", "ssh://me:secret@h1", "ssh://h1:port", "ssh://h1:0", "ssh://h1?x=1"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "ssh://",
+        "ssh://me@",
+        "ssh://me:secret@h1",
+        "ssh://h1:port",
+        "ssh://h1:0",
+        "ssh://h1?x=1",
+        "ssh://[fd00::1",
+        "ssh://[x]:22",
+        "ssh://h1\nfoo",
+    ],
+)
 def test_what_is_no_address_is_refused_without_its_password(address: str) -> None:
     with pytest.raises(EngineError, match=r"ssh://\[user@\]host") as refused:
         ssh.command(address, 15)
     assert "secret" not in refused.value.message
+    assert "\n" not in refused.value.message
 
 
 def test_the_sdk_speaks_through_it_and_leaves_no_process(engine: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,6 +143,47 @@ def test_an_answer_that_does_not_come_ends_the_wait(engine: None) -> None:
     client = ssh.connect("ssh://h1", 1, 2)
     with contextlib.closing(client), pytest.raises(Exception, match="timed out"):
         client.api.inspect_container("silent")
+
+
+def test_threads_that_connect_at_once_after_connections_died_do_not_meet(engine: None) -> None:
+    commands = ssh.Commands(["true"])
+    barrier = threading.Barrier(4)
+    errors: list[BaseException] = []
+
+    def connect() -> None:
+        try:
+            for _ in range(30):
+                barrier.wait(10)
+                commands.add().socket.close()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=connect) for _ in range(4)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    commands.close()
+    assert errors == []
+
+
+def test_a_command_that_does_not_end_with_its_connection_is_killed_with_what_it_started(place: Path) -> None:
+    script(place, "#!/bin/sh\nsleep 61 & sleep 60\n")
+    commands = ssh.Commands(["ssh", "docker system dial-stdio"])
+
+    gc.collect()
+    open_before = psutil.Process().num_fds()
+    for _ in range(3):
+        commands.add().socket.close()
+        time.sleep(ssh.PARTING / 2)
+    first = commands.add()
+    time.sleep(ssh.PARTING * 1.2)
+    commands.add().socket.close()
+    assert len(ours()) == 2, "who is still connected, and the last one"
+    first.socket.close()
+    commands.close()
+    assert ours() == []
+    assert psutil.Process().num_fds() <= open_before
 
 
 @pytest.mark.parametrize(
