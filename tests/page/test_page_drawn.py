@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.page import scenes
 from tests.page.stage import NARROW, WIDE, Backstage, Watched, opened
@@ -193,3 +193,26 @@ def test_silence_is_told_and_ends_by_itself(browser: Browser) -> None:
         expect(page.locator("#lost")).to_be_hidden()
         expect(page.locator("#pulse")).to_have_text("live")
         assert "The supervisor answers again" in page.inner_text("#notices")
+
+
+class Broken(Backstage):
+    """The first answer for one of the page's files breaks off."""
+
+    def __init__(self, answer: dict[str, Any], file: str) -> None:
+        super().__init__(answer)
+        self._file: str | None = file
+
+    def handle(self, route: Route) -> None:
+        if self._file is not None and route.request.url.endswith(self._file):
+            self._file = None
+            route.abort("connectionreset")
+        else:
+            super().handle(route)
+
+
+@pytest.mark.parametrize("file", ["/app.js", "/model.js"])
+def test_a_page_whose_files_did_not_all_come_begins_again(browser: Browser, file: str) -> None:
+    with opened(browser, behind=Broken(scenes.calm().as_dict(), file)) as watched:
+        drawn(watched)
+        expect(watched.page.locator("#pulse")).to_have_text("live")
+        assert any("ERR_CONNECTION_RESET" in each for each in watched.complaints)

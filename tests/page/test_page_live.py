@@ -36,7 +36,11 @@ def watched(house: House, browser: Browser) -> Iterator[Watched]:
     if not house.ps()["supervisor"]["running"]:
         house.start()
     with opened(browser, WIDE, "dark", home=home(house)) as watched:
-        expect(watched.page.locator("#pulse")).to_have_text("live", timeout=20_000)
+        try:
+            expect(watched.page.locator("#pulse")).to_have_text("live", timeout=20_000)
+        except AssertionError as error:
+            error.add_note(f"it asked for {watched.asked}, and complained of {watched.complaints}")
+            raise
         yield watched
 
 

@@ -198,8 +198,18 @@ def test_a_drained_node_hands_over_without_a_failed_request(cluster: House, lab:
     node.update({**node.attrs["Spec"], "Availability": "active"})
 
 
-def test_without_a_manager_the_others_serve_on(cluster: House, lab: Hosts) -> None:
-    rows = workers(cluster)
+def test_without_a_manager_the_others_serve_on(cluster: House, lab: Hosts, manager: docker.DockerClient) -> None:
+    rows, nodes, told_before = workers(cluster), [node.id for node in manager.nodes.list()], len(lab.log(1))
+
+    def all_have_reported() -> bool:
+        """A manager that is back takes its nodes for well until their time is up, and then replaces the tasks of who has not reported."""
+        return all(f"worker {node} was successfully registered" in lab.log(1)[told_before:] for node in nodes)
+
+    def agrees_with_the_manager() -> bool:
+        wanted = manager.api.tasks(filters={"desired-state": "running"})
+        ids = {str(task["Status"].get("ContainerStatus", {}).get("ContainerID"))[:12] for task in wanted}
+        return ids == {row["id"] for row in workers(cluster).values()} and settled(cluster, SIX)()
+
     with exactly_counted(lab, cluster) as clients:
         lab.power_off(1, cable=False)
         eventually(lambda: cluster.events("engine_lost"), what="the manager is missed")
@@ -210,7 +220,8 @@ def test_without_a_manager_the_others_serve_on(cluster: House, lab: Hosts) -> No
         assert "manager does not answer; nothing was changed" in told(cluster, "scale", "worker=4")
         lab.start(1)
         eventually(lambda: cluster.events("engine_back"), 60, "the manager is back")
-        eventually(settled(cluster, SIX), 90)
+        eventually(all_have_reported, 60, "every node has reported to it")
+        eventually(agrees_with_the_manager, 90, "what it has replaced is known")
 
 
 def test_a_supervisor_after_this_one_adopts_every_task(cluster: House) -> None:
