@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import docker
 import psutil
 import pytest
 
@@ -51,9 +50,6 @@ class Answers(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         pass
-
-    def address_string(self) -> str:
-        return "ssh"
 
 
 class Server(socketserver.ThreadingUnixStreamServer):
@@ -207,8 +203,3 @@ def test_without_an_ssh_command_it_says_what_to_install(tmp_path: Path, monkeypa
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(EngineError, match="apt-get install openssh-client"):
         ssh.connect("ssh://h1", 1, 2)
-
-
-def test_the_client_is_the_sdks_own(engine: None) -> None:
-    with contextlib.closing(ssh.connect("ssh://h1", 1, 2)) as client:
-        assert isinstance(client, docker.DockerClient)

@@ -19,7 +19,8 @@ async function again() {
 }
 
 addEventListener("error", (event) => {
-  if (!(event.target instanceof HTMLScriptElement)) return;
+  // A script that the page can do without is no reason to load it again and again.
+  if (!(event.target instanceof HTMLScriptElement) || event.target.type !== "module") return;
   say();
   addEventListener("DOMContentLoaded", say);
   setTimeout(again, PAUSE);
