@@ -17,7 +17,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from comet.events import Event
-from comet.replica import Replica, Stage, State, Wanted, event, step
+from comet.replica import Replica, Stage, State, Wanted, event
+from comet.timeline import heard
 
 KILL_PATIENCE = 5.0
 """Seconds from a kill until it is repeated. A process in an uninterruptible wait dies only when that is over."""
@@ -101,7 +102,8 @@ def _raise(replica: Replica, fleet: Mapping[str, Replica], now: float, made: Pla
 
 def _start(replica: Replica, now: float) -> Replica:
     deadline = now + replica.spec.start_timeout
-    decided = replace(step(replica, "decided", now), instance=replica.instance + 1, started=now, lost=False)
+    steps = heard(replica.recovery, "decided", now)
+    decided = replace(replica, instance=replica.instance + 1, started=now, lost=False, recovery=steps)
     return decided.enter(State.STARTING, now, deadline=deadline)
 
 

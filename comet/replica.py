@@ -15,6 +15,7 @@ from typing import Any, get_args
 
 from comet.backoff import RestartPolicy
 from comet.events import Event
+from comet.timeline import Steps, heard, timeline, witnessed
 
 
 class Wanted(StrEnum):
@@ -168,10 +169,6 @@ class Revived:
 Observation = Started | Replaced | StartFailed | Ready | Answered | Health | Hung | Drained | Lost | Exited | Removed | Revived
 
 
-Steps = tuple[tuple[str, float], ...]
-"""What happened in a recovery, in order, each with its moment in monotonic seconds."""
-
-
 @dataclass(frozen=True)
 class Replica:
     """A replica's present. `endpoint` is where its driver said that it runs (of a dead one: ran), `remote` whether it lives without a
@@ -240,7 +237,7 @@ def _ignore(replica: Replica, observation: Any, moment: Moment) -> Change:
 
 def _started(replica: Replica, observation: Started, moment: Moment) -> Change:
     place = observation.endpoint
-    known = replace(step(replica, "started", moment.now), pid=observation.pid, id=observation.id)
+    known = replace(replica, pid=observation.pid, id=observation.id, recovery=heard(replica.recovery, "started", moment.now))
     return (known if place is None else replace(known, endpoint=place, remote=True)), ()
 
 
@@ -260,20 +257,20 @@ def _replaced_while_stopping(replica: Replica, observation: Replaced, moment: Mo
 
 def _ready(replica: Replica, observation: Ready, moment: Moment) -> Change:
     start_ms = round((moment.now - replica.started) * 1000, 1)
+    steps = replica.recovery
     if observation.listening is not None and replica.started <= observation.listening <= moment.now:
-        replica = step(replica, "listening", observation.listening)
-    steps = step(replica, "ready", moment.now).recovery
+        steps = witnessed(steps, "listening", observation.listening)
+    steps = heard(steps, "ready", moment.now)
     after = replica.enter(State.READY, moment.now, ready_since=moment.now, was_ready=True, reason="", recovery=(), recovered=steps)
     told = event("replica_ready", after, start_ms=start_ms)
     return after, (replace(told, fields={**told.fields, "timeline_ms": timeline(steps)}) if steps else told,)
 
 
 def _answered(replica: Replica, observation: Answered, moment: Moment) -> Change:
-    steps = replica.recovered
-    if not steps:
+    if not replica.recovered:
         return replica, ()
     after = replace(replica, recovered=())
-    return after, (event("first_answer", after, timeline_ms=timeline((*steps, ("first answer", observation.at)))),)
+    return after, (event("first_answer", after, timeline_ms=timeline(witnessed(replica.recovered, "first answer", observation.at))),)
 
 
 def _health(replica: Replica, observation: Health, moment: Moment) -> Change:
@@ -373,17 +370,6 @@ NEXT, FORMER = "~next", "~former"
 
 def public_name(name: str) -> str:
     return name.partition("~")[0]
-
-
-def step(replica: Replica, name: str, now: float) -> Replica:
-    """Note a step of a recovery that is under way; a first start is none."""
-    return replace(replica, recovery=(*replica.recovery, (name, now))) if replica.recovery else replica
-
-
-def timeline(steps: Steps) -> dict[str, float]:
-    """The steps as milliseconds since the first of them. A step that was repeated (a start that failed) counts as its last time."""
-    begin = steps[0][1]
-    return {name: round((at - begin) * 1000, 1) for name, at in steps}
 
 
 def event(name: str, replica: Replica, **fields: Any) -> Event:

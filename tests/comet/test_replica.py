@@ -139,6 +139,23 @@ def test_a_recovery_is_one_timeline_from_death_to_the_first_answer() -> None:
     assert line({"event": first.name, "replica": first.replica, **first.fields}) == "worker-0 answers again, 630 ms after it died"
 
 
+def test_news_that_comes_late_puts_no_cause_after_its_effect() -> None:
+    """A process listens and answers by its own clock; that it was started and is ready is heard of a little later."""
+    house = House(spec("worker-0"), script=lambda name, instance: ())
+    house.supervisor.observe("worker-0", 1, Ready())
+    house.time.advance(60)
+    house.supervisor.observe("worker-0", 1, Exited(Exit(code=1)))
+    house.time.advance(0.1)
+    listening = house.time.now - 0.03
+    house.supervisor.observe("worker-0", 2, Started(7, "7"))
+    house.time.advance(0.1)
+    house.supervisor.observe("worker-0", 2, Ready(listening))
+    assert house.events[-1].fields["timeline_ms"] == {"noticed": 0, "decided": 0, "started": 70, "listening": 70, "ready": 200}
+    house.supervisor.observe("worker-0", 2, Answered(listening + 0.05))
+    answered = {"noticed": 0, "decided": 0, "started": 70, "listening": 70, "ready": 120, "first answer": 120}
+    assert house.events[-1].fields["timeline_ms"] == answered
+
+
 def test_an_answer_before_any_death_is_no_recovery() -> None:
     house = House(spec("worker-0"), script=slow)
     house.supervisor.observe("worker-0", 1, Ready())
