@@ -111,7 +111,10 @@ class Replaced:
 
 @dataclass(frozen=True)
 class StartFailed:
+    """There is no instance; or, if `overdue`, one that has had its time and is out of reach of any kill."""
+
     reason: str
+    overdue: bool = False
 
 
 @dataclass(frozen=True)
@@ -292,8 +295,11 @@ def _hung(replica: Replica, observation: Hung, moment: Moment) -> Change:
 
 
 def _start_failed(replica: Replica, observation: StartFailed, moment: Moment) -> Change:
-    after, more = _back_off(replace(replica, reason=observation.reason), moment)
-    return after, (event("replica_start_failed", replica, reason=observation.reason), *more)
+    reason = observation.reason
+    if observation.overdue and replica.state is State.STARTING:
+        reason = f"{overdue(replica.spec)}: {reason}"
+    after, more = _back_off(replace(replica, reason=reason), moment)
+    return after, (event("replica_start_failed", replica, reason=reason), *more)
 
 
 def _exited(replica: Replica, observation: Exited, moment: Moment) -> Change:
@@ -370,6 +376,10 @@ NEXT, FORMER = "~next", "~former"
 
 def public_name(name: str) -> str:
     return name.partition("~")[0]
+
+
+def overdue(spec: ReplicaSpec) -> str:
+    return f"not ready within {spec.start_timeout:g} s"
 
 
 def event(name: str, replica: Replica, **fields: Any) -> Event:

@@ -3,9 +3,13 @@
 A swarm counts the places of a service in slots; whatever happens to the task in a slot, the swarm makes another one for it, on any
 node. A replica sits in a slot (`Seat`): it is the task that serves there. So a death is two readings that differ, never an order of ours:
 
-    its task failed, or its node is down     Exited; the replica waits, and its next task is Started
+    its task failed                          Exited; the replica waits, and its next task is Started
     its task was stopped by design           Replaced where the next one serves already (an update), else Exited (a drained node)
+    its node is down                         nothing yet, then Replaced as soon as the next one serves
     a task failed before it served           StartFailed, with the swarm's own words
+
+A node is down when its manager has not heard of it for a while. It may be dead; it may as well be cut off from the manager only, or the
+manager has been away itself. Whether its tasks answer the load balancers see for themselves, so such a task keeps its seat meanwhile.
 
 Which slots go when a service shrinks is the swarm's choice, while replicas go by number. So those that stay move over into the slots of
 those that leave (`seated`).
@@ -58,12 +62,17 @@ class Task:
 
     @property
     def ended(self) -> bool:
-        """It does not run any more, or nobody will hear of it again."""
+        """It does not run any more, or its manager does not hear of it."""
         return self.state in ENDED or (self.node is not None and not self.node.up)
 
     @property
+    def unheard(self) -> bool:
+        """It ran when its node was last heard of, and may run still."""
+        return self.ended and self.state == "running"
+
+    @property
     def failed(self) -> bool:
-        return self.ended and self.state not in BY_DESIGN
+        return self.ended and self.state not in BY_DESIGN and not self.unheard
 
     @property
     def serves(self) -> bool:
@@ -182,6 +191,8 @@ def judged(seat: Seat, tasks: Sequence[Task], wall: float, checked: bool = False
     if seat.task is not None:
         if heir is not None and heir.id == seat.task:
             return seat, None
+        if present is not None and present.unheard and heir is None:
+            return seat, None
         if present is None or present.failed or (present.ended and heir is None):
             since = max(seat.since, present.created if present is not None else 0.0)
             return replace(seat, task=None, since=since), Exited(_exit(present, wall))
@@ -206,6 +217,15 @@ def told(task: Task, tasks: Iterable[Task]) -> str:
     return f"{words} (on {', '.join(where)}{hint})" if where and task.node is not None else words
 
 
+def standing(tasks: Iterable[Task]) -> list[Task]:
+    """Of each slot the task that serves there, else the one that may serve still."""
+    by_slot: dict[int, Task] = {}
+    for task in tasks:
+        if task.serves or (task.unheard and task.endpoint is not None and not (task.slot in by_slot and by_slot[task.slot].serves)):
+            by_slot[task.slot] = task
+    return list(by_slot.values())
+
+
 def pending(seat: Seat, tasks: Sequence[Task]) -> str:
     """Why a replica is not there yet, in the swarm's words; empty where it says nothing."""
     last = next((task for task in reversed(tasks) if task.slot == seat.slot and task.wanted), None)
@@ -213,6 +233,8 @@ def pending(seat: Seat, tasks: Sequence[Task]) -> str:
         return "the swarm has made no task for it"
     if last.serves and last.endpoint is not None:
         return f"{last.endpoint.host}:{last.endpoint.port} on {last.endpoint.node} does not answer from here"
+    if last.unheard and last.node is not None:
+        return f"its node {last.node.name} is down" + (f": {last.node.said}" if last.node.said else "")
     if last.state == "running" and last.port is None:
         return "its task runs, and the swarm has forgotten on which port (restart worker gives it another)"
     return f"its task is {last.state}" + (f": {last.error}" if last.error else "")

@@ -107,15 +107,14 @@ class SwarmDriver:
             # How long a task may take to end the swarm knows, and kills it then.
             self._apply_soon()
         elif seat.waiting:
-            limit = self._specs[name].start_timeout
-            self._later(name, StartFailed(f"not ready within {limit:g} s: {pending(seat, self._last.tasks)}"))
+            self._later(name, StartFailed(pending(seat, self._last.tasks), overdue=True))
         else:
             task = self._task(seat)
             if task is not None and task.node is not None and task.node.id == self._here:
                 self._lanes.put(name, lambda: self._kill(task.container, signal))
             else:
                 # It runs on another machine and does not answer: only the swarm can replace it, and only another look can tell.
-                self._later(name, StartFailed(f"not ready within {self._specs[name].start_timeout:g} s: {pending(seat, self._last.tasks)}"))
+                self._later(name, StartFailed(pending(seat, self._last.tasks), overdue=True))
 
     def remove(self, name: str) -> None:
         seat = self._seats.pop(name, None)
@@ -237,6 +236,7 @@ class SwarmDriver:
             if known is not None and known.up != node.up:
                 name = "node_ready" if node.up else "node_down"
                 self._tell(Event(name, None, {"node": node.name} if node.up else {"node": node.name, "reason": node.said}))
+                self._hurry_until = self._loop.time() + HURRY_LASTS
         self._lost, self._last = None, fresh
         self._ports = {task.container: task.port for task in fresh.tasks if task.port is not None}
         self._look()
@@ -254,7 +254,8 @@ class SwarmDriver:
             if news is not None:
                 self._later(name, news)
                 self._hurry_until = self._loop.time() + HURRY_LASTS
-        unsettled = self._updating or any(seat.task is None or seat.leaving or seat.waiting for seat in self._seats.values())
+        unheard = {None, *(task.id for task in tasks if task.unheard)}
+        unsettled = self._updating or any(seat.task in unheard or seat.leaving or seat.waiting for seat in self._seats.values())
         self._hurry = unsettled and self._loop.time() < self._hurry_until
 
     def _later(self, name: str, news: Observation) -> None:

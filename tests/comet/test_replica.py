@@ -109,6 +109,13 @@ def test_crashes_are_forgotten_too_when_sickness_comes_before_death() -> None:
     assert dead.deadline == 120.1
 
 
+def test_what_nobody_can_kill_is_overdue_only_where_it_never_became_ready() -> None:
+    late, _ = react(replica(State.STARTING), StartFailed("on h3", overdue=True), Moment(now=160.0))
+    assert late.reason == "not ready within 60 s: on h3"
+    sick, _ = react(replica(State.UNHEALTHY, ready_since=None), StartFailed("on h3", overdue=True), Moment(now=160.0))
+    assert sick.reason == "on h3"
+
+
 def test_a_dead_replica_that_was_to_stop_needs_only_its_removal() -> None:
     after, _ = react(replica(State.STOPPING), Exited(Exit(code=0)), Moment(now=101))
     assert (after.state, after.pid, after.deadline) == (State.STOPPING, None, 101)

@@ -185,6 +185,16 @@ class Hosts:
         """Plug the machine's cable in, or pull it."""
         sh("ip", "-n", f"{self._name}b", "link", "set", f"p{number}", "up" if up else "down")
 
+    @contextlib.contextmanager
+    def refusing(self, number: int, port: int) -> Iterator[None]:
+        """Meanwhile the machine takes no TCP connections of the others to this port."""
+        rule = ["INPUT", "-p", "tcp", "--dport", str(port), "!", "-i", "lo", "-j", "REJECT", "--reject-with", "tcp-reset"]
+        self.on(number, ["iptables", "-I", *rule])
+        try:
+            yield
+        finally:
+            self.on(number, ["iptables", "-D", *rule])
+
     def log(self, number: int) -> str:
         return (self._folder / str(number) / "log").read_text(errors="replace")
 

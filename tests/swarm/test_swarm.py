@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import docker
 import pytest
@@ -198,19 +198,19 @@ def test_a_drained_node_hands_over_without_a_failed_request(cluster: House, lab:
     node.update({**node.attrs["Spec"], "Availability": "active"})
 
 
-def test_without_a_manager_the_others_serve_on(cluster: House, lab: Hosts, manager: docker.DockerClient) -> None:
-    rows, nodes, told_before = workers(cluster), [node.id for node in manager.nodes.list()], len(lab.log(1))
+def agrees_with(manager: docker.DockerClient, cluster: House) -> Callable[[], bool]:
+    """Whether Comet and the manager know the same tasks, and all of them serve."""
 
-    def all_have_reported() -> bool:
-        """A manager that is back takes its nodes for well until their time is up, and then replaces the tasks of who has not reported: with
-        heartbeats of 1 s that may be all of them, and for a moment nobody serves."""
-        return all(f"worker {node} was successfully registered" in lab.log(1)[told_before:] for node in nodes)
-
-    def agrees_with_the_manager() -> bool:
+    def look() -> bool:
         wanted = manager.api.tasks(filters={"desired-state": "running"})
         ids = {str(task["Status"].get("ContainerStatus", {}).get("ContainerID"))[:12] for task in wanted}
         return ids == {row["id"] for row in workers(cluster).values()} and settled(cluster, SIX)()
 
+    return look
+
+
+def test_without_a_manager_the_others_serve_on(cluster: House, lab: Hosts, manager: docker.DockerClient) -> None:
+    rows = workers(cluster)
     with exactly_counted(lab, cluster) as clients:
         lab.power_off(1, cable=False)
         eventually(lambda: cluster.events("engine_lost"), what="the manager is missed")
@@ -219,10 +219,31 @@ def test_without_a_manager_the_others_serve_on(cluster: House, lab: Hosts, manag
         eventually(lambda: clients.answers["200"] > seen + 100)
         assert "does not answer" in cluster.events("engine_lost")[-1]["reason"]
         assert "manager does not answer; nothing was changed" in told(cluster, "scale", "worker=4")
+    # Where it hears of all its nodes at once and too late, the swarm itself ends what serves before any successor does.
     lab.start(1)
     eventually(lambda: cluster.events("engine_back"), 60, "the manager is back")
-    eventually(all_have_reported, 60, "every node has reported to it")
-    eventually(agrees_with_the_manager, 90, "what it has replaced is known")
+    eventually(agrees_with(manager, cluster), 90, "what it has replaced is known")
+
+
+def test_a_manager_that_does_not_hear_of_its_nodes_takes_nobody_away(cluster: House, lab: Hosts, manager: docker.DockerClient) -> None:
+    """It calls them down and replaces their tasks, those answer as before, and at first nobody else does: its own machine was off."""
+    assert cluster.comet("restart", "worker").returncode == 0  # So that every node has some.
+    eventually(agrees_with(manager, cluster), 60)
+    away = {name: row["id"] for name, row in workers(cluster).items() if row["node"] != "h1"}
+    assert {row["node"] for row in workers(cluster).values()} == {"h1", "h2", "h3"}
+    seen, restarts = len(cluster.events("node_down")), {name: row["restarts"] for name, row in workers(cluster).items()}
+    with exactly_counted(lab, cluster):
+        lab.power_off(1, cable=False)
+        eventually(lambda: len(cluster.events("engine_lost")) == 2, what="the manager is missed")
+        with lab.refusing(1, port=2377):
+            lab.start(1)
+            eventually(lambda: {"h2", "h3"} <= {event["node"] for event in cluster.events("node_down")[seen:]}, 60, "both are down")
+            eventually(lambda: {row["node"] for row in workers(cluster).values()} == {"h1"}, 60, "what is replaced has moved")
+            eventually(settled(cluster, SIX), 60)
+        eventually(agrees_with(manager, cluster), 90)
+    moved = {event["replica"] for event in cluster.events("replica_moved") if event["former"] in away.values()}
+    assert moved == set(away)
+    assert {name: row["restarts"] for name, row in workers(cluster).items() if name in away} == {name: restarts[name] for name in away}
 
 
 def test_a_supervisor_after_this_one_adopts_every_task(cluster: House) -> None:
