@@ -41,6 +41,7 @@ PURE_PARTS = {
         "servicespec",
         "snapshot",
         "tasks",
+        "timeline",
         "wallclock",
         "admin.forms",
         "admin.guard",

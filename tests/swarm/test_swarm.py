@@ -227,10 +227,10 @@ def test_without_a_manager_the_others_serve_on(cluster: House, lab: Hosts, manag
 
 def test_a_manager_that_does_not_hear_of_its_nodes_takes_nobody_away(cluster: House, lab: Hosts, manager: docker.DockerClient) -> None:
     """It calls them down and replaces their tasks, those answer as before, and at first nobody else does: its own machine was off."""
-    assert cluster.comet("restart", "worker").returncode == 0  # So that every node has some.
+    assert cluster.comet("restart", "worker").returncode == 0  # So that other nodes have some.
     eventually(agrees_with(manager, cluster), 60)
     away = {name: row["id"] for name, row in workers(cluster).items() if row["node"] != "h1"}
-    assert {row["node"] for row in workers(cluster).values()} == {"h1", "h2", "h3"}
+    assert away
     seen, restarts = len(cluster.events("node_down")), {name: row["restarts"] for name, row in workers(cluster).items()}
     with exactly_counted(lab, cluster):
         lab.power_off(1, cable=False)
