@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from comet.events import Event
-from comet.replica import Replica, Stage, State, Wanted, event, overdue
+from comet.replica import Replica, Stage, State, Wanted, event
 from comet.timeline import heard
 
 KILL_PATIENCE = 5.0
@@ -85,7 +85,8 @@ def begin_stop(replica: Replica, now: float, stage: Stage = Stage.DRAIN) -> tupl
 
 def _raise(replica: Replica, fleet: Mapping[str, Replica], now: float, made: Plan) -> None:
     if replica.state is State.STARTING and _due(replica, now):
-        reason = overdue(replica.spec)
+        seconds = replica.spec.start_timeout
+        reason = f"not ready within {seconds:g} s"
         told = event("replica_unhealthy", replica, reason=reason)
         made.add(replace(replica, deadline=now + KILL_PATIENCE, reason=reason), Verb.KILL, told)
     elif replica.state is State.UNHEALTHY and _due(replica, now):

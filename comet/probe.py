@@ -32,12 +32,12 @@ class Prober:
         self._sink = sink
         self.timeout = timeout
         self._pool = ThreadPoolExecutor(16, thread_name_prefix="probe")
-        self._wanted: dict[str, int] = {}
+        self._wanted: dict[str, tuple[int, str]] = {}
         self._closed = False
 
     def watch(self, name: str, instance: int, url: str) -> None:
-        """Ask `url` until it answers, another instance is watched under this name, or `forget` is called."""
-        self._wanted[name] = instance
+        """Ask `url` until it answers, another instance or place is watched under this name, or `forget` is called."""
+        self._wanted[name] = instance, url
         self._ask(name, instance, url, 0)
 
     async def passes(self, url: str, timeout: float) -> bool:
@@ -56,13 +56,13 @@ class Prober:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _ask(self, name: str, instance: int, url: str, attempt: int) -> None:
-        if self._wanted.get(name) != instance:
+        if self._wanted.get(name) != (instance, url):
             return
         future = self._loop.run_in_executor(self._pool, answers, url, self.timeout)
         future.add_done_callback(lambda done: self._answered(done, name, instance, url, attempt))
 
     def _answered(self, done: "asyncio.Future[Ready | None]", name: str, instance: int, url: str, attempt: int) -> None:
-        if self._closed or done.cancelled() or self._wanted.get(name) != instance:
+        if self._closed or done.cancelled() or self._wanted.get(name) != (instance, url):
             return
         answer = None if done.exception() is not None else done.result()
         if answer is not None:

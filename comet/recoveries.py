@@ -1,4 +1,5 @@
-"""What the events tell about deaths and returns: restarts by reason, and how long each recovery took, step by step. Pure.
+"""What the events tell about deaths and returns: restarts by reason, and how long each recovery took, step by step, up to when it was heard
+that the replica is ready. Pure.
 
 Folded over the records of the journal as they are written, so that it costs nothing to ask.
 """
@@ -40,7 +41,7 @@ class Recoveries:
                 self._sick.clear()  # It sees for itself.
             case "replica_unhealthy":
                 self._sick.add(name)
-            case "replica_healthy":
+            case "replica_healthy" | "replica_moved":
                 self._sick.discard(name)
             case "replica_exited":
                 self._reason[name] = "unhealthy" if name in self._sick else reason(record)

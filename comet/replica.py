@@ -111,10 +111,7 @@ class Replaced:
 
 @dataclass(frozen=True)
 class StartFailed:
-    """There is no instance; or, if `overdue`, one that has had its time and is out of reach of any kill."""
-
     reason: str
-    overdue: bool = False
 
 
 @dataclass(frozen=True)
@@ -145,6 +142,13 @@ class Hung:
 
 
 @dataclass(frozen=True)
+class Unheard:
+    """Nobody hears of its machine any more, for this reason; it may be dead, and may answer as ever. No reason: it is heard of again."""
+
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class Drained:
     """Nothing more will be sent to it."""
 
@@ -169,15 +173,15 @@ class Revived:
     """What kept replicas from starting is gone (the engine is back): waiting out a backoff makes no sense any more."""
 
 
-Observation = Started | Replaced | StartFailed | Ready | Answered | Health | Hung | Drained | Lost | Exited | Removed | Revived
+Observation = Started | Replaced | StartFailed | Ready | Answered | Health | Hung | Unheard | Drained | Lost | Exited | Removed | Revived
 
 
 @dataclass(frozen=True)
 class Replica:
     """A replica's present. `endpoint` is where its driver said that it runs (of a dead one: ran), `remote` whether it lives without a
-    process of this host. `since` is when it entered its state, `deadline` when the plan must look at it again. `recovery` collects the
-    steps from its last death on, each with its moment: died (where that is known), noticed, decided, started, listening, ready;
-    `recovered` holds them from then on until the first answer."""
+    process of this host, `unheard` why nobody hears of its machine. `since` is when it entered its state, `deadline` when the plan must
+    look at it again. `recovery` collects the steps from its last death on, each with its moment: died (where that is known), noticed,
+    decided, started, listening, ready; `recovered` holds them from then on until the first answer."""
 
     spec: ReplicaSpec
     wanted: Wanted = Wanted.UP
@@ -194,6 +198,7 @@ class Replica:
     deadline: float | None = None
     was_ready: bool = False
     lost: bool = False
+    unheard: str = ""
     recovery: Steps = ()
     recovered: Steps = ()
     failures: int = 0
@@ -246,12 +251,13 @@ def _started(replica: Replica, observation: Started, moment: Moment) -> Change:
 
 def _replaced(replica: Replica, observation: Replaced, moment: Moment) -> Change:
     place = observation.endpoint
-    here = replace(replica, id=observation.id, endpoint=place, remote=True, started=moment.now, reason="", recovered=())
+    here = replace(replica, id=observation.id, endpoint=place, remote=True, started=moment.now, reason="", unheard="", recovered=())
     if observation.checked and replica.ready:
         after = here.enter(State.READY, moment.now, ready_since=moment.now)
     else:
         after = here.enter(State.STARTING, moment.now, deadline=moment.now + replica.spec.start_timeout)
-    return after, (event("replica_moved", after, former=replica.id, node=place.node),)
+    healed = (event("replica_healthy", after),) if replica.state is State.UNHEALTHY and after.state is State.READY else ()
+    return after, (event("replica_moved", after, former=replica.id, node=place.node), *healed)
 
 
 def _replaced_while_stopping(replica: Replica, observation: Replaced, moment: Moment) -> Change:
@@ -282,6 +288,8 @@ def _health(replica: Replica, observation: Health, moment: Moment) -> Change:
     if observation.healthy:
         after = replica.enter(State.READY, moment.now, ready_since=moment.now, reason="")
         return after, (event("replica_healthy", after),)
+    if replica.unheard:
+        return _gone(replica, f"{observation.reason}; {replica.unheard}", moment)
     grace = replica.spec.unhealthy_grace
     deadline = None if grace is None else moment.now + grace
     after = _unready(replica, moment).enter(State.UNHEALTHY, moment.now, deadline=deadline, reason=observation.reason)
@@ -294,12 +302,20 @@ def _hung(replica: Replica, observation: Hung, moment: Moment) -> Change:
     return after, (event("replica_unhealthy", after, reason=observation.reason),)
 
 
+def _unheard(replica: Replica, observation: Unheard, moment: Moment) -> Change:
+    if observation.reason and replica.state is not State.READY:
+        return _gone(replica, f"{replica.reason}; {observation.reason}" if replica.reason else observation.reason, moment)
+    return replace(replica, unheard=observation.reason), ()
+
+
+def _gone(replica: Replica, reason: str, moment: Moment) -> Change:
+    """It neither answers nor is heard of: dead, and nobody knows how."""
+    return _exited(replace(replica, reason=reason), Exited(), moment)
+
+
 def _start_failed(replica: Replica, observation: StartFailed, moment: Moment) -> Change:
-    reason = observation.reason
-    if observation.overdue and replica.state is State.STARTING:
-        reason = f"{overdue(replica.spec)}: {reason}"
-    after, more = _back_off(replace(replica, reason=reason), moment)
-    return after, (event("replica_start_failed", replica, reason=reason), *more)
+    after, more = _back_off(replace(replica, reason=observation.reason), moment)
+    return after, (event("replica_start_failed", replica, reason=observation.reason), *more)
 
 
 def _exited(replica: Replica, observation: Exited, moment: Moment) -> Change:
@@ -329,7 +345,7 @@ def _back_off(replica: Replica, moment: Moment) -> Change:
     before = _unready(replica, moment)
     failures = before.failures + 1
     delay = replica.spec.restart.delay(failures, moment.spread)
-    ended = replace(before, failures=failures, pid=None, remote=False, started=moment.now, lost=False)
+    ended = replace(before, failures=failures, pid=None, remote=False, started=moment.now, lost=False, unheard="")
     after = ended.enter(State.BACKOFF, moment.now, deadline=moment.now + delay)
     if delay == 0:
         return after, ()
@@ -378,10 +394,6 @@ def public_name(name: str) -> str:
     return name.partition("~")[0]
 
 
-def overdue(spec: ReplicaSpec) -> str:
-    return f"not ready within {spec.start_timeout:g} s"
-
-
 def event(name: str, replica: Replica, **fields: Any) -> Event:
     """An event of one replica; kind and id come with it. A successor, and one that is retired, speak in the name they share."""
     return Event(name, public_name(replica.name), {"kind": replica.spec.kind, "id": replica.id, **fields})
@@ -398,7 +410,14 @@ Reaction = Callable[[Replica, Any, Moment], Change]
 
 # A row names what is answered; all else is ignored, and by the way of building it no pair can be without an answer.
 _IGNORED: dict[type, Reaction] = dict.fromkeys(get_args(Observation), _ignore)
-_ALIVE = _IGNORED | {Started: _started, Replaced: _replaced, StartFailed: _start_failed, Lost: _lost, Exited: _exited}
+_ALIVE = _IGNORED | {
+    Started: _started,
+    Replaced: _replaced,
+    StartFailed: _start_failed,
+    Unheard: _unheard,
+    Lost: _lost,
+    Exited: _exited,
+}
 
 REACTIONS: dict[State, dict[type, Reaction]] = {
     State.STARTING: _ALIVE | {Ready: _ready},

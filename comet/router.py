@@ -207,6 +207,11 @@ class Router:
         """What each load balancer finds wrong with each worker that it has judged; None: nothing."""
         return {name: dict(view) for name, view in self._views.items()}
 
+    def doubt(self, name: str, reason: str) -> None:
+        """Have each load balancer check a worker at once, and meanwhile use the others."""
+        for link in list(self._links.values()):
+            link.send(messages.doubt(name, reason))
+
     def drain(self, name: str, grace: float) -> bool:
         """Ask a load balancer to drain; False when there is no connection to it."""
         link = self._links.get(name)

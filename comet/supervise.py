@@ -28,6 +28,7 @@ from comet.replica import (
     Started,
     StartFailed,
     State,
+    Unheard,
     Wanted,
     react,
 )
@@ -92,6 +93,8 @@ class Supervisor:
         for event in events:
             self._tell(event)
         self._probe(after, observation)
+        if after.unheard and self.router is not None and isinstance(observation, Unheard):
+            self.router.doubt(name, after.unheard)
         if after is not replica:
             self.tick()
 

@@ -5,11 +5,12 @@ node. A replica sits in a slot (`Seat`): it is the task that serves there. So a 
 
     its task failed                          Exited; the replica waits, and its next task is Started
     its task was stopped by design           Replaced where the next one serves already (an update), else Exited (a drained node)
-    its node is down                         nothing yet, then Replaced as soon as the next one serves
+    its node is down                         Unheard, then Replaced as soon as the next one serves
     a task failed before it served           StartFailed, with the swarm's own words
 
 A node is down when its manager has not heard of it for a while. It may be dead; it may as well be cut off from the manager only, or the
-manager has been away itself. Whether its tasks answer the load balancers see for themselves, so such a task keeps its seat meanwhile.
+manager has been away itself. Whether its tasks answer the load balancers see for themselves: what they find dead is dead (`comet.replica`),
+what answers keeps its seat until another one serves there.
 
 Which slots go when a service shrinks is the swarm's choice, while replicas go by number. So those that stay move over into the slots of
 those that leave (`seated`).
@@ -20,7 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from comet.exits import of_container
-from comet.replica import Endpoint, Exit, Exited, Observation, Replaced, Started, StartFailed
+from comet.replica import Endpoint, Exit, Exited, Observation, Replaced, Started, StartFailed, Unheard
 from comet.wallclock import parse
 
 ENDED = ("complete", "shutdown", "failed", "rejected", "remove", "orphaned")
@@ -68,7 +69,7 @@ class Task:
     @property
     def unheard(self) -> bool:
         """It ran when its node was last heard of, and may run still."""
-        return self.ended and self.state == "running"
+        return self.ended and self.state == "running" and self.endpoint is not None
 
     @property
     def failed(self) -> bool:
@@ -85,7 +86,7 @@ class Task:
 
     @property
     def endpoint(self) -> Endpoint | None:
-        if self.node is None or self.port is None:
+        if self.node is None or self.port is None or not self.node.address:
             return None
         return Endpoint(self.node.address, self.port, self.node.name)
 
@@ -102,7 +103,7 @@ class Reading:
 @dataclass(frozen=True)
 class Seat:
     """A replica's place. `task` is the one that serves in it; while there is none the replica is `waiting` for one or does not want
-    any. What was created until `since` is no news."""
+    any. What was created until `since` is no news; nor, once `unheard`, that the node of its task is down."""
 
     name: str
     instance: int
@@ -110,6 +111,7 @@ class Seat:
     slot: int | None = None
     waiting: bool = False
     leaving: bool = False
+    unheard: bool = False
     since: float = 0.0
 
 
@@ -189,15 +191,17 @@ def judged(seat: Seat, tasks: Sequence[Task], wall: float, checked: bool = False
     here = [task for task in tasks if task.slot == seat.slot]
     heir = next((task for task in reversed(here) if task.serves), None)
     if seat.task is not None:
+        if seat.unheard and present is not None and not present.ended:
+            return replace(seat, unheard=False), Unheard()
         if heir is not None and heir.id == seat.task:
             return seat, None
         if present is not None and present.unheard and heir is None:
-            return seat, None
+            return replace(seat, unheard=True), None if seat.unheard else Unheard(down(present))
         if present is None or present.failed or (present.ended and heir is None):
             since = max(seat.since, present.created if present is not None else 0.0)
-            return replace(seat, task=None, since=since), Exited(_exit(present, wall))
+            return replace(seat, task=None, since=since, unheard=False), Exited(_exit(present, wall))
         if heir is not None and heir.endpoint is not None:
-            return replace(seat, task=heir.id), Replaced(heir.container, heir.endpoint, checked)
+            return replace(seat, task=heir.id, unheard=False), Replaced(heir.container, heir.endpoint, checked)
         return seat, None
     if not seat.waiting:
         return seat, None
@@ -217,15 +221,6 @@ def told(task: Task, tasks: Iterable[Task]) -> str:
     return f"{words} (on {', '.join(where)}{hint})" if where and task.node is not None else words
 
 
-def standing(tasks: Iterable[Task]) -> list[Task]:
-    """Of each slot the task that serves there, else the one that may serve still."""
-    by_slot: dict[int, Task] = {}
-    for task in tasks:
-        if task.serves or (task.unheard and task.endpoint is not None and not (task.slot in by_slot and by_slot[task.slot].serves)):
-            by_slot[task.slot] = task
-    return list(by_slot.values())
-
-
 def pending(seat: Seat, tasks: Sequence[Task]) -> str:
     """Why a replica is not there yet, in the swarm's words; empty where it says nothing."""
     last = next((task for task in reversed(tasks) if task.slot == seat.slot and task.wanted), None)
@@ -233,11 +228,18 @@ def pending(seat: Seat, tasks: Sequence[Task]) -> str:
         return "the swarm has made no task for it"
     if last.serves and last.endpoint is not None:
         return f"{last.endpoint.host}:{last.endpoint.port} on {last.endpoint.node} does not answer from here"
-    if last.unheard and last.node is not None:
-        return f"its node {last.node.name} is down" + (f": {last.node.said}" if last.node.said else "")
+    if last.unheard:
+        return down(last)
     if last.state == "running" and last.port is None:
         return "its task runs, and the swarm has forgotten on which port (restart worker gives it another)"
     return f"its task is {last.state}" + (f": {last.error}" if last.error else "")
+
+
+def down(task: Task) -> str:
+    """Why nobody hears of it."""
+    if task.node is None:
+        return ""
+    return f"its node {task.node.name} is down" + (f": {task.node.said}" if task.node.said else "")
 
 
 def _exit(task: Task | None, wall: float) -> Exit:

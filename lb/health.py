@@ -3,18 +3,30 @@
 A check passes when a status of 200 to 399 arrives within `health_timeout`, connecting included; so a worker that hangs delays
 nobody's check but its own. Between checks lie `health_interval` seconds, 1 s while a state is changing. First checks are spread
 over the interval, so that a cluster is not asked all at once. What a check means is judged in `lb.upstream` and `lb.proxy`.
+
+What is no upstream any more is asked on, at once and every second, while requests are in flight on it. A process that ends closes its
+connections; a machine that is gone says nothing, not even that, and nobody else watches it for those who wait.
 """
 
 import asyncio
 import contextlib
+import errno
 import re
-from typing import Final, cast
+from typing import Final, NamedTuple, cast
 
 from lb.proxy import Proxy
 from lb.upstream import Upstream
 
 QUICK: Final = 1.0  # seconds between checks while a state is changing
+_UNREACHABLE: Final = frozenset((errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN))
 _STATUS = re.compile(rb"HTTP/1\.[01] ([1-9][0-9][0-9])[ \r]").match
+
+
+class Finding(NamedTuple):
+    """How a check ended: why it failed, in a few words (empty: it passed), and whether there was no sign of life at all."""
+
+    reason: str
+    silent: bool = False
 
 
 class Probe(asyncio.Protocol):
@@ -42,8 +54,8 @@ class Probe(asyncio.Protocol):
             self._result.set_result(status)
 
 
-async def probe(upstream: Upstream, path: str, timeout: float) -> str:
-    """Ask once. Return "" for a pass, otherwise the reason of the failure in a few words."""
+async def probe(upstream: Upstream, path: str, timeout: float) -> Finding:
+    """Ask once."""
     loop = asyncio.get_running_loop()
     result: asyncio.Future[int] = loop.create_future()
     host = f"[{upstream.host}]" if ":" in upstream.host else upstream.host
@@ -54,17 +66,18 @@ async def probe(upstream: Upstream, path: str, timeout: float) -> str:
             transport, _ = await loop.create_connection(lambda: Probe(request.encode(), result), *upstream.address)
             status = await result
     except ConnectionRefusedError:
-        return "connection refused"
+        return Finding("connection refused")
     except TimeoutError:
-        return f"no answer in {timeout:g} s"
+        return Finding(f"no answer in {timeout:g} s", silent=True)
     except (OSError, ValueError) as error:  # ValueError: a host that cannot be one
-        return getattr(error, "strerror", None) or type(error).__name__
+        words = getattr(error, "strerror", None) or type(error).__name__
+        return Finding(words, silent=getattr(error, "errno", None) in _UNREACHABLE)
     finally:
         if transport is not None:
             transport.close()
     if 200 <= status < 400:
-        return ""
-    return f"status {status}" if status else "closed without an answer"
+        return Finding("")
+    return Finding(f"status {status}" if status else "closed without an answer")
 
 
 class HealthChecker:
@@ -74,13 +87,18 @@ class HealthChecker:
         self._proxy = proxy
         self._loops: dict[Upstream, asyncio.Task[None]] = {}
         self._urgent: dict[Upstream, asyncio.Event] = {}
+        self._former: set[Upstream] = set()
 
     def follow(self) -> None:
-        """Check those that are upstreams now, and nobody else."""
+        """Check those that are upstreams now, and those that were and are still waited for."""
         order = self._proxy.pool.order
-        for upstream in [each for each in self._loops if each not in order]:
-            self._loops.pop(upstream).cancel()
-            del self._urgent[upstream]
+        for upstream in [each for each in self._loops if each not in order and each not in self._former]:
+            if upstream.in_flight:
+                self._former.add(upstream)
+                self._urgent[upstream].set()
+            else:
+                self._loops[upstream].cancel()
+                self._forget(upstream)
         for place, upstream in enumerate(order):
             if upstream not in self._loops:
                 delay = self._proxy.settings.health_interval * (place + 1) / len(order)
@@ -98,6 +116,11 @@ class HealthChecker:
             task.cancel()
         self._loops.clear()
         self._urgent.clear()
+        self._former.clear()
+
+    def _forget(self, upstream: Upstream) -> None:
+        self._former.discard(upstream)
+        del self._loops[upstream], self._urgent[upstream]
 
     async def _watch(self, upstream: Upstream, delay: float) -> None:
         urgent = self._urgent[upstream]
@@ -107,7 +130,14 @@ class HealthChecker:
                     await urgent.wait()
             urgent.clear()
             settings = self._proxy.settings
-            reason = await probe(upstream, upstream.health_path or settings.health_path, settings.health_timeout)
+            reason, silent = await probe(upstream, upstream.health_path or settings.health_path, settings.health_timeout)
+            if upstream in self._former:
+                if silent:
+                    self._proxy.forsake(upstream)
+                if not upstream.in_flight:
+                    return self._forget(upstream)
+                delay = QUICK
+                continue
             self._proxy.checked(upstream, not reason, reason or "healthy")
             quick = upstream.judge.changing or upstream.suspect
             delay = min(QUICK, settings.health_interval) if quick else settings.health_interval

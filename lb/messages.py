@@ -3,7 +3,7 @@
 Pure: bytes in, dictionaries out and back. Either side ignores a message type it does not know, so that both can be newer than
 the other; a line that is no JSON object is a broken peer (ValueError).
 
-To the LB: upstreams, settings, drain, ping, listener, status. From the LB, unasked: ready, first, health, drained; as answers: pong,
+To the LB: upstreams, settings, doubt, drain, ping, listener, status. From the LB, unasked: ready, first, health, drained; as answers: pong,
 listener (the line's first byte carries the descriptor by SCM_RIGHTS), status.
 """
 
@@ -79,6 +79,11 @@ def read_upstreams(message: Message) -> tuple[tuple[UpstreamSpec, ...], int | No
 def settings(partial: Message) -> Message:
     """Return a live change of the settings that `partial` names."""
     return {"type": "settings", "settings": partial}
+
+
+def doubt(upstream: str, reason: str) -> Message:
+    """Return the news that an upstream may be dead, for `reason`: whoever hears it checks at once."""
+    return {"type": "doubt", "upstream": upstream, "reason": reason}
 
 
 def drain(grace: float) -> Message:

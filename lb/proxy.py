@@ -344,6 +344,11 @@ class Proxy:
             self._edge(upstream, reason)
         self.pump()
 
+    def forsake(self, upstream: Upstream) -> None:
+        """Wait no longer for what is silent, wherever another upstream can be asked."""
+        self._move_on(upstream)
+        self.pump()
+
     def _edge(self, upstream: Upstream, reason: str) -> None:
         upstream.reason = reason
         self.pool.trust(upstream)

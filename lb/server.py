@@ -185,6 +185,10 @@ class Server:
                 self._health.follow()
             case "settings":
                 self._configure(message["settings"])
+            case "doubt":
+                for upstream in self.proxy.pool.order:
+                    if upstream.name == message["upstream"]:
+                        self.proxy.doubt(upstream, str(message["reason"]))
             case "drain":
                 self._drain(float(message["grace"]))
             case "ping":

@@ -17,7 +17,7 @@ import urllib3.exceptions
 from comet import servicespec
 from comet.errors import UserError
 from comet.servicespec import ServiceLaunch, secret_name, service_name
-from comet.tasks import ENDED, Ports, Reading, Task, reading, standing
+from comet.tasks import ENDED, Ports, Reading, Task, reading
 
 ENGINE_ERRORS = (docker.errors.DockerException, requests.exceptions.RequestException, OSError)
 
@@ -43,10 +43,10 @@ class Manager:
         return reading(service or {}, tasks, self._api.nodes(), ports)
 
     def serving(self, ports: Ports) -> tuple[list[Task], str | None]:
-        """The tasks that serve now or may serve still, and the fingerprint that the service was made with."""
+        """The tasks that serve now, and the fingerprint that the service was made with."""
         now = self.read(ports)
         labels = (now.service.get("Spec") or {}).get("Labels") or {}
-        return standing(now.tasks), labels.get("comet.fingerprint")
+        return [task for task in now.tasks if task.serves], labels.get("comet.fingerprint")
 
     def lives(self, task: str) -> bool:
         """Whether a task has not ended yet."""

@@ -79,7 +79,7 @@ class SwarmDriver:
     def start(self, spec: ReplicaSpec, instance: int) -> None:
         former = self._seats.get(spec.name, Seat(spec.name, instance))
         self._specs[spec.name] = spec
-        self._seats[spec.name] = replace(former, instance=instance, task=None, waiting=True, leaving=False)
+        self._seats[spec.name] = replace(former, instance=instance, task=None, waiting=True, leaving=False, unheard=False)
         self._apply_soon()
 
     def adopt(self, spec: ReplicaSpec, instance: int, task: str, container: str, port: int) -> None:
@@ -107,14 +107,15 @@ class SwarmDriver:
             # How long a task may take to end the swarm knows, and kills it then.
             self._apply_soon()
         elif seat.waiting:
-            self._later(name, StartFailed(pending(seat, self._last.tasks), overdue=True))
+            limit = self._specs[name].start_timeout
+            self._later(name, StartFailed(f"not ready within {limit:g} s: {pending(seat, self._last.tasks)}"))
         else:
             task = self._task(seat)
             if task is not None and task.node is not None and task.node.id == self._here:
                 self._lanes.put(name, lambda: self._kill(task.container, signal))
             else:
                 # It runs on another machine and does not answer: only the swarm can replace it, and only another look can tell.
-                self._later(name, StartFailed(pending(seat, self._last.tasks), overdue=True))
+                self._later(name, StartFailed(f"not ready within {self._specs[name].start_timeout:g} s: {pending(seat, self._last.tasks)}"))
 
     def remove(self, name: str) -> None:
         seat = self._seats.pop(name, None)
@@ -254,8 +255,9 @@ class SwarmDriver:
             if news is not None:
                 self._later(name, news)
                 self._hurry_until = self._loop.time() + HURRY_LASTS
-        unheard = {None, *(task.id for task in tasks if task.unheard)}
-        unsettled = self._updating or any(seat.task in unheard or seat.leaving or seat.waiting for seat in self._seats.values())
+        unsettled = self._updating or any(
+            seat.task is None or seat.leaving or seat.waiting or seat.unheard for seat in self._seats.values()
+        )
         self._hurry = unsettled and self._loop.time() < self._hurry_until
 
     def _later(self, name: str, news: Observation) -> None:

@@ -125,11 +125,12 @@ def death(lab: Hosts, made: House) -> Outcome:
         at, began = time.time(), time.monotonic()
         lab.power_off(int(victim[1:]))
         eventually(lambda: len(made.events("node_down")) > downs, PATIENCE, "the node is down")
-        eventually(lambda: _well(made), PATIENCE, "all workers are well elsewhere")
+        eventually(lambda: _left(made, victim) and _well(made), PATIENCE, "all workers are well elsewhere")
         time.sleep(0.5)
     since = [event for event in made.events()[seen:] if event.get("replica") in lost]
-    out = [event for event in since if event["event"] in ("replica_unhealthy", "replica_exited")]
-    back = [event for event in since if event["event"] == "replica_ready"]
+    # Where its successor serves before the load balancers are sure that it is dead, a worker just moves.
+    out = [event for event in since if event["event"] in ("replica_unhealthy", "replica_exited", "replica_moved")]
+    back = [event for event in since if event["event"] in ("replica_ready", "replica_moved")]
     down = made.events("node_down")[downs]
     lab.start(int(victim[1:]))
     eventually(lambda: len(made.events("node_ready")) > downs, PATIENCE, "the node is back")
@@ -165,6 +166,10 @@ def _well(made: House) -> bool:
     listed = made.ps()
     rows = [row for row in listed["replicas"] if row["role"] == "worker"]
     return all(row["state"] == "ready" for row in rows) and all(edge["healthy"] for edge in listed["edges"])
+
+
+def _left(made: House, node: str) -> bool:
+    return all(row["node"] not in (node, None) for row in made.replicas().values() if row["role"] == "worker")
 
 
 def _s(event: dict[str, Any], since: float) -> float:

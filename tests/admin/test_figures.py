@@ -86,6 +86,13 @@ def test_what_was_sick_before_it_was_killed_ended_for_that() -> None:
     assert seen.as_dict()["restarts"] == {"lb-0": {"unhealthy": 1}}
 
 
+def test_what_was_sick_and_moved_is_well() -> None:
+    seen = Recoveries()
+    for record in ({"event": "replica_unhealthy", "replica": "lb-0"}, {"event": "replica_moved", "replica": "lb-0"}, *death_and_return()):
+        seen.add(record)
+    assert seen.as_dict()["restarts"] == {"lb-0": {"killed": 1}}
+
+
 @pytest.mark.parametrize(
     ("record", "why"),
     [

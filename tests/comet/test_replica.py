@@ -2,6 +2,7 @@
 
 import typing
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -28,6 +29,7 @@ from comet.replica import (
     Started,
     StartFailed,
     State,
+    Unheard,
     react,
 )
 from tests.comet.fakes import House, spec
@@ -39,6 +41,7 @@ EXAMPLES: dict[type, Observation] = {
     Answered: Answered(100.0),
     Health: Health(False, "refused"),
     Hung: Hung("hung"),
+    Unheard: Unheard("its node is down"),
     Drained: Drained(),
     Lost: Lost(),
     Exited: Exited(Exit(code=1)),
@@ -107,13 +110,6 @@ def test_crashes_are_forgotten_too_when_sickness_comes_before_death() -> None:
     dead, _ = react(sick, Exited(), Moment(now=120.1))
     assert dead.failures == 1
     assert dead.deadline == 120.1
-
-
-def test_what_nobody_can_kill_is_overdue_only_where_it_never_became_ready() -> None:
-    late, _ = react(replica(State.STARTING), StartFailed("on h3", overdue=True), Moment(now=160.0))
-    assert late.reason == "not ready within 60 s: on h3"
-    sick, _ = react(replica(State.UNHEALTHY, ready_since=None), StartFailed("on h3", overdue=True), Moment(now=160.0))
-    assert sick.reason == "on h3"
 
 
 def test_a_dead_replica_that_was_to_stop_needs_only_its_removal() -> None:
@@ -193,6 +189,48 @@ def test_a_wall_clock_that_jumps_moves_no_death(detect_ms: float) -> None:
     house.supervisor.observe("worker-0", 2, Ready())
     assert next(iter(house.events[-1].fields["timeline_ms"])) == "noticed"
     assert house.supervisor.replicas["worker-0"].restarts == 1
+
+
+DOWN = "its node h2 is down"
+
+
+def test_what_is_not_heard_of_and_answers_is_alive() -> None:
+    unheard, events = react(replica(State.READY, ready_since=100.0), Unheard(DOWN), Moment(now=110.0))
+    assert (unheard.state, unheard.unheard, events) == (State.READY, DOWN, ())
+    again, events = react(unheard, Unheard(), Moment(now=111.0))
+    assert (again.unheard, events) == ("", ())
+    sick, _ = react(again, Health(False, "no answer"), Moment(now=112.0))
+    assert sick.state is State.UNHEALTHY
+
+
+@pytest.mark.parametrize("order", [(Health(False, "no answer"), Unheard(DOWN)), (Unheard(DOWN), Health(False, "no answer"))])
+def test_what_is_neither_heard_of_nor_answers_is_dead(order: tuple[Observation, ...]) -> None:
+    after = replica(State.READY, ready_since=100.0)
+    for observation in order:
+        after, events = react(after, observation, Moment(now=110.0))
+    assert events[0].name == "replica_exited"
+    assert (after.state, after.reason, after.last_exit) == (State.BACKOFF, f"no answer; {DOWN}", Exit())
+    assert (after.unheard, after.alive) == ("", False)
+
+
+def test_load_balancers_are_told_to_look_at_what_is_not_heard_of() -> None:
+    house, doubts = House(spec("worker-0")), []
+    house.supervisor.router = SimpleNamespace(publish=lambda table: None, doubt=lambda *doubt: doubts.append(doubt))  # type: ignore[assignment]
+    house.supervisor.observe("worker-0", 1, Unheard(DOWN))
+    house.supervisor.observe("worker-0", 1, Unheard())
+    assert doubts == [("worker-0", DOWN)]
+
+
+def test_one_that_starts_where_nobody_is_heard_of_is_dead() -> None:
+    after, _ = react(replica(State.STARTING), Unheard(DOWN), Moment(now=110.0))
+    assert (after.state, after.reason) == (State.BACKOFF, DOWN)
+
+
+def test_a_sick_one_that_is_replaced_by_one_that_answers_is_well() -> None:
+    sick = replica(State.UNHEALTHY, reason="no answer")
+    after, events = react(sick, Replaced("8", Endpoint("127.0.0.1", 6000), checked=True), Moment(now=110.0))
+    assert [event.name for event in events] == ["replica_moved", "replica_healthy"]
+    assert (after.state, after.reason) == (State.READY, "")
 
 
 def test_a_planned_end_is_no_recovery() -> None:

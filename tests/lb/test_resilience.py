@@ -538,8 +538,8 @@ class Supervisor:
 
 
 @contextlib.contextmanager
-def supervised(*behaviours: Behave | None, **settings: Any) -> Any:
-    workers = [Worker(f"worker-{n}", each) for n, each in enumerate(behaviours)]
+def supervised(*behaviours: Worker | Behave | None, **settings: Any) -> Any:
+    workers = [each if isinstance(each, Worker) else Worker(f"worker-{n}", each) for n, each in enumerate(behaviours)]
     specs = [UpstreamSpec(worker.name, "127.0.0.1", worker.port) for worker in workers]
     ours, theirs = socket.socketpair()
     settings.setdefault("health_interval", 60.0)
@@ -632,6 +632,57 @@ def test_a_draining_or_removed_worker_finishes_what_it_has() -> None:
             supervisor.receive("pong")
             lb.proxy.pool._cursor = 0
         eventually(lambda: lb.count("in_flight") == 0)
+
+
+def silent() -> Worker:
+    """A machine that is gone: connections to it stay open, and nothing comes on them."""
+    made = Worker("worker-0", hang, health=lambda: 200 if made.over.wait(10) else 0)
+    return made
+
+
+def test_what_is_removed_and_silent_loses_its_waiting_safe_requests_to_others() -> None:
+    """A process that ends closes its connections, a machine that is gone does not: those who wait would wait until their time is up."""
+    with (
+        supervised(silent(), None, health_timeout=0.2) as (lb, workers, specs, supervisor),
+        lb.connect() as waiting,
+        lb.connect() as unsafe,
+    ):
+        waiting.send(GET)
+        eventually(lambda: workers[0].requests)
+        lb.ask()
+        unsafe.send(POST)
+        eventually(lambda: len(workers[0].requests) == 2)
+        former = lb.upstream("worker-0")
+        supervisor.send(messages.upstreams([specs[1]]))
+        assert waiting.answer()["X-Comet-Worker"] == "worker-1"
+        # It may have been done: whether it was nobody can tell yet.
+        assert former.in_flight == 1
+
+
+def test_a_removed_worker_is_asked_for_signs_of_life_only_while_it_is_waited_for() -> None:
+    with supervised(after(0.3), None) as (lb, workers, specs, supervisor), lb.connect() as client:
+        client.send(GET)
+        eventually(lambda: workers[0].requests)
+        former = lb.upstream("worker-0")
+        supervisor.send(messages.upstreams([specs[1]]))
+        assert client.answer()["X-Comet-Worker"] == "worker-0"
+        eventually(lambda: former not in lb.server._health._loops)
+        assert former not in lb.server._health._former
+
+
+def test_a_doubt_of_the_supervisors_is_checked_at_once() -> None:
+    with supervised(silent(), None, health_timeout=0.2) as (lb, workers, _, supervisor), lb.connect() as waiting:
+        waiting.send(GET)
+        eventually(lambda: workers[0].requests)
+        supervisor.send(messages.doubt("worker-0", "its node h2 is down"))
+        supervisor.send(messages.doubt("worker-1", "its node h3 is down"))
+        assert waiting.answer()["X-Comet-Worker"] == "worker-1"
+        edge = supervisor.receive("health")
+        while edge["healthy"]:
+            edge = supervisor.receive("health")
+        assert edge["upstream"] == "worker-0"
+        # The other one answers, so the supervisor's word is nothing against it.
+        eventually(lambda: lb.upstream("worker-1").ready and not lb.upstream("worker-1").suspect)
 
 
 def test_new_workers_and_limits_take_effect_at_once() -> None:

@@ -99,6 +99,21 @@ def test_the_time_line_of_a_crowd_shows_the_eventful_ones_and_all_when_asked(bro
         assert "worker-40" in names.all_text_contents()
 
 
+def test_no_step_of_a_recovery_ends_before_it_begins(browser: Browser) -> None:
+    """That it is ready may be heard of later than its first answer came; the answer's own timeline knows."""
+    scene = scenes.trouble()
+    scene.events = [each for each in scene.events if each.get("replica") != "lb-0"]
+    steps = {"noticed": 0.0, "decided": 1.0, "started": 8.0, "listening": 10.0, "ready": 30.0}
+    scene.event(60.0, "replica_exited", "lb-0", code=-9, signal="SIGKILL", oom=False)
+    scene.event(59.97, "replica_ready", "lb-0", start_ms=29.0, timeline_ms=steps)
+    scene.event(59.96, "first_answer", "lb-0", timeline_ms={**steps, "ready": 22.0, "first answer": 22.0})
+    with opened(browser, behind=Backstage(scene.as_dict())) as watched:
+        page = drawn(watched)
+        page.locator('.mark.back[aria-label*="lb-0"]').first.hover()
+        expect(page.locator("#tip")).to_contain_text("ready+22 ms")
+        expect(page.locator("#tip")).to_contain_text("first answer+22 ms")
+
+
 def test_a_recovery_tells_its_steps_to_pointer_and_keyboard(browser: Browser) -> None:
     with opened(browser, behind=Backstage(scenes.trouble().as_dict())) as watched:
         page = drawn(watched)

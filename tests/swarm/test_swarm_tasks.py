@@ -8,12 +8,26 @@ import docker
 import pytest
 
 from comet.drivers.manager import Manager
-from comet.replica import Endpoint, Exited, Moment, Ready, Replaced, Replica, ReplicaSpec, Started, StartFailed, State, Wanted, react
+from comet.replica import (
+    Endpoint,
+    Exited,
+    Moment,
+    Ready,
+    Replaced,
+    Replica,
+    ReplicaSpec,
+    Started,
+    StartFailed,
+    State,
+    Unheard,
+    Wanted,
+    react,
+)
 from comet.servicespec import ServiceLaunch, resized, service
-from comet.tasks import Node, Seat, Task, judged, pending, reading, seated, standing
+from comet.tasks import Node, Seat, Task, judged, pending, reading, seated
 
 H1, H2 = Node("n1", "h1", "10.0.0.1", True), Node("n2", "h2", "10.0.0.2", True)
-GONE = replace(H2, up=False)
+GONE = replace(H2, up=False, said="heartbeat failure")
 
 
 def task(name: str, slot: int = 1, created: float = 1.0, **more: Any) -> Task:
@@ -39,44 +53,54 @@ def test_a_failed_task_is_an_exit_and_its_successor_a_start() -> None:
 
 def test_what_runs_on_a_node_that_is_down_keeps_its_seat_until_its_successor_serves() -> None:
     """The manager has not heard of the node; the load balancers know better than it whether its tasks answer."""
-    kept = Seat("worker-0", 1, "a", 1)
-    assert judged(kept, [task("a", node=GONE, desired="shutdown")], 100.0) == (kept, None)
+    kept, news = judged(Seat("worker-0", 1, "a", 1), [task("a", node=GONE, desired="shutdown")], 100.0)
+    assert (kept.task, news) == ("a", Unheard("its node h2 is down: heartbeat failure"))
     tasks = [task("a", node=GONE, desired="shutdown"), task("b", created=2.0, state="starting")]
     assert judged(kept, tasks, 101.0) == (kept, None)
     seat, news = judged(kept, [tasks[0], task("b", created=2.0)], 102.0, checked=True)
     assert news == Replaced("c-b", Endpoint("10.0.0.1", 32768, "h1"), True)
-    assert seat.task == "b"
+    assert (seat.task, seat.unheard) == ("b", False)
 
 
 def test_a_node_that_is_heard_of_again_ends_what_was_replaced_meanwhile() -> None:
-    kept = Seat("worker-0", 1, "a", 1)
+    kept = Seat("worker-0", 1, "a", 1, unheard=True)
     coming = task("b", created=2.0, state="starting")
-    assert judged(kept, [task("a", desired="shutdown"), coming], 100.0) == (kept, None)
-    seat, news = judged(kept, [task("a", state="shutdown", desired="shutdown", code=0), coming], 101.0)
+    seat, news = judged(kept, [task("a", desired="shutdown"), coming], 100.0)
+    assert (seat, news) == (replace(kept, unheard=False), Unheard())
+    assert judged(seat, [task("a", desired="shutdown"), coming], 100.5) == (seat, None)
+    seat, news = judged(seat, [task("a", state="shutdown", desired="shutdown", code=0), coming], 101.0)
     assert isinstance(news, Exited)
     assert judged(replace(seat, waiting=True), [coming], 102.0)[1] is None
 
 
+def test_a_node_that_is_heard_of_again_in_time_changes_nothing() -> None:
+    kept = Seat("worker-0", 1, "a", 1, unheard=True)
+    assert judged(kept, [task("a")], 100.0) == (replace(kept, unheard=False), Unheard())
+
+
 def test_a_node_that_is_down_is_no_failure_to_start() -> None:
     waits = Seat("worker-0", 1, slot=1, waiting=True)
-    down = replace(GONE, said="heartbeat failure")
-    assert judged(waits, [task("a", node=down)], 101.0)[1] is None
-    assert pending(waits, [task("a", node=down)]) == "its node h2 is down: heartbeat failure"
+    assert judged(waits, [task("a", node=GONE)], 101.0)[1] is None
+    assert pending(waits, [task("a", node=GONE)]) == "its node h2 is down: heartbeat failure"
     # If the node comes back in time, it is the task that serves.
     assert isinstance(judged(waits, [task("a")], 102.0)[1], Started)
 
 
+def test_what_fails_in_the_place_of_the_dead_is_told() -> None:
+    waits = Seat("worker-0", 1, slot=1, waiting=True)
+    refused = task("b", created=2.0, state="rejected", desired="shutdown", error="No such image: x:1", port=None)
+    _, news = judged(waits, [task("a", node=GONE, desired="shutdown"), refused], 101.0)
+    assert isinstance(news, StartFailed)
+    assert news.reason.startswith("No such image: x:1 (on h1;")
+
+
+def test_a_node_that_was_removed_from_the_swarm_is_never_heard_of_again() -> None:
+    removed = replace(GONE, address="")
+    assert judged(Seat("worker-0", 1, "a", 1), [task("a", node=removed)], 100.0)[1] == Exited()
+
+
 def test_one_that_leaves_a_node_that_is_down_has_left() -> None:
     assert isinstance(judged(Seat("worker-0", 1, "a", 1, leaving=True), [task("a", node=GONE)], 100.0)[1], Exited)
-
-
-def test_who_may_serve_still_is_adopted_where_nobody_else_serves() -> None:
-    lost, coming, heir = task("a", node=GONE, desired="shutdown"), task("b", created=2.0, state="starting"), task("c", created=2.0)
-    assert standing([lost, coming]) == [lost]
-    assert standing([lost, heir]) == standing([heir, lost]) == [heir]
-    assert standing([coming, task("d", state="failed")]) == []
-    assert standing([lost, replace(lost, id="e", created=3.0)]) == [replace(lost, id="e", created=3.0)]
-    assert standing([heir, task("f", 2, node=GONE)]) == [heir, task("f", 2, node=GONE)]
 
 
 @pytest.mark.parametrize("former", [{"desired": "shutdown"}, {"state": "shutdown", "desired": "shutdown"}, {}])

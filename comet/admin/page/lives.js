@@ -67,8 +67,13 @@ export function recovery(event, death) {
 
 /** Its first answer to a client: a step more, and drawn as one unless it merely had to wait for a client to ask. */
 function answered(known, event) {
-  const at = event.timeline_ms?.["first answer"];
+  const { "first answer": at, ...before } = event.timeline_ms ?? {};
   if (!known || at === undefined || known.steps.at(-1).name === "first answer") return;
+  // What was heard of late, "ready" too, stands at its place in here.
+  if ("ready" in before) {
+    const { steps, total } = recovery({ timeline_ms: before });
+    Object.assign(known, { steps, total });
+  }
   known.steps.push({ name: "first answer", from: known.total, to: at, waited: at - known.total > Math.max(PROMPT, known.total) });
 }
 
