@@ -44,6 +44,10 @@ class Stage(StrEnum):
 SERVING = (State.READY, State.UNHEALTHY)
 
 
+UNHEARD_GRACE = 3.0
+"""Seconds after which what does not answer, on a machine that nobody hears of, is dead: more than a check that fails for another reason."""
+
+
 @dataclass(frozen=True)
 class ReplicaSpec:
     """What a replica is: nothing in here changes while it lives.
@@ -288,9 +292,7 @@ def _health(replica: Replica, observation: Health, moment: Moment) -> Change:
     if observation.healthy:
         after = replica.enter(State.READY, moment.now, ready_since=moment.now, reason="")
         return after, (event("replica_healthy", after),)
-    if replica.unheard:
-        return _gone(replica, f"{observation.reason}; {replica.unheard}", moment)
-    grace = replica.spec.unhealthy_grace
+    grace = UNHEARD_GRACE if replica.unheard else replica.spec.unhealthy_grace
     deadline = None if grace is None else moment.now + grace
     after = _unready(replica, moment).enter(State.UNHEALTHY, moment.now, deadline=deadline, reason=observation.reason)
     return after, (event("replica_unhealthy", after, reason=observation.reason),)
@@ -303,14 +305,13 @@ def _hung(replica: Replica, observation: Hung, moment: Moment) -> Change:
 
 
 def _unheard(replica: Replica, observation: Unheard, moment: Moment) -> Change:
-    if observation.reason and replica.state is not State.READY:
-        return _gone(replica, f"{replica.reason}; {observation.reason}" if replica.reason else observation.reason, moment)
-    return replace(replica, unheard=observation.reason), ()
-
-
-def _gone(replica: Replica, reason: str, moment: Moment) -> Change:
-    """It neither answers nor is heard of: dead, and nobody knows how."""
-    return _exited(replace(replica, reason=reason), Exited(), moment)
+    if observation.reason and replica.state is State.STARTING:
+        return _exited(replace(replica, reason=observation.reason), Exited(), moment)
+    after = replace(replica, unheard=observation.reason)
+    if replica.state is State.UNHEALTHY:
+        grace = UNHEARD_GRACE if observation.reason else replica.spec.unhealthy_grace
+        after = replace(after, deadline=None if grace is None else replica.since + grace)
+    return after, ()
 
 
 def _start_failed(replica: Replica, observation: StartFailed, moment: Moment) -> Change:

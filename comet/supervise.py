@@ -214,7 +214,7 @@ class Supervisor:
             return
         if isinstance(observation, Started | Replaced) and replica.state is State.STARTING:
             self.prober.watch(replica.name, replica.instance, located(url, replica.endpoint))
-        elif isinstance(observation, Exited | StartFailed):
+        elif isinstance(observation, Exited | StartFailed | Unheard):
             self.prober.forget(replica.name)
 
     def _set_timer(self) -> None:

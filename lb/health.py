@@ -123,7 +123,7 @@ class HealthChecker:
         del self._loops[upstream], self._urgent[upstream]
 
     async def _watch(self, upstream: Upstream, delay: float) -> None:
-        urgent = self._urgent[upstream]
+        urgent, silences = self._urgent[upstream], 0
         while True:
             with contextlib.suppress(TimeoutError):  # Not wait_for: before Python 3.12 it may swallow `stop`'s cancellation.
                 async with asyncio.timeout(delay):
@@ -132,7 +132,8 @@ class HealthChecker:
             settings = self._proxy.settings
             reason, silent = await probe(upstream, upstream.health_path or settings.health_path, settings.health_timeout)
             if upstream in self._former:
-                if silent:
+                silences = silences + 1 if silent else 0
+                if silences >= settings.health_fall:
                     self._proxy.forsake(upstream)
                 if not upstream.in_flight:
                     return self._forget(upstream)

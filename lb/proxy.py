@@ -345,8 +345,8 @@ class Proxy:
         self.pump()
 
     def forsake(self, upstream: Upstream) -> None:
-        """Wait no longer for what is silent, wherever another upstream can be asked."""
-        self._move_on(upstream)
+        """Wait no longer for what is silent, wherever another upstream can be asked; what can be asked nowhere else goes on waiting."""
+        self._move_on(upstream, wherever=self.recovery.may_repeat)
         self.pump()
 
     def _edge(self, upstream: Upstream, reason: str) -> None:
@@ -363,13 +363,13 @@ class Proxy:
         for connection in list(upstream.idle):
             connection.close()
 
-    def _move_on(self, upstream: Upstream) -> None:
+    def _move_on(self, upstream: Upstream, wherever: Callable[[Downstream], bool] = lambda client: True) -> None:
         """Requests that wait on an upstream gone out for a first byte go elsewhere, if that is safe and there is an elsewhere."""
         for connection in list(upstream.connections):
             client = connection.client
             if client is None or connection.state != AWAITING or not client.head.idempotent or client.interims:
                 continue
-            if self.pool.rotation((*client.tried, upstream)):
+            if wherever(client) and self.pool.rotation((*client.tried, upstream)):
                 connection.close()
                 self.unassign(client)
                 client.tried = (*client.tried, upstream)

@@ -169,6 +169,8 @@ class Server:
             peer.send(messages.health(upstream.name, upstream.judge.healthy, upstream.reason))
 
     def _tell_health(self, upstream: Upstream) -> None:
+        if upstream not in self.proxy.pool.order:
+            return  # By its name the supervisor knows another one now.
         healthy = upstream.judge.healthy
         logger.info("%s is %s: %s", upstream.name, "healthy" if healthy else "unhealthy", upstream.reason)
         self._hub.tell(messages.health(upstream.name, healthy, upstream.reason))

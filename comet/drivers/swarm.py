@@ -23,7 +23,7 @@ from comet.drivers.lanes import Lanes
 from comet.drivers.manager import ENGINE_ERRORS, Manager, told
 from comet.errors import UserError
 from comet.events import Event
-from comet.replica import Observation, Removed, ReplicaSpec, Revived, StartFailed
+from comet.replica import Exited, Observation, Removed, ReplicaSpec, Revived, StartFailed
 from comet.servicespec import ServiceLaunch
 from comet.tasks import Ports, Reading, Seat, Task, judged, pending, seated
 
@@ -111,7 +111,9 @@ class SwarmDriver:
             self._later(name, StartFailed(f"not ready within {limit:g} s: {pending(seat, self._last.tasks)}"))
         else:
             task = self._task(seat)
-            if task is not None and task.node is not None and task.node.id == self._here:
+            if seat.unheard:
+                self._later(name, Exited())
+            elif task is not None and task.node is not None and task.node.id == self._here:
                 self._lanes.put(name, lambda: self._kill(task.container, signal))
             else:
                 # It runs on another machine and does not answer: only the swarm can replace it, and only another look can tell.

@@ -10,6 +10,7 @@ from comet.drivers.fake import slow
 from comet.events import line
 from comet.replica import (
     REACTIONS,
+    UNHEARD_GRACE,
     Answered,
     Drained,
     Endpoint,
@@ -205,12 +206,25 @@ def test_what_is_not_heard_of_and_answers_is_alive() -> None:
 
 @pytest.mark.parametrize("order", [(Health(False, "no answer"), Unheard(DOWN)), (Unheard(DOWN), Health(False, "no answer"))])
 def test_what_is_neither_heard_of_nor_answers_is_dead(order: tuple[Observation, ...]) -> None:
-    after = replica(State.READY, ready_since=100.0)
+    house = House(spec("worker-0", unhealthy_grace=None), script=slow)
+    house.supervisor.observe("worker-0", 1, Ready())
     for observation in order:
-        after, events = react(after, observation, Moment(now=110.0))
-    assert events[0].name == "replica_exited"
-    assert (after.state, after.reason, after.last_exit) == (State.BACKOFF, f"no answer; {DOWN}", Exit())
-    assert (after.unheard, after.alive) == ("", False)
+        house.supervisor.observe("worker-0", 1, observation)
+    house.time.advance(UNHEARD_GRACE - 0.1)
+    assert ("kill", "worker-0") not in house.driver.calls
+    house.time.advance(0.2)
+    assert ("kill", "worker-0") in house.driver.calls
+
+
+@pytest.mark.parametrize("news", [Health(True), Unheard()])
+def test_what_answers_or_is_heard_of_in_time_is_not_dead(news: Observation) -> None:
+    """A check may fail for a reason of our own, once."""
+    house = House(spec("worker-0", unhealthy_grace=None), script=slow)
+    for observation in (Ready(), Unheard(DOWN), Health(False, "no answer"), news):
+        house.supervisor.observe("worker-0", 1, observation)
+    house.time.advance(60)
+    assert house.supervisor.replicas["worker-0"].instance == 1
+    assert all(call[0] != "kill" for call in house.driver.calls)
 
 
 def test_load_balancers_are_told_to_look_at_what_is_not_heard_of() -> None:

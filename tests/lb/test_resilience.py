@@ -659,19 +659,36 @@ def test_what_is_removed_and_silent_loses_its_waiting_safe_requests_to_others() 
         assert former.in_flight == 1
 
 
+def test_what_is_removed_and_silent_goes_on_with_what_nobody_else_may_do() -> None:
+    """It may be busy with this very request."""
+    with (
+        supervised(silent(), None, health_timeout=0.1, health_fall=1, retries=0) as (lb, workers, specs, supervisor),
+        lb.connect() as waiting,
+    ):
+        waiting.send(GET)
+        eventually(lambda: workers[0].requests)
+        supervisor.send(messages.upstreams([specs[1]]))
+        former = lb.upstream("worker-0")
+        eventually(lambda: workers[0].probes >= 2)
+        workers[0].connections[0].send(response(b"late"))
+        assert waiting.answer().body == b"late"
+        assert former.in_flight == 0
+
+
 def test_a_removed_worker_is_asked_for_signs_of_life_only_while_it_is_waited_for() -> None:
     with supervised(after(0.3), None) as (lb, workers, specs, supervisor), lb.connect() as client:
         client.send(GET)
         eventually(lambda: workers[0].requests)
         former = lb.upstream("worker-0")
         supervisor.send(messages.upstreams([specs[1]]))
+        eventually(lambda: workers[0].probes)
         assert client.answer()["X-Comet-Worker"] == "worker-0"
         eventually(lambda: former not in lb.server._health._loops)
         assert former not in lb.server._health._former
 
 
 def test_a_doubt_of_the_supervisors_is_checked_at_once() -> None:
-    with supervised(silent(), None, health_timeout=0.2) as (lb, workers, _, supervisor), lb.connect() as waiting:
+    with supervised(silent(), None, health_timeout=1.0) as (lb, workers, _, supervisor), lb.connect() as waiting:
         waiting.send(GET)
         eventually(lambda: workers[0].requests)
         supervisor.send(messages.doubt("worker-0", "its node h2 is down"))
@@ -682,6 +699,7 @@ def test_a_doubt_of_the_supervisors_is_checked_at_once() -> None:
             edge = supervisor.receive("health")
         assert edge["upstream"] == "worker-0"
         # The other one answers, so the supervisor's word is nothing against it.
+        assert workers[1].probes == 1
         eventually(lambda: lb.upstream("worker-1").ready and not lb.upstream("worker-1").suspect)
 
 
