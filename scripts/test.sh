@@ -56,9 +56,8 @@ else
   ensure_postgres "the statistics are tested with it"
   ensure_swarm_tools "several machines are tested with it" sshd
   scripts/check.sh || checks=$?
-  # Most tests wait for processes and containers rather than compute: several files at a time, each as a whole in one process, in the order
-  # that tests/conftest.py gives.
-  set -- -n "${COMET_TEST_JOBS:-2}" --dist loadfile --no-loadscope-reorder "$@"
+  # Most tests wait for processes and containers rather than compute: several files at a time, each as a whole in one process.
+  set -- -n "${COMET_TEST_JOBS:-2}" --dist loadfile "$@"
 fi
 
 # A test that hangs shows where, in place of a silent log.

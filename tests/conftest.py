@@ -23,18 +23,6 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that wait for containers first, pure ones last: two processes that take file by file end together then."""
-
-    def patience(item: pytest.Item) -> int:
-        return 2 if item.get_closest_marker("docker") else 1 if item.get_closest_marker("slow") else 0
-
-    longest: dict[object, int] = {}
-    for item in items:
-        longest[item.path] = max(longest.get(item.path, 0), patience(item))
-    items.sort(key=lambda item: -longest[item.path])
-
-
 @pytest.fixture
 def make_house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., House]]:
     """Makes clusters in folders of their own: make_house(worker=3, runtime="process")."""
