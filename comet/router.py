@@ -8,7 +8,8 @@ what is in flight on them; that is waited for, and asked for again and again mea
 The same ping, about twice a second, is the watchdog: a load balancer that answers none for a while is hung. Only the pings of a punctual
 watchdog count, so that on a machine that is overloaded, where we are late ourselves, nobody is killed for being slow.
 
-A worker is unhealthy while any load balancer finds it so. A view is forgotten when its LB goes, or when the worker comes up anew.
+A worker is unhealthy while any load balancer finds it so. A view is forgotten when its LB goes, or when the worker comes up anew; what an
+LB says before it has heard of that is about what was there before, and goes unheard.
 """
 
 import asyncio
@@ -135,6 +136,8 @@ class Router:
         self._links: dict[str, LbLink] = {}
         self._applied: dict[str, int] = {}
         self._views: dict[str, dict[str, str | None]] = {}
+        self._unheard: dict[str, dict[str, int]] = {}
+        """By load balancer and worker: the version of the table from which on its word of that worker counts."""
         self._version = 0
         self._settled = 0
         self._patient = patient
@@ -154,6 +157,7 @@ class Router:
         self._links[name] = link
         self._applied[name] = 0
         self._views[name] = {}
+        self._unheard[name] = {}
         self._tell(link)
 
     def rename(self, former: str, name: str) -> None:
@@ -165,6 +169,7 @@ class Router:
             self._applied[name] = self._applied.pop(former)
             self._busy[name] = self._busy.pop(former, {})
             self._views[name] = self._views.pop(former)
+            self._unheard[name] = self._unheard.pop(former)
             if former in self._unanswered:
                 self._unanswered[name] = self._unanswered.pop(former)
 
@@ -193,12 +198,13 @@ class Router:
         if new == self.table:
             return
         former = {spec.name: spec for spec in self.table}
+        self._version += 1
         for spec in new:
             if spec.state == UP and former.get(spec.name) != spec:
-                for views in self._views.values():
+                for name, views in self._views.items():
                     views.pop(spec.name, None)
+                    self._unheard[name][spec.name] = self._version
         self.table = new
-        self._version += 1
         for link in list(self._links.values()):
             self._tell(link)
         self._settle()
@@ -268,6 +274,8 @@ class Router:
     def _see(self, name: str, upstream: str, healthy: bool, reason: str) -> None:
         if not healthy and not any(spec.name == upstream and spec.state == UP for spec in self.table):
             return  # It only repeats what it was told.
+        if self._applied[name] < self._unheard[name].get(upstream, 0):
+            return
         self._views[name][upstream] = None if healthy else f"{name} finds: {reason or 'no answer'}"
         self._judge(upstream)
 
@@ -278,7 +286,7 @@ class Router:
     def _forget(self, link: LbLink) -> None:
         name = link.name
         del self._links[name]
-        del self._applied[name]
+        del self._applied[name], self._unheard[name]
         self._busy.pop(name, None)
         self._unanswered.pop(name, None)
         for upstream in self._views.pop(name):

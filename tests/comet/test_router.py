@@ -88,6 +88,28 @@ def test_a_new_load_balancer_is_told_the_table_at_once() -> None:
     asyncio.run(story())
 
 
+@pytest.mark.parametrize("place", ["elsewhere", "at the same place"])
+def test_a_complaint_that_crosses_with_the_successor_is_not_about_the_successor(place: str) -> None:
+    async def story() -> None:
+        async with scene() as stage:
+            balancer = stage.lb("lb-0")
+            stage.router.publish(upstreams("up"))
+            for _ in range(2):  # Of the attachment, and of the table.
+                balancer.say(messages.pong((await balancer.next("ping"))["id"]))
+            balancer.say(messages.health("worker-0", False, "connection refused"))
+            assert await stage.saw() == ("worker-0", Health(False, "lb-0 finds: connection refused"))
+            stage.router.publish(upstreams("down"))
+            stage.router.publish((replace(upstreams("up")[0], port=7000),) if place == "elsewhere" else upstreams("up"))
+            balancer.say(messages.health("worker-0", False, "no answer within 2 s"))
+            balancer.say(messages.pong((await balancer.next("ping"))["id"]))
+            balancer.say(messages.pong((await balancer.next("ping"))["id"]))
+            balancer.say(messages.health("worker-0", False, "status 503"))
+            assert await stage.saw() == ("worker-0", Health(False, "lb-0 finds: status 503"))
+            close([balancer])
+
+    asyncio.run(story())
+
+
 def test_a_worker_is_drained_when_every_load_balancer_has_applied_it() -> None:
     async def story() -> None:
         async with scene() as stage:
