@@ -81,7 +81,8 @@ def _guard(app: Flask) -> None:
 
     @app.after_request
     def harden(response: Response) -> Response:
-        response.headers.update(guard.HEADERS)
+        for name, value in guard.HEADERS.items():
+            response.headers.setdefault(name, value)
         return response
 
 
@@ -123,8 +124,9 @@ def _reads(app: Flask, picture: Picture, metrics: Callable[[], bytes]) -> None:
 def _page(app: Flask, services: Services, signer: TimestampSigner) -> None:
     @app.get("/")
     def index() -> Response:
-        page = rows.fill((PAGE / "index.html").read_text(), services.picture.replicas())
-        response = Response(page, content_type="text/html; charset=utf-8")
+        page = (PAGE / "index.html").read_text()
+        response = Response(rows.fill(page, services.picture.replicas()), content_type="text/html; charset=utf-8")
+        response.headers["Content-Security-Policy"] = guard.page_policy(page)
         if not _has_session(signer):
             response.set_cookie(_cookie(), signer.sign(b"dashboard").decode(), max_age=SESSION_LIFE, httponly=True, samesite="Strict")
         return response

@@ -1,6 +1,9 @@
 """The API held to its own description, and every way in for those who have no business here. Without a cluster or a socket."""
 
+import base64
+import hashlib
 import json
+import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
@@ -175,6 +178,15 @@ def test_nobody_frames_it_and_nothing_is_loaded_from_elsewhere(client: FlaskClie
     assert "unsafe" not in policy
     assert (headers["X-Frame-Options"], headers["X-Content-Type-Options"]) == ("DENY", "nosniff")
     assert "Access-Control-Allow-Origin" not in headers
+
+
+def test_only_the_script_that_came_with_the_page_runs_in_it(client: FlaskClient) -> None:
+    page = client.get("/")
+    inline = re.findall(r"<script>(.*?)</script>", page.text, re.DOTALL)
+    assert len(inline) == 1
+    hashed = base64.b64encode(hashlib.sha256(inline[0].encode()).digest()).decode()
+    assert f"script-src 'self' 'sha256-{hashed}';" in page.headers["Content-Security-Policy"]
+    assert "sha256" not in client.get("/app.js").headers["Content-Security-Policy"]
 
 
 @pytest.mark.parametrize("path", ["/../app.py", "/..%2fapp.py", "/%2e%2e/app.py", "/....//app.py", "/.%00", "/%2fetc%2fpasswd"])

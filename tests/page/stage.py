@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, Playwright, Route
+from playwright.sync_api import Browser, ConsoleMessage, Error, Page, Playwright, Route
 
-from comet.admin.guard import HEADERS
+from comet.admin.guard import HEADERS, page_policy
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ROOT / "comet/admin/page"
@@ -49,6 +49,11 @@ def launch(playwright: Playwright) -> Browser:
     return playwright.chromium.launch(executable_path=path, args=list(FLAGS))
 
 
+NETWORK_CHANGED = "net::ERR_NETWORK_CHANGED"
+"""What Chromium says of a request that it dropped because an interface came or went, as each container of the machine makes one do.
+The page asks again; it is no fault of the page."""
+
+
 class Watched:
     """A page, and what went wrong on it."""
 
@@ -56,9 +61,13 @@ class Watched:
         self.page = page
         self.complaints: list[str] = []
         self.asked: list[str] = []
-        page.on("console", lambda message: self.complaints.append(message.text) if message.type in ("error", "warning") else None)
+        page.on("console", self._told)
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.on("request", lambda request: self.asked.append(request.url))
+
+    def _told(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning") and NETWORK_CHANGED not in message.text:
+            self.complaints.append(message.text)
 
     def foreign(self, home: str = HOME) -> list[str]:
         """Addresses outside the page's own server that were asked for."""
@@ -78,17 +87,24 @@ class Watched:
 
 
 class Backstage:
-    """Answers in the supervisor's place. `answer` is what `/api/v1/cluster` tells (None: nothing listens); `posts` what was asked for."""
+    """Answers in the supervisor's place. `answer` is what `/api/v1/cluster` tells (None: nothing listens); `posts` what was asked for.
+
+    The files named in `drops` are dropped the first time they are asked for, as a browser does when the machine's network changes.
+    """
 
     def __init__(self, answer: dict[str, Any] | None) -> None:
         self.answer = answer
+        self.drops: set[str] = set()
         self.posts: list[tuple[str, dict[str, Any]]] = []
         self.respond: Callable[[str, dict[str, Any]], tuple[int, dict[str, Any]]] = lambda name, body: (200, {"done": name, "result": {}})
 
     def handle(self, route: Route) -> None:
         request = route.request
         path = "/" + request.url.split("//")[1].partition("/")[2]
-        if self.answer is None and path.startswith("/api"):
+        if path in self.drops:
+            self.drops.remove(path)
+            route.abort("internetdisconnected")
+        elif self.answer is None and path.startswith("/api"):
             route.abort("connectionrefused")
         elif path == "/api/v1/cluster":
             route.fulfill(body=json.dumps(self.answer), content_type="application/json")
@@ -102,7 +118,18 @@ class Backstage:
             route.fulfill(status=status, body=json.dumps(told), content_type="application/json")
         else:
             file = FILES / ("index.html" if path == "/" else path.removeprefix("/"))
-            route.fulfill(body=file.read_bytes(), content_type=TYPES[file.suffix], headers=HEADERS)
+            content = file.read_text()
+            policy = {"Content-Security-Policy": page_policy(content)} if path == "/" else {}
+            route.fulfill(body=content, content_type=TYPES[file.suffix], headers=HEADERS | policy)
+
+
+def _go(page: Page, home: str) -> None:
+    try:
+        page.goto(home)
+    except Error as error:
+        if NETWORK_CHANGED not in error.message:
+            raise
+        page.goto(home)
 
 
 @contextmanager
@@ -115,7 +142,7 @@ def opened(
         watched = Watched(context.new_page())
         if behind is not None:
             watched.page.route("**/*", behind.handle)
-        watched.page.goto(home)
+        _go(watched.page, home)
         yield watched
     finally:
         context.close()

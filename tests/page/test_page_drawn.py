@@ -62,6 +62,26 @@ def test_the_list_shows_what_the_snapshot_says(browser: Browser) -> None:
         assert shown["lb-0"][14] == "SIGKILL"
 
 
+@pytest.mark.parametrize("dropped", [("/app.js", "/style.css", "/theme.js"), ("/flow.js",)], ids=["all", "a module"])
+def test_a_page_that_did_not_come_whole_is_loaded_again(browser: Browser, dropped: tuple[str, ...]) -> None:
+    behind = Backstage(scenes.calm().as_dict())
+    behind.drops = set(dropped)
+    with opened(browser, behind=behind) as watched:
+        expect(watched.page.locator("#pulse")).to_have_text("live", timeout=20_000)
+        assert cells(drawn(watched))
+
+
+def test_nothing_can_be_commanded_before_the_first_word_of_the_supervisor(browser: Browser) -> None:
+    behind = Backstage(None)
+    with opened(browser, behind=behind) as watched:
+        buttons = watched.page.locator("[data-do]")
+        for each in buttons.all():
+            expect(each).to_be_disabled()
+        behind.answer = scenes.calm().as_dict()
+        for each in buttons.all():
+            expect(each).to_be_enabled()
+
+
 def test_the_summary_names_what_is_sick_and_why(browser: Browser) -> None:
     with opened(browser, behind=Backstage(scenes.trouble().as_dict())) as watched:
         summary = drawn(watched).inner_text("#verdict")

@@ -34,7 +34,7 @@ function heard(told) {
   history.take(told);
   if (told.silent_s > SILENCE) return silent(`its server answers, but it has said nothing for ${span(told.silent_s)}: it is stopped or hung`);
   model = read(told);
-  controls.model = model;
+  controls.know(model);
   document.documentElement.classList.remove("lost");
   byId("lost").hidden = true;
   if (returned) notice("", "wait").change("The supervisor answers again", "good");

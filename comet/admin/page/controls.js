@@ -89,11 +89,17 @@ export class Controls {
       event.preventDefault();
       this.send();
     });
-    for (const button of document.querySelectorAll("[data-do]")) button.addEventListener("click", () => this.ask(button.dataset.do));
+    this.buttons = document.querySelectorAll("[data-do]");
+    for (const button of this.buttons) button.addEventListener("click", () => this.ask(button.dataset.do));
+  }
+
+  /** What commands are about: before the first word of the supervisor there is nothing to command. */
+  know(model) {
+    this.model = model;
+    for (const button of this.buttons) button.disabled = false;
   }
 
   ask(what, name = null) {
-    if (!this.model) return;
     this.what = what;
     this.form = FORMS[what](this.model, name);
     text(byId("ask-title"), this.form.title);
