@@ -48,6 +48,10 @@ class PrivateEngine:
         self._process: subprocess.Popen[bytes] | None = None
         _add_bridge(self.bridge)
 
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def start(self) -> None:
         """Start it (again) and wait until it answers."""
         options = {
@@ -114,7 +118,7 @@ class PrivateEngine:
         _remove_traces(self.folder)
 
     def _end(self, how: signal.Signals) -> None:
-        if self._process is None or self._process.poll() is not None:
+        if self._process is None or not self.running:
             return
         self._process.send_signal(how)
         self._process.wait(STOP_DEADLINE)
