@@ -39,7 +39,10 @@ WORKER_COMMAND = re.compile(r"--name (worker-\d+)")
 @dataclass(frozen=True)
 class Orphan:
     """Something of the cluster that is alive. `name` is None for helpers (forkserver, resource tracker, admin server, relay); `since` is
-    wall time, for people; by `birth` (`born`) a process is known again; `task` is the id of a swarm's task, `endpoint` where that runs."""
+    wall time, for people; by `birth` (`born`) a process is known again; `task` is the id of a swarm's task, `endpoint` where that runs.
+
+    Of the kind "service" is a swarm's service none of whose tasks serves; one that serves is known by its tasks.
+    """
 
     name: str | None
     kind: str
@@ -57,6 +60,11 @@ class Orphan:
     def is_relay(self) -> bool:
         """Whether it is the container beside the workers, not one of them."""
         return self.name is None and self.kind == "container"
+
+    @property
+    def is_of_swarm(self) -> bool:
+        """Whether a swarm keeps it: a task, or the service."""
+        return self.kind in ("task", "service")
 
     @property
     def role(self) -> str:
@@ -105,12 +113,16 @@ def known_ports(records: Mapping[str, Record]) -> dict[str, int]:
 
 
 def tasks(client: docker.DockerClient, cluster_id: str, records: Mapping[str, Record]) -> list[Orphan]:
-    """The tasks of the cluster's service that serve; none where the engine manages no swarm. The records tell their names, as far as
-    those still serve; the others take what numbers are free."""
+    """The tasks of the cluster's service that serve, or the service where none does; nothing where the engine manages no swarm. The
+    records tell the tasks' names, as far as those still serve; the others take what numbers are free."""
     try:
-        serving, fingerprint = manager.Manager(client, cluster_id).serving(known_ports(records))
+        serving, service = manager.Manager(client, cluster_id).serving(known_ports(records))
     except docker.errors.APIError:
         return []
+    spec = service.get("Spec") or {}
+    if service and not serving:
+        return [Orphan(None, "service", None, service["ID"], None, parse(str(service.get("CreatedAt", ""))) or 0.0)]
+    fingerprint = (spec.get("Labels") or {}).get("comet.fingerprint")
     names = {record.id: name for name, record in records.items() if record.kind == "task"}
     known = {task.id: names[task.container] for task in serving if task.container in names}
     free = (name for number in itertools.count() if (name := f"worker-{number}") not in known.values())
@@ -233,7 +245,7 @@ def end(cluster: Cluster, found: Iterable[Orphan], client: docker.DockerClient |
         if orphan.kind == "container" and client is not None:
             _end_container(client, orphan, grace)
             yield f"{orphan.name or 'relay'}: container {short(orphan.id)} removed"
-    yield from _end_service(cluster, [orphan for orphan in every if orphan.task is not None], client, grace)
+    yield from _end_service(cluster, [orphan for orphan in every if orphan.is_of_swarm], client, grace)
     workers = [orphan for orphan in every if orphan.kind == "process" and orphan.role != "lb" and orphan.name]
     yield from _end_processes(workers, grace)
     helpers = [orphan for orphan in every if orphan.name is None and orphan.kind == "process"]
@@ -243,7 +255,7 @@ def end(cluster: Cluster, found: Iterable[Orphan], client: docker.DockerClient |
 def client_for(found: Iterable[Orphan]) -> docker.DockerClient | None:
     """A client of the engine that can end these; None where it takes none."""
     kinds = {orphan.kind for orphan in found}
-    return engine.connect_manager() if "task" in kinds else engine.connect() if "container" in kinds else None
+    return engine.connect_manager() if kinds & {"task", "service"} else engine.connect() if "container" in kinds else None
 
 
 def _end_service(cluster: Cluster, orphans: Collection[Orphan], client: docker.DockerClient | None, grace: float) -> Iterator[str]:
@@ -251,7 +263,7 @@ def _end_service(cluster: Cluster, orphans: Collection[Orphan], client: docker.D
     if not orphans or client is None:
         return
     try:
-        ids = {orphan.task for orphan in orphans}
+        ids = {orphan.task for orphan in orphans if orphan.task is not None}
         service = manager.Manager(client, cluster.id or "")
         service.remove()
         until = time.monotonic() + grace + REMOVAL_PATIENCE
@@ -260,7 +272,7 @@ def _end_service(cluster: Cluster, orphans: Collection[Orphan], client: docker.D
     except ENGINE_ERRORS as error:
         raise UserError(f"the workers' service cannot be removed: {manager.told(error)}") from None
     for orphan in orphans:
-        yield f"{orphan.name}: task {short(orphan.id)} ended"
+        yield f"{orphan.name}: task {short(orphan.id)} ended" if orphan.task is not None else f"service {short(orphan.id)} removed"
 
 
 def _end_processes(orphans: Iterable[Orphan], grace: float) -> Iterator[str]:

@@ -51,7 +51,7 @@ class Succession:
         if self._config.runtime == "swarm":
             # The swarm keeps them whatever we do, and ends those that are too many when it is told how many there are to be.
             adopted = adopt.tasks(of_worker, found, records)
-            found = [orphan for orphan in found if orphan.task is None]
+            found = [orphan for orphan in found if not orphan.is_of_swarm]
         else:
             adopted = adopt.workers(of_worker, found, records)
         self._adoptions = [*adopted, *balancers]

@@ -42,11 +42,10 @@ class Manager:
                 service = None  # Removed between the two questions.
         return reading(service or {}, tasks, self._api.nodes(), ports)
 
-    def serving(self, ports: Ports) -> tuple[list[Task], str | None]:
-        """The tasks that serve now, and the fingerprint that the service was made with."""
+    def serving(self, ports: Ports) -> tuple[list[Task], Service]:
+        """The tasks that serve now, and the service (empty where there is none)."""
         now = self.read(ports)
-        labels = (now.service.get("Spec") or {}).get("Labels") or {}
-        return [task for task in now.tasks if task.serves], labels.get("comet.fingerprint")
+        return [task for task in now.tasks if task.serves], dict(now.service)
 
     def lives(self, task: str) -> bool:
         """Whether a task has not ended yet."""

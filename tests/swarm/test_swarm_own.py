@@ -2,6 +2,7 @@
 comes to the nodes, updates that fail, and a node that the load balancers alone cannot reach. Every test has a cluster of its own."""
 
 import contextlib
+import os
 import socket
 import time
 from pathlib import Path
@@ -86,6 +87,25 @@ def test_a_version_that_runs_and_never_answers_is_taken_back(lab: Hosts, manager
         assert after.answers.total() > 0
         assert set(after.answers) <= {"200", "500"}
         made.stop()
+        made.assert_nothing_left()
+
+
+def test_a_service_without_a_task_is_found_and_removed_without_a_supervisor(
+    lab: Hosts, manager: docker.DockerClient, tmp_path: Path
+) -> None:
+    with house(tmp_path, worker=1, pool=1, **OWN) as made:
+        at(lab, made).start()
+        (service,) = manager.services.list()
+        os.kill(made.supervisor_pid(), 9)
+        for process in made.processes():
+            process.kill()
+        service.scale(0)
+        eventually(lambda: all(task["Status"]["State"] != "running" for task in service.tasks()), what="nothing serves")
+        assert workers(made) == {}
+        done = made.comet("stop")
+        assert done.returncode == 0, done.stderr
+        assert f"service {service.id[:12]} removed" in done.stdout + done.stderr
+        assert manager.services.list() == []
         made.assert_nothing_left()
 
 
