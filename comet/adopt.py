@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from comet.cluster import Cluster
 from comet.drivers.process import is_alive
 from comet.listeners import borrowed
+from comet.observation import Exit
 from comet.orphans import Orphan
-from comet.replica import Exit, Replica, State, Wanted
+from comet.replica import Replica, State, Wanted
 from comet.statefile import Record
 from comet.supervise import Enlisted
 from lb import messages

@@ -2,7 +2,7 @@
 
 from signal import Signals
 
-from comet.replica import Exit
+from comet.observation import Exit
 from comet.wallclock import iso, parse
 
 

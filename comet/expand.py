@@ -15,7 +15,8 @@ from comet.drivers.container import ContainerLaunch
 from comet.drivers.execute import ExecLaunch
 from comet.drivers.forkserver import LbLaunch
 from comet.faultfiles import POINTS
-from comet.replica import Endpoint, ReplicaSpec
+from comet.observation import Endpoint
+from comet.replica import ReplicaSpec
 from comet.servicespec import TASK_NAME, ServiceLaunch
 from comet.supervise import HERE, Enlisted
 from lb.settings import Settings

@@ -9,7 +9,8 @@ from comet import writelock
 from comet.cluster import Cluster
 from comet.drivers.execute import trim
 from comet.events import Event
-from comet.replica import Hung, public_name
+from comet.observation import Hung
+from comet.replica import public_name
 from comet.supervise import Supervisor
 from comet.wallclock import ClockWatch
 

@@ -22,7 +22,7 @@ from comet.drivers import manager
 from comet.drivers.container import ENGINE_ERRORS, short, told
 from comet.drivers.process import born, is_alive
 from comet.errors import UserError
-from comet.replica import Endpoint
+from comet.observation import Endpoint
 from comet.snapshot import FleetSnapshot, Row, SupervisorRow
 from comet.statefile import Record, StateFile
 from comet.usage import Sampler

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import requests
 
 from comet.drivers.base import Sink
-from comet.replica import Ready
+from comet.observation import Ready
 
 PAUSE = 0.025
 """Seconds between two attempts; what it adds to a start is half of that on average."""

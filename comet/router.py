@@ -18,7 +18,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 
 from comet.drivers.base import Sink
-from comet.replica import SERVING, Answered, Drained, Endpoint, Health, Hung, Ready, Replica, State
+from comet.observation import Answered, Drained, Endpoint, Health, Hung, Ready
+from comet.replica import SERVING, Replica, State
 from lb import messages
 from lb.settings import DOWN, DRAINING, UP, UpstreamSpec
 

@@ -30,8 +30,9 @@ from comet.image import ensure_image, foreign_image, named, pushed
 from comet.interruptible import Interruptible, Stopped
 from comet.journal import Journal
 from comet.listeners import require_free
+from comet.observation import Endpoint
 from comet.operations import Operations
-from comet.replica import Endpoint, Replica, State, Wanted
+from comet.replica import Replica, State, Wanted
 from comet.succession import Succession
 from comet.supervise import HERE, Enlisted, located
 from comet.way import Way

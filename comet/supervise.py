@@ -14,24 +14,11 @@ from signal import SIGKILL
 
 from comet.drivers.base import Driver
 from comet.events import Event
+from comet.observation import Endpoint, Exited, Observation, Replaced, Started, StartFailed, Unheard
 from comet.plan import Action, Verb, begin_stop, next_deadline, plan
 from comet.probe import Prober
-from comet.replica import (
-    Endpoint,
-    Exited,
-    Moment,
-    Observation,
-    Replaced,
-    Replica,
-    ReplicaSpec,
-    Stage,
-    Started,
-    StartFailed,
-    State,
-    Unheard,
-    Wanted,
-    react,
-)
+from comet.reactions import Moment, react
+from comet.replica import Replica, ReplicaSpec, Stage, State, Wanted
 from comet.router import Router, table
 
 HERE = "{here}"

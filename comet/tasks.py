@@ -9,8 +9,8 @@ node. A replica sits in a slot (`Seat`): it is the task that serves there. So a 
     a task failed before it served           StartFailed, with the swarm's own words
 
 A node is down when its manager has not heard of it for a while. It may be dead; it may as well be cut off from the manager only, or the
-manager has been away itself. Whether its tasks answer the load balancers see for themselves: what does not is dead soon (`comet.replica`),
-what answers keeps its seat until another one serves there.
+manager has been away itself. Whether its tasks answer the load balancers see for themselves: what does not is dead soon
+(`comet.reactions`), what answers keeps its seat until another one serves there.
 
 Which slots go when a service shrinks is the swarm's choice, while replicas go by number. So those that stay move over into the slots of
 those that leave (`seated`).
@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from comet.exits import of_container
-from comet.replica import Endpoint, Exit, Exited, Observation, Replaced, Started, StartFailed, Unheard
+from comet.observation import Endpoint, Exit, Exited, Observation, Replaced, Started, StartFailed, Unheard
 from comet.wallclock import parse
 
 ENDED = ("complete", "shutdown", "failed", "rejected", "remove", "orphaned")

@@ -34,8 +34,10 @@ PURE_PARTS = {
         "faults",
         "located",
         "location",
+        "observation",
         "plan",
         "rates",
+        "reactions",
         "recoveries",
         "replica",
         "servicespec",
@@ -210,7 +212,7 @@ def test_what_shows_a_cluster_sees_a_snapshot_and_never_the_supervisor() -> None
             assert {part for part in imports(ALL[name], name) if part.startswith(("comet.supervise", "comet.plan", "comet.fleet"))} == set()
 
 
-@pytest.mark.parametrize("name", ["comet.plan", "comet.replica", "comet.supervise"])
+@pytest.mark.parametrize("name", ["comet.plan", "comet.reactions", "comet.replica", "comet.supervise"])
 def test_the_core_never_asks_which_kind_a_replica_is(name: str) -> None:
     """Differences live in drivers and specs: no condition here looks at a kind, a role, or the name of one."""
     asked = []

@@ -7,7 +7,8 @@ former instance is never taken for news of the present one.
 from collections.abc import Callable
 from typing import Protocol
 
-from comet.replica import Observation, ReplicaSpec
+from comet.observation import Observation
+from comet.replica import ReplicaSpec
 
 Sink = Callable[[str, int | None, Observation], None]
 """(name, instance, observation); instance None speaks of whichever is present."""

@@ -28,7 +28,8 @@ from comet.drivers.base import Sink
 from comet.drivers.lanes import Lanes
 from comet.events import Event
 from comet.exits import of_container
-from comet.replica import Exit, Exited, Lost, Removed, ReplicaSpec, Revived, Started, StartFailed
+from comet.observation import Exit, Exited, Lost, Removed, Revived, Started, StartFailed
+from comet.replica import ReplicaSpec
 
 THREADS = 8
 RECONNECT_PAUSE = 0.5

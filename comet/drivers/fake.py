@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping
 
 from comet.drivers.base import Sink
-from comet.replica import Drained, Exit, Exited, Observation, Ready, Removed, ReplicaSpec, Started, StartFailed
+from comet.observation import Drained, Exit, Exited, Observation, Ready, Removed, Started, StartFailed
+from comet.replica import ReplicaSpec
 
 Script = Callable[[str, int], tuple[Observation, ...]]
 """(name, instance) -> what is seen at once after a start."""

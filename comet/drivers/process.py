@@ -24,7 +24,8 @@ import psutil
 
 from comet.drivers.base import Sink
 from comet.drivers.oomkills import OomKills
-from comet.replica import Drained, Exit, Exited, Removed, ReplicaSpec, Started, StartFailed
+from comet.observation import Drained, Exit, Exited, Removed, Started, StartFailed
+from comet.replica import ReplicaSpec
 from comet.wallclock import iso
 
 STATUS_PATIENCE = 0.1

@@ -23,7 +23,8 @@ from comet.drivers.lanes import Lanes
 from comet.drivers.manager import ENGINE_ERRORS, Manager, told
 from comet.errors import UserError
 from comet.events import Event
-from comet.replica import Exited, Observation, Removed, ReplicaSpec, Revived, StartFailed
+from comet.observation import Exited, Observation, Removed, Revived, StartFailed
+from comet.replica import ReplicaSpec
 from comet.servicespec import ServiceLaunch
 from comet.tasks import Ports, Reading, Seat, Task, judged, pending, seated
 

@@ -4,7 +4,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from comet.drivers.fake import broken, slow, well
-from comet.replica import SERVING, Drained, Exit, Exited, Health, Hung, Observation, Ready, Removed, Started, StartFailed, State, Wanted
+from comet.observation import Drained, Exit, Exited, Health, Hung, Observation, Ready, Removed, Started, StartFailed
+from comet.replica import SERVING, State, Wanted
 from tests.comet.fakes import House, histories, spec
 
 NAMES = ("lb-0", "lb-1", "worker-0", "worker-1", "worker-2")

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from comet import probe
+from comet.observation import Ready
 from comet.probe import Prober
-from comet.replica import Ready
 
 
 def test_an_answer_from_a_former_place_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:

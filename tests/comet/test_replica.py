@@ -8,9 +8,7 @@ import pytest
 
 from comet.drivers.fake import slow
 from comet.events import line
-from comet.replica import (
-    REACTIONS,
-    UNHEARD_GRACE,
+from comet.observation import (
     Answered,
     Drained,
     Endpoint,
@@ -19,20 +17,17 @@ from comet.replica import (
     Health,
     Hung,
     Lost,
-    Moment,
     Observation,
     Ready,
     Removed,
     Replaced,
-    Replica,
     Revived,
-    Stage,
     Started,
     StartFailed,
-    State,
     Unheard,
-    react,
 )
+from comet.reactions import REACTIONS, UNHEARD_GRACE, Moment, react
+from comet.replica import Replica, Stage, State
 from tests.comet.fakes import House, spec
 
 EXAMPLES: dict[type, Observation] = {

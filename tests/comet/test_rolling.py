@@ -19,7 +19,8 @@ from comet.config import parse
 from comet.database import Access
 from comet.drivers.fake import Script, broken, slow, well
 from comet.errors import UserError
-from comet.replica import Exit, Ready, Replica, State, Wanted, public_name
+from comet.observation import Exit, Ready
+from comet.replica import Replica, State, Wanted, public_name
 from tests.comet.fakes import House, histories
 
 FOLDER = Path("/nowhere")

@@ -13,7 +13,8 @@ import pytest
 
 from comet import expand
 from comet.config import parse
-from comet.replica import Drained, Endpoint, Health, Observation, Ready, Replica, State
+from comet.observation import Drained, Endpoint, Health, Observation, Ready
+from comet.replica import Replica, State
 from comet.router import WATCH_INTERVAL, Router, is_hung, table
 from lb import messages
 from lb.settings import UpstreamSpec

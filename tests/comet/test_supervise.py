@@ -4,7 +4,8 @@ import sys
 from types import FrameType
 
 from comet.drivers.fake import broken, slow
-from comet.replica import Endpoint, Exit, Health, Hung, Ready, Revived, Wanted
+from comet.observation import Endpoint, Exit, Health, Hung, Ready, Revived
+from comet.replica import Wanted
 from comet.router import table
 from tests.comet.fakes import House, spec
 

@@ -8,21 +8,9 @@ import docker
 import pytest
 
 from comet.drivers.manager import Manager
-from comet.replica import (
-    Endpoint,
-    Exited,
-    Moment,
-    Ready,
-    Replaced,
-    Replica,
-    ReplicaSpec,
-    Started,
-    StartFailed,
-    State,
-    Unheard,
-    Wanted,
-    react,
-)
+from comet.observation import Endpoint, Exited, Ready, Replaced, Started, StartFailed, Unheard
+from comet.reactions import Moment, react
+from comet.replica import Replica, ReplicaSpec, State, Wanted
 from comet.servicespec import ServiceLaunch, resized, service
 from comet.tasks import Node, Seat, Task, judged, pending, reading, seated
 
