@@ -6,7 +6,7 @@
 #
 # Sets up what up.sh sets up, with the test tools. The last line is `N passed, N failed, N skipped`. A skipped test counts as a
 # failure: a suite that leaves out its Docker tests in silence has tested nothing. COMET_TEST_JOBS says how many files of tests run at a
-# time (2).
+# time (3).
 set -euo pipefail
 
 here=$(dirname -- "${BASH_SOURCE[0]}")
@@ -57,7 +57,7 @@ else
   ensure_swarm_tools "several machines are tested with it" sshd
   scripts/check.sh || checks=$?
   # Most tests wait for processes and containers rather than compute: several files at a time, each as a whole in one process.
-  set -- -n "${COMET_TEST_JOBS:-2}" --dist loadfile "$@"
+  set -- -n "${COMET_TEST_JOBS:-3}" --dist loadfile "$@"
 fi
 
 # A test that hangs shows where, in place of a silent log.
