@@ -66,7 +66,7 @@ class Fleet:
         self.listeners = Listeners()
         self.router = Router(loop, sink, watchdog_timeout=config.watchdog_timeout, patient=config.own_service)
         self.prober = Prober(loop, sink, config.health_timeout)
-        self.launcher = ForkserverLauncher(cluster, self.router, self.listeners)
+        self.launcher = ForkserverLauncher(loop, cluster, self.router, self.listeners)
         self.balancers = ProcessDriver(loop, sink, self.launcher)
         self.processes = ProcessDriver(loop, sink, ExecLauncher(cluster, self.listeners))
         self.containers: ContainerDriver | None = None
@@ -130,7 +130,7 @@ class Fleet:
             self.router.configure(spec.name, asdict(spec.launch.settings))
             assert replica.pid is not None
             # Not our child: its pidfd will tell of its death, nobody of its status.
-            self.balancers.watch(spec, replica.instance, Launched(replica.pid, lambda: None))
+            self.balancers.watch(spec, replica.instance, Launched(replica.pid, lambda: None, begun=adoption.record.begun))
         elif spec.kind == "process":
             assert replica.pid is not None
             if adoption.listener is not None:
@@ -226,7 +226,7 @@ class Fleet:
     def _record(self, replica: Replica) -> Record:
         spec = replica.spec
         driver = self.supervisor.drivers[spec.driver]
-        created = driver.create_time(spec.name) if isinstance(driver, ProcessDriver) else None
+        created, begun = driver.times(spec.name) if isinstance(driver, ProcessDriver) else (None, None)
         return Record(
             name=spec.name,
             role=spec.role,
@@ -243,4 +243,5 @@ class Fleet:
             counters=spec.launch.counters if isinstance(spec.launch, LbLaunch) else None,
             fingerprint=getattr(spec.launch, "fingerprint", None),
             last_exit=last_exit(replica),
+            begun=begun,
         )

@@ -87,7 +87,8 @@ def processes(cluster_id: str, records: Iterable[Record]) -> list[Orphan]:
 def _process(process: psutil.Process, record: Record | None) -> Orphan:
     birth, created = born(process.pid), process.create_time()
     if record is not None and record.create_time is not None and is_alive(process.pid, record.create_time):
-        return Orphan(record.name, "process", process.pid, str(process.pid), record.port, created, birth=birth)
+        waited = max(0.0, (record.begun or record.create_time) - record.create_time)
+        return Orphan(record.name, "process", process.pid, str(process.pid), record.port, created + waited, birth=birth)
     line = " ".join(process.cmdline())
     title, worker = TITLE.search(line), WORKER_COMMAND.search(line)
     if title:

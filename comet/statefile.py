@@ -18,7 +18,8 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Record:
-    """One replica: what it is, which instance, and how its process is known again (PID, and seconds from boot to its birth)."""
+    """One replica: what it is, which instance, and how its process is known again (PID, and seconds from boot to its birth). `begun` is
+    when the process became this replica, where that was later."""
 
     name: str
     role: str
@@ -35,6 +36,7 @@ class Record:
     counters: str | None = None
     fingerprint: str | None = None
     last_exit: Mapping[str, Any] | None = None
+    begun: float | None = None
 
 
 class StateFile:

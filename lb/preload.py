@@ -11,6 +11,7 @@ import sys
 
 import lb.forked
 import lb.server
+import lb.standby
 
 # What a fork would import otherwise, each time anew.
 for module in ("multiprocessing.popen_fork", "multiprocessing.popen_forkserver"):

@@ -82,7 +82,7 @@ def serve(
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     _keep_heap()
-    loop = uvloop.new_event_loop() if uvloop is not None else asyncio.new_event_loop()
+    loop = new_event_loop()
     asyncio.set_event_loop(loop)
     try:
         server = Server(loop, settings, listener, Counters(counters_path))
@@ -96,6 +96,11 @@ def serve(
     finally:
         asyncio.set_event_loop(None)
         loop.close()
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """Return a loop of the fastest kind there is."""
+    return uvloop.new_event_loop() if uvloop is not None else asyncio.new_event_loop()
 
 
 def _keep_heap() -> None:

@@ -179,7 +179,7 @@ def test_a_package_knows_nothing_of_what_it_must_not_know(package: str) -> None:
 
 
 def test_the_control_plane_knows_of_the_lb_its_entry_settings_messages_and_counters() -> None:
-    allowed = ("lb.settings", "lb.messages", "lb.counters", "lb.server", "lb.forked", "lb.preload")
+    allowed = ("lb.settings", "lb.messages", "lb.counters", "lb.server", "lb.forked", "lb.preload", "lb.standby")
     wrong = {
         name: sorted(bad)
         for name in modules("comet")

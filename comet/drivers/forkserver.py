@@ -2,8 +2,12 @@
 
 The supervisor has threads, so a plain fork of it would be unsafe; a fork of multiprocessing's forkserver, which has imported the load
 balancer beforehand and holds nothing else, is safe and takes milliseconds. The start method is named here and nowhere else.
+
+One fork is always made in advance (`lb.standby`): the next load balancer that is wanted is that one, in half the time. Where it is missing
+(the last one was taken a moment ago, it has died) a load balancer is forked when it is wanted.
 """
 
+import asyncio
 import contextlib
 import multiprocessing
 import os
@@ -14,9 +18,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import Any
 
 import lb.forked
+import lb.standby
 from comet.cluster import Cluster
 from comet.drivers.process import Launched
 from comet.listeners import Listeners
@@ -35,10 +42,26 @@ class LbLaunch:
     fingerprint: str = ""
 
 
+STANDBY_PAUSE = 0.5
+"""Seconds after a start until the next standby is made: what has just been started needs the CPU more."""
+
+PATIENCE = 2.0
+"""Seconds that a helper which was told to end may take."""
+
+
+@dataclass(frozen=True)
+class _Standby:
+    process: ForkServerProcess
+    orders: socket.socket
+
+
 class ForkserverLauncher:
     """Makes load balancers, and connects each with the router."""
 
-    def __init__(self, cluster: Cluster, router: Router, listeners: Listeners) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, cluster: Cluster, router: Router, listeners: Listeners) -> None:
+        self._loop = loop
+        self._standby: _Standby | None = None
+        self._refill: asyncio.TimerHandle | None = None
         self._cluster = cluster
         self._router = router
         self._listeners = listeners
@@ -66,31 +89,72 @@ class ForkserverLauncher:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         control_name = f"{spec.name}.{instance}.sock"
         control_listener = self._cluster.listen(control_name)
+        order = (
+            launch.settings,
+            self._listeners[launch.settings.name],
+            self._router.table,
+            theirs,
+            control_listener,
+            str(self._cluster.path("run", launch.counters)),
+            str(self._cluster.path("logs", f"{launch.settings.name}.log")),
+        )
         try:
-            process = self._context.Process(
-                target=lb.forked.main,
-                name=spec.name,
-                args=(
-                    launch.settings,
-                    self._listeners[launch.settings.name],
-                    self._router.table,
-                    theirs,
-                    control_listener,
-                    str(self._cluster.path("run", launch.counters)),
-                    str(self._cluster.path("logs", f"{launch.settings.name}.log")),
-                ),
-            )
-            process.start()
+            process = self._ordered(order) or self._forked(spec.name, lb.forked.main, order)
         except BaseException:
             ours.close()
             raise
         finally:
             theirs.close()
             control_listener.close()
+        self._want_standby()
         self._control[spec.name, instance] = control_name
         self._router.attach(spec.name, instance, ours)
         assert process.pid is not None
-        return Launched(process.pid, _status_of(process), process.sentinel)
+        return Launched(process.pid, _status_of(process), process.sentinel, time.clock_gettime(time.CLOCK_BOOTTIME))
+
+    def _forked(self, name: str, target: Callable[..., None], arguments: tuple[Any, ...]) -> ForkServerProcess:
+        process = self._context.Process(target=target, name=name, args=arguments)
+        process.start()
+        return process
+
+    def _ordered(self, order: tuple[Any, ...]) -> ForkServerProcess | None:
+        """The standby, told what to be; None where none waits for that."""
+        standby = self._standby
+        if standby is None or not lb.standby.has_rehearsed(standby.orders):
+            return None
+        self._standby = None
+        with standby.orders, contextlib.suppress(OSError):
+            lb.standby.give(standby.orders, *order)
+            return standby.process
+        return None
+
+    def _want_standby(self) -> None:
+        if self._refill is None:
+            self._refill = self._loop.call_later(STANDBY_PAUSE, self._stand_by)
+
+    def _stand_by(self) -> None:
+        """Have a standby, in place of one that is dead."""
+        self._refill = None
+        if self._standby is not None:
+            if self._standby.process.is_alive():
+                return
+            self._end_standby()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._standby = _Standby(self._forked("standby", lb.standby.main, (theirs,)), ours)
+        except (OSError, EOFError):  # No memory, no descriptors: what matters is told when a load balancer cannot be forked.
+            ours.close()
+        finally:
+            theirs.close()
+
+    def _end_standby(self) -> None:
+        standby, self._standby = self._standby, None
+        if standby is not None:
+            standby.orders.close()
+            standby.process.join(PATIENCE)
+            standby.process.kill()
+            if standby.process.pid is not None:
+                _reap(standby.process.pid)  # Ours, if the forkserver has died.
 
     def drain(self, name: str, grace: float) -> bool:
         return self._router.drain(name, grace)
@@ -103,6 +167,7 @@ class ForkserverLauncher:
         """Know a load balancer that an earlier supervisor launched."""
         if control_name is not None:
             self._control[name, instance] = control_name
+        self._want_standby()
 
     def gone(self, name: str, instance: int) -> None:
         self._router.detach(name)
@@ -124,6 +189,9 @@ class ForkserverLauncher:
 
         Both end when the pipe that we hold is closed. multiprocessing's own `_stop` would wait for that without end.
         """
+        if self._refill is not None:
+            self._refill.cancel()
+        self._end_standby()
         server, tracker = forkserver._forkserver, resource_tracker._resource_tracker
         for owner, fd_name, pid_name in ((server, "_forkserver_alive_fd", "_forkserver_pid"), (tracker, "_fd", "_pid")):
             fd, pid = getattr(owner, fd_name, None), getattr(owner, pid_name, None)
@@ -147,7 +215,7 @@ def _status_of(process: "multiprocessing.context.ForkServerProcess") -> Callable
     return status
 
 
-def _reap(pid: int, patience: float = 2.0) -> None:
+def _reap(pid: int, patience: float = PATIENCE) -> None:
     """Wait for a child that is about to end; kill it if it does not. It is ours until reaped, so its PID names nobody else."""
     deadline = time.monotonic() + patience
     with contextlib.suppress(ChildProcessError):

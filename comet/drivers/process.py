@@ -42,11 +42,13 @@ CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 @dataclass
 class Launched:
     """A process that was just made. `status` gives its exit code, -N for signal N, None while unknown; `status_fd` becomes readable
-    when `status` has it (None: it has it as soon as the process is dead, or never)."""
+    when `status` has it (None: it has it as soon as the process is dead, or never). `begun` is when it became what it is, in seconds from
+    boot, where it was made before that."""
 
     pid: int
     status: Callable[[], int | None]
     status_fd: int | None = None
+    begun: float | None = None
 
 
 class Launcher(Protocol):
@@ -112,10 +114,10 @@ class ProcessDriver:
         self._loop.add_reader(pidfd, self._woken, spec.name)
         self._sink(spec.name, instance, Started(launched.pid, str(launched.pid)))
 
-    def create_time(self, name: str) -> float | None:
-        """When its process was made (`born`): with the PID, its identity."""
+    def times(self, name: str) -> tuple[float | None, float | None]:
+        """When its process was made (`born`): with the PID, its identity; and when it became what it is, where that was later."""
         running = self._running.get(name)
-        return running.create_time if running else None
+        return (running.create_time, running.launched.begun) if running else (None, None)
 
     def drain(self, name: str) -> None:
         running = self._running.get(name)
