@@ -10,6 +10,7 @@ import os
 import sys
 
 import lb.forked
+import lb.rehearsal
 import lb.server
 import lb.standby
 

@@ -63,8 +63,7 @@ def run(
         os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    if setproctitle is not None:
-        setproctitle(f"comet: {settings.name} :{listener.getsockname()[1]}")
+    entitle(f"comet: {settings.name} :{listener.getsockname()[1]}")
     log.start(log_path)
     serve(settings, listener, upstreams, control, control_listener, counters_path)
 
@@ -96,6 +95,12 @@ def serve(
     finally:
         asyncio.set_event_loop(None)
         loop.close()
+
+
+def entitle(title: str) -> None:
+    """Be listed under this title, where that can be set."""
+    if setproctitle is not None:
+        setproctitle(title)
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:

@@ -4,49 +4,42 @@ A fork is quick; what is slow is its child's first touch of everything. Each pag
 first written to, and counting references writes to all that is used. So a standby serves a request of its own making, and then waits for
 its order: the arguments of `lb.server.run` as one message, the three sockets among them beside it (SCM_RIGHTS, unix(7)). An end of file
 in place of an order, as when the supervisor is dead, ends it.
+
+The supervisor, which gives the orders, imports this too: what only a load balancer needs is imported in `main`.
 """
 
-import asyncio
 import contextlib
 import pickle
 import socket
 import struct
-from typing import Any, Final, cast
+from typing import Any, Final
 
-from lb import server
-from lb.counters import Counters
 from lb.forked import let_go
-from lb.settings import UP, Settings, UpstreamSpec
-
-try:
-    from setproctitle import setproctitle
-except ImportError:  # pragma: no cover
-    setproctitle = None  # type: ignore[assignment]
+from lb.settings import Settings, UpstreamSpec
 
 TITLE: Final = "comet: standby"
 
 _LENGTH: Final = struct.Struct("!I")
 _REHEARSED: Final = b"."
 _SOCKETS: Final = 3
-_PATIENCE: Final = 5.0  # seconds for a rehearsal
-_REQUEST: Final = b"GET / HTTP/1.1\r\nHost: standby\r\nConnection: close\r\n\r\n"
-_RESPONSE: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
 
 
 def main(orders: socket.socket) -> None:
     """Rehearse, say so, and be what the order says."""
+    from lb import server
+    from lb.rehearsal import rehearse
+
     let_go()
-    if setproctitle is not None:
-        setproctitle(TITLE)
+    server.entitle(TITLE)
     # Where nothing can be rehearsed (no loopback, no port), it waits all the same.
     with contextlib.suppress(OSError, TimeoutError):
         rehearse()
-    with contextlib.suppress(ConnectionError):
+    order = None
+    with orders, contextlib.suppress(ConnectionError):
         orders.sendall(_REHEARSED)
         order = _receive(orders)
-        orders.close()
-        if order is not None:
-            server.run(*order)
+    if order is not None:
+        server.run(*order)
 
 
 def has_rehearsed(orders: socket.socket) -> bool:
@@ -86,35 +79,3 @@ def _receive(orders: socket.socket) -> tuple[Any, ...] | None:
     settings, upstreams, counters_path, log_path = pickle.loads(order)
     listener, control, control_listener = (socket.socket(fileno=each) for each in descriptors)
     return settings, listener, upstreams, control, control_listener, counters_path, log_path
-
-
-def rehearse() -> None:
-    """Serve one request, from a client and by a worker of one's own, on ports that nobody knows. OSError or TimeoutError: it failed."""
-    loop = server.new_event_loop()
-    try:
-        loop.run_until_complete(asyncio.wait_for(_rehearsal(loop), _PATIENCE))
-    finally:
-        loop.close()
-
-
-async def _rehearsal(loop: asyncio.AbstractEventLoop) -> None:
-    worker = await loop.create_server(_Worker, "127.0.0.1", 0)
-    balancer = server.Server(loop, Settings("standby"), socket.create_server(("127.0.0.1", 0)), Counters(None))
-    host, port = worker.sockets[0].getsockname()
-    await balancer.start((UpstreamSpec("worker", host, port, UP),), None, None)
-    reader, writer = await asyncio.open_connection("127.0.0.1", balancer.port)
-    writer.write(_REQUEST)
-    await reader.read()
-    writer.close()
-    balancer.on_signal()
-    await balancer.ended
-    worker.close()
-
-
-class _Worker(asyncio.Protocol):
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.WriteTransport, transport)  # By its methods: uvloop's do not descend from it.
-
-    def data_received(self, data: bytes) -> None:
-        self._transport.write(_RESPONSE)
-        self._transport.close()

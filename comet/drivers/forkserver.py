@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import multiprocessing
 import os
+import select
 import signal
 import socket
 import sys
@@ -25,7 +26,7 @@ from typing import Any
 import lb.forked
 import lb.standby
 from comet.cluster import Cluster
-from comet.drivers.process import Launched
+from comet.drivers.process import Launched, is_stopped, reap
 from comet.listeners import Listeners
 from comet.replica import ReplicaSpec
 from comet.router import Router
@@ -51,8 +52,39 @@ PATIENCE = 2.0
 
 @dataclass(frozen=True)
 class _Standby:
+    """The load balancer in waiting; by its pidfd it is known whatever becomes of the forkserver, its parent."""
+
     process: ForkServerProcess
     orders: socket.socket
+    pidfd: int
+
+    @property
+    def well(self) -> bool:
+        return not self._ended(0) and not is_stopped(self.process.pid)
+
+    @property
+    def waits(self) -> bool:
+        """Whether it would take an order now. It says so once: to be asked until it does, and no more."""
+        return self.well and lb.standby.has_rehearsed(self.orders)
+
+    def let_go(self) -> None:
+        """It is somebody else's business from now on."""
+        self.orders.close()
+        os.close(self.pidfd)
+
+    def end(self) -> None:
+        """It has nothing to lose."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        self._ended(PATIENCE)
+        reap(self.pidfd)  # Where the forkserver has died it is our child.
+        self.let_go()
+
+    def _ended(self, patience: float) -> bool:
+        """Whether it ends within so many seconds."""
+        poll = select.poll()  # Not select(2): a descriptor may be above 1023.
+        poll.register(self.pidfd, select.POLLIN)
+        return bool(poll.poll(patience * 1000))
 
 
 class ForkserverLauncher:
@@ -113,6 +145,7 @@ class ForkserverLauncher:
         return Launched(process.pid, _status_of(process), process.sentinel, time.clock_gettime(time.CLOCK_BOOTTIME))
 
     def _forked(self, name: str, target: Callable[..., None], arguments: tuple[Any, ...]) -> ForkServerProcess:
+        _heal()
         process = self._context.Process(target=target, name=name, args=arguments)
         process.start()
         return process
@@ -120,28 +153,33 @@ class ForkserverLauncher:
     def _ordered(self, order: tuple[Any, ...]) -> ForkServerProcess | None:
         """The standby, told what to be; None where none waits for that."""
         standby = self._standby
-        if standby is None or not lb.standby.has_rehearsed(standby.orders):
+        if standby is None or not standby.waits:
             return None
         self._standby = None
-        with standby.orders, contextlib.suppress(OSError):
+        try:
             lb.standby.give(standby.orders, *order)
-            return standby.process
-        return None
+        except OSError:
+            standby.end()
+            return None
+        standby.let_go()
+        return standby.process
 
     def _want_standby(self) -> None:
         if self._refill is None:
             self._refill = self._loop.call_later(STANDBY_PAUSE, self._stand_by)
 
     def _stand_by(self) -> None:
-        """Have a standby, in place of one that is dead."""
+        """Have a standby that waits, or is about to."""
         self._refill = None
         if self._standby is not None:
-            if self._standby.process.is_alive():
+            if self._standby.well:
                 return
             self._end_standby()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            self._standby = _Standby(self._forked("standby", lb.standby.main, (theirs,)), ours)
+            process = self._forked("standby", lb.standby.main, (theirs,))
+            assert process.pid is not None
+            self._standby = _Standby(process, ours, os.pidfd_open(process.pid))
         except (OSError, EOFError):  # No memory, no descriptors: what matters is told when a load balancer cannot be forked.
             ours.close()
         finally:
@@ -150,11 +188,7 @@ class ForkserverLauncher:
     def _end_standby(self) -> None:
         standby, self._standby = self._standby, None
         if standby is not None:
-            standby.orders.close()
-            standby.process.join(PATIENCE)
-            standby.process.kill()
-            if standby.process.pid is not None:
-                _reap(standby.process.pid)  # Ours, if the forkserver has died.
+            standby.end()
 
     def drain(self, name: str, grace: float) -> bool:
         return self._router.drain(name, grace)
@@ -201,6 +235,15 @@ class ForkserverLauncher:
                 os.close(fd)
             if pid is not None:
                 _reap(pid)
+
+
+def _heal() -> None:
+    """End a forkserver that is stopped: it would be waited for without end. multiprocessing starts another in place of a dead one."""
+    pid = getattr(forkserver._forkserver, "_forkserver_pid", None)
+    if pid is not None and is_stopped(pid):
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.kill(pid, signal.SIGKILL)
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
 
 
 def _status_of(process: "multiprocessing.context.ForkServerProcess") -> Callable[[], int | None]:

@@ -266,6 +266,14 @@ def is_alive(pid: int, create_time: float | None) -> bool:
         return False
 
 
+def is_stopped(pid: int | None) -> bool:
+    """Whether this process exists and does nothing, by a signal or for a debugger."""
+    try:
+        return psutil.Process(pid).status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
+    except psutil.NoSuchProcess:
+        return False
+
+
 def decode(status: int | None, detect_ms: float | None = None) -> Exit:
     """An exit from multiprocessing's and subprocess's form of a status: -N for signal N."""
     at = iso(time.time() - (detect_ms or 0) / 1000)

@@ -43,6 +43,10 @@ def quiet(process: psutil.Process) -> bool:
     return process.cpu_times() == before
 
 
+def gone(process: psutil.Process) -> bool:
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
 def pid(house: House, name: str) -> int:
     return int(house.replicas()[name]["pid"])
 
@@ -78,6 +82,18 @@ def test_one_that_is_dead_costs_nothing(house: House) -> None:
     assert standby(house, waiting.pid).pid != waiting.pid
 
 
+def test_one_that_is_stopped_is_not_waited_for_nor_is_a_forkserver(house: House) -> None:
+    waiting, former = rehearsed(standby(house)), pid(house, "lb-0")
+    (server,) = titled(house, FORKSERVER)
+    for each in (waiting, server):
+        each.suspend()
+    os.kill(former, 9)
+    assert successor(house, "lb-0", former) != waiting.pid
+    assert house.hello().status_code == 200
+    assert standby(house, waiting.pid).pid != waiting.pid
+    eventually(lambda: gone(waiting) and gone(server), what="their end")
+
+
 def test_the_uptime_of_one_that_was_in_waiting_begins_when_it_became_a_load_balancer(house: House) -> None:
     waiting, former = rehearsed(standby(house)), pid(house, "lb-0")
     eventually(lambda: time.time() - waiting.create_time() > 8, what="some time spent waiting")
@@ -95,7 +111,7 @@ def test_the_uptime_of_one_that_was_in_waiting_begins_when_it_became_a_load_bala
 def test_it_does_not_outlive_its_supervisor(house: House) -> None:
     waiting = standby(house)
     os.kill(house.supervisor_pid(), 9)
-    eventually(lambda: not waiting.is_running() or waiting.status() == psutil.STATUS_ZOMBIE, what="its end")
+    eventually(lambda: gone(waiting), what="its end")
     house.start()
     assert len(titled(house, "comet: lb-")) == 2
 

@@ -1,5 +1,6 @@
 """The load balancer in waiting: its rehearsal, and how it is told what to be. In this process; tests/integration has the real one."""
 
+import asyncio
 import os
 import socket
 import threading
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lb import server, standby
+from lb import rehearsal, server, standby
 from lb.settings import Settings, UpstreamSpec
 
 
@@ -26,13 +27,26 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 def test_a_rehearsal_serves_a_request_and_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[bytes] = []
-    received = standby._Worker.data_received
-    monkeypatch.setattr(standby._Worker, "data_received", lambda self, data: (asked.append(data), received(self, data)))
-    standby.rehearse()  # The first time may open what stays open for good.
+    received = rehearsal._Worker.data_received
+    monkeypatch.setattr(rehearsal._Worker, "data_received", lambda self, data: (asked.append(data), received(self, data)))
+    rehearsal.rehearse()  # The first time may open what stays open for good.
     before = descriptors()
-    standby.rehearse()
+    rehearsal.rehearse()
     assert descriptors() == before
     assert [head.partition(b"\r\n")[0] for head in asked] == [b"GET / HTTP/1.1"] * 2
+
+
+def test_a_rehearsal_that_fails_leaves_nothing_open_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    rehearsal.rehearse()
+    before = descriptors()
+
+    async def refused(*where: Any) -> None:
+        raise ConnectionRefusedError(*where)
+
+    monkeypatch.setattr(asyncio, "open_connection", refused)
+    with pytest.raises(ConnectionRefusedError):
+        rehearsal.rehearse()
+    assert descriptors() == before
 
 
 def test_it_is_what_the_order_says(pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,7 +55,7 @@ def test_it_is_what_the_order_says(pair: tuple[socket.socket, socket.socket], mo
     order: list[Any] = []
     monkeypatch.setattr(server, "run", lambda *arguments: (order.extend(arguments), told.set()))
     monkeypatch.setattr(standby, "let_go", lambda: None)
-    monkeypatch.setattr(standby, "setproctitle", None)
+    monkeypatch.setattr(server, "setproctitle", None)
     waiting = threading.Thread(target=standby.main, args=(theirs,), daemon=True)
     waiting.start()
     while not standby.has_rehearsed(ours):
@@ -66,8 +80,8 @@ def test_without_a_whole_order_it_ends(pair: tuple[socket.socket, socket.socket]
     ours, theirs = pair
     monkeypatch.setattr(server, "run", lambda *arguments: pytest.fail("it was told nothing"))
     monkeypatch.setattr(standby, "let_go", lambda: None)
-    monkeypatch.setattr(standby, "setproctitle", None)
-    monkeypatch.setattr(standby, "rehearse", lambda: None)
+    monkeypatch.setattr(server, "setproctitle", None)
+    monkeypatch.setattr(rehearsal, "rehearse", lambda: None)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         if sent:
             socket.send_fds(ours, [sent], [listener.fileno()] * 3)
@@ -81,12 +95,28 @@ def test_one_that_cannot_rehearse_waits_all_the_same(pair: tuple[socket.socket, 
 
     ours, theirs = pair
     monkeypatch.setattr(standby, "let_go", lambda: None)
-    monkeypatch.setattr(standby, "setproctitle", None)
-    monkeypatch.setattr(standby, "rehearse", fails)
+    monkeypatch.setattr(server, "setproctitle", None)
+    monkeypatch.setattr(rehearsal, "rehearse", fails)
     assert not standby.has_rehearsed(ours)
     ours.shutdown(socket.SHUT_WR)
     standby.main(theirs)
     assert standby.has_rehearsed(ours)
+
+
+def test_what_breaks_off_a_load_balancer_is_no_end_in_order(
+    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(*arguments: Any) -> None:
+        raise ConnectionResetError
+
+    _, theirs = pair
+    monkeypatch.setattr(standby, "let_go", lambda: None)
+    monkeypatch.setattr(server, "setproctitle", None)
+    monkeypatch.setattr(rehearsal, "rehearse", lambda: None)
+    monkeypatch.setattr(standby, "_receive", lambda orders: ())
+    monkeypatch.setattr(server, "run", breaks)
+    with pytest.raises(ConnectionResetError):
+        standby.main(theirs)
 
 
 def test_an_order_to_a_dead_one_is_an_error(pair: tuple[socket.socket, socket.socket]) -> None:
