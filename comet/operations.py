@@ -142,6 +142,7 @@ class Operations:
             raise
         for member in after.values():
             self._respec(member)
+        self._fleet.supervisor.tick()  # What load balancers are told of a worker may have changed, and nothing else.
         self._fleet.router.limit(expand.in_flight_share(self.config))
         self._fleet.router.watchdog_timeout = self.config.watchdog_timeout
         self._fleet.prober.timeout = self.config.health_timeout

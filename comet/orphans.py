@@ -264,11 +264,11 @@ def _end_service(cluster: Cluster, orphans: Collection[Orphan], client: docker.D
     if not orphans or client is None:
         return
     try:
-        ids = {orphan.task for orphan in orphans if orphan.task is not None}
         service = manager.Manager(client, cluster.id or "")
+        living = {task.id for task in service.read({}).tasks if not task.ended}  # Those that do not serve yet, too.
         service.remove()
         until = time.monotonic() + grace + REMOVAL_PATIENCE
-        while time.monotonic() < until and any(service.lives(str(each)) for each in ids):
+        while time.monotonic() < until and any(service.lives(each) for each in living):
             time.sleep(0.2)
     except ENGINE_ERRORS as error:
         raise UserError(f"the workers' service cannot be removed: {manager.told(error)}") from None

@@ -46,6 +46,11 @@ def table(fleet: Iterable[Replica], endpoints: Mapping[str, Endpoint]) -> tuple[
     )
 
 
+def _same(former: UpstreamSpec | None, spec: UpstreamSpec) -> bool:
+    """Whether a load balancer keeps its view of this worker: what it is asked for to see that it is well may be another path."""
+    return former is not None and (former.host, former.port, former.state) == (spec.host, spec.port, spec.state)
+
+
 def _word(replica: Replica) -> str:
     if replica.lost:
         return DOWN
@@ -201,7 +206,7 @@ class Router:
         former = {spec.name: spec for spec in self.table}
         self._version += 1
         for spec in new:
-            if spec.state == UP and former.get(spec.name) != spec:
+            if spec.state == UP and not _same(former.get(spec.name), spec):
                 for name, views in self._views.items():
                     views.pop(spec.name, None)
                     self._unheard[name][spec.name] = self._version
@@ -275,8 +280,8 @@ class Router:
     def _see(self, name: str, upstream: str, healthy: bool, reason: str) -> None:
         if not healthy and not any(spec.name == upstream and spec.state == UP for spec in self.table):
             return  # It only repeats what it was told.
-        if self._applied[name] < self._unheard[name].get(upstream, 0):
-            return
+        if not healthy and self._applied[name] < self._unheard[name].get(upstream, 0):
+            return  # It had not heard yet that this is another one, or has come up anew.
         self._views[name][upstream] = None if healthy else f"{name} finds: {reason or 'no answer'}"
         self._judge(upstream)
 

@@ -111,6 +111,23 @@ def test_a_complaint_that_crosses_with_the_successor_is_not_about_the_successor(
     asyncio.run(story())
 
 
+def test_another_path_to_check_is_no_other_worker() -> None:
+    async def story() -> None:
+        async with scene() as stage:
+            balancer = stage.lb("lb-0")
+            stage.router.publish(upstreams("up"))
+            for _ in range(2):
+                balancer.say(messages.pong((await balancer.next("ping"))["id"]))
+            balancer.say(messages.health("worker-0", False, "status 404"))
+            assert await stage.saw() == ("worker-0", Health(False, "lb-0 finds: status 404"))
+            stage.router.publish((replace(upstreams("up")[0], health_path="/well"),))
+            balancer.say(messages.health("worker-0", True, ""))  # On its way before the new path was heard of, and said once.
+            assert await stage.saw() == ("worker-0", Health(True))
+            close([balancer])
+
+    asyncio.run(story())
+
+
 def test_a_worker_is_drained_when_every_load_balancer_has_applied_it() -> None:
     async def story() -> None:
         async with scene() as stage:

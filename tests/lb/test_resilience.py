@@ -211,8 +211,8 @@ def test_f1_f2_f3_active_checks_take_out_and_bring_back() -> None:
 @pytest.mark.slow
 def test_f1_a_hanging_worker_delays_no_other_check() -> None:
     hanging = Worker("worker-0", health=lambda: time.sleep(5) or 200)
-    with cluster(hanging, None, health_interval=0.05, health_timeout=1.0) as (lb, (_, second)):
-        eventually(lambda: second.probes >= 5, deadline=1.0)
+    with cluster(hanging, None, health_interval=0.05, health_timeout=3.0) as (lb, (_, second)):
+        eventually(lambda: second.probes >= 5, deadline=2.5)
         eventually(lambda: not lb.upstream("worker-0").ready)
         hanging._health = lambda: 200
 
@@ -666,9 +666,9 @@ def test_what_is_removed_and_silent_goes_on_with_what_nobody_else_may_do() -> No
         lb.connect() as waiting,
     ):
         waiting.send(GET)
+        former = lb.upstream("worker-0")
         eventually(lambda: workers[0].requests)
         supervisor.send(messages.upstreams([specs[1]]))
-        former = lb.upstream("worker-0")
         eventually(lambda: workers[0].probes >= 2)
         workers[0].connections[0].send(response(b"late"))
         assert waiting.answer().body == b"late"

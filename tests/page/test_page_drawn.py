@@ -1,5 +1,7 @@
 """The page over recorded clusters, in a real browser: what it shows, to whom, at which size, and that it asks nobody else."""
 
+import time
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -69,6 +71,23 @@ def test_a_page_that_did_not_come_whole_is_loaded_again(browser: Browser, droppe
     with opened(browser, behind=behind) as watched:
         expect(watched.page.locator("#pulse")).to_have_text("live", timeout=20_000)
         assert cells(drawn(watched))
+
+
+def test_a_page_that_never_comes_whole_is_loaded_less_and_less_often(browser: Browser) -> None:
+    """As where something in the browser keeps a file away: to ask for it succeeds, to load it does not."""
+    with opened(browser, behind=Backstage(scenes.calm().as_dict())) as watched:
+        expect(watched.page.locator("#pulse")).to_have_text("live")
+        watched.page.route("**/theme.js", lambda route: route.abort() if route.request.resource_type == "script" else route.fallback())
+        loads: list[float] = []
+        watched.page.on("framenavigated", lambda frame: loads.append(time.monotonic()))
+        watched.page.reload()
+        begun = time.monotonic()
+        while len(loads) < 4 and time.monotonic() - begun < 30:
+            watched.page.wait_for_timeout(100)
+    pauses = [later - earlier for earlier, later in pairwise(loads)]
+    assert len(pauses) == 3
+    assert pauses == sorted(pauses)
+    assert pauses[2] > 2 * pauses[0]
 
 
 def test_nothing_can_be_commanded_before_the_first_word_of_the_supervisor(browser: Browser) -> None:

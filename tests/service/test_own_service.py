@@ -213,6 +213,24 @@ def test_a_process_runs_as_the_user_it_is_given(tmp_path: Path) -> None:
         assert "worker-user: there is no user nosuchuser on this machine" in done.stderr
 
 
+def test_a_new_health_path_heals_what_is_sick_for_the_old_ones_sake(tmp_path: Path) -> None:
+    served = tmp_path / "served"
+    served.mkdir()
+    (served / "old").touch()
+    command = f"{sys.executable} -m http.server {{port}} --bind {{host}} --directory {served}"
+    own = {"runtime": "process", "worker_command": command, "avg_delay": None, "failure": None}
+    with house(tmp_path, worker=1, pool=1, health_path="/old", health_interval=0.5, health_fall=1, health_restart=1000, **own) as made:
+        made.start()
+        (served / "old").rename(served / "new")
+        eventually(lambda: made.replicas()["worker-0"]["state"] == "unhealthy", what="it is sick")
+        before = made.replicas()["worker-0"]
+        made.write(health_path="/new")
+        done = made.comet("reload")
+        assert (done.returncode, done.stdout) == (0, "changed health-path\n"), done.stderr
+        after = eventually(lambda: (row := made.replicas()["worker-0"])["state"] == "ready" and row, 10, "it is well")
+        assert (after["pid"], after["restarts"]) == (before["pid"], 0)
+
+
 def test_a_command_that_does_not_exist_is_told_with_its_words(tmp_path: Path) -> None:
     own = {"runtime": "process", "worker_command": "no-such-service --port {port}", "avg_delay": None, "failure": None}
     with house(tmp_path, worker=1, pool=1, **own) as made:
