@@ -35,6 +35,8 @@ THREADS = 8
 RECONNECT_PAUSE = 0.5
 """Seconds between two attempts to reach an engine that is lost."""
 
+AWAY = "the Docker engine does not answer"
+
 SPOILT_AFTER = 5
 """A container that could not be started again so many times is replaced. Not at once: an engine on its way down fails, too."""
 
@@ -92,6 +94,8 @@ class ContainerDriver:
         self._oom: set[str] = set()
         self._closed = threading.Event()
         self._watching = threading.Event()
+        self._lost = False
+        """Whether the engine is away: its event stream has ended and is not open again."""
         self._watcher = threading.Thread(target=self._watch, name="engine-events", daemon=True)
 
     def watch(self, timeout: float = 10.0) -> bool:
@@ -139,23 +143,40 @@ class ContainerDriver:
     # On the lanes' threads.
 
     def _start(self, known: _Known) -> None:
-        spec, launch = known.spec, known.spec.launch
+        port = known.spec.launch.container_port
+        if self._lost:
+            # An engine that is coming up half makes what it is asked for too early; when it is back all are started anyway.
+            self._say(known, StartFailed(AWAY))
+            return
         try:
             if known.id is None or not self._start_again(known):
-                self._discard(container_name(self._cluster_id, spec.name))
-                created = self._api.create_container(**self._creation(spec, launch))
-                known.id = created["Id"]
-                self._api.start(known.id)
-            # From here on a die event counts; what died before is seen by the inspection. `_died` takes only the first of the two.
-            known.running = True
-            state = self._api.inspect_container(known.id)["State"]
+                self._make(known)
+            seen = self._started(known)
+            if seen["State"]["Running"] and not _publishes(seen, port):
+                # Starts that failed in an engine on its way down can leave a container without a network for good.
+                known.running = False
+                self._make(known)
+                seen = self._started(known)
+            state = seen["State"]
         except ENGINE_ERRORS as error:
             known.running = False
             self._say(known, StartFailed(told(error)))
             return
-        self._say(known, Started(state["Pid"] or None, short(known.id)))
+        self._say(known, Started(state["Pid"] or None, short(known.id or "")))
         if not state["Running"]:
             self._died(known, state, time.time())
+
+    def _make(self, known: _Known) -> None:
+        """Start a new container in place of any that is there."""
+        self._discard(container_name(self._cluster_id, known.spec.name))
+        known.id = self._api.create_container(**self._creation(known.spec, known.spec.launch))["Id"]
+        self._api.start(known.id)
+
+    def _started(self, known: _Known) -> dict[str, Any]:
+        """What the engine says of it. From here on a die event counts; what died before is seen here. `_died` takes only the first."""
+        known.running = True
+        seen: dict[str, Any] = self._api.inspect_container(known.id or "")
+        return seen
 
     def _start_again(self, known: _Known) -> bool:
         """Start the container that is there; False where it is gone, or is spoilt and was removed for that."""
@@ -240,12 +261,11 @@ class ContainerDriver:
     # On the watcher's thread.
 
     def _watch(self) -> None:
-        lost = False
         while not self._closed.is_set():
             try:
                 stream = self._api.events(decode=True, filters={"label": f"comet.cluster={self._cluster_id}", "type": "container"})
-                if lost:
-                    lost = False
+                if self._lost:
+                    self._lost = False
                     self._loop.call_soon_threadsafe(self._tell, Event("engine_back"))
                     self._reconcile()
                 self._watching.set()
@@ -255,8 +275,8 @@ class ContainerDriver:
             except ENGINE_ERRORS as error:
                 if self._closed.is_set():
                     return
-                if not lost:
-                    lost = True
+                if not self._lost:
+                    self._lost = True
                     self._loop.call_soon_threadsafe(self._tell, Event("engine_lost", None, {"reason": told(error)}))
                 self._closed.wait(RECONNECT_PAUSE)
 
@@ -317,6 +337,11 @@ class ContainerDriver:
             self._loop.call_soon_threadsafe(self._sink, known.spec.name, known.instance, observation)
 
 
+def _publishes(seen: Mapping[str, Any], port: int) -> bool:
+    """Whether a running container can be reached at its port."""
+    return bool(((seen.get("NetworkSettings") or {}).get("Ports") or {}).get(f"{port}/tcp"))
+
+
 def container_name(cluster_id: str, replica: str) -> str:
     return f"comet-{cluster_id}-{replica}"
 
@@ -331,7 +356,7 @@ def told(error: Exception) -> str:
     if isinstance(error, docker.errors.APIError) and error.explanation:
         return " ".join(str(error.explanation).split())
     if isinstance(error, requests.exceptions.ConnectionError | ConnectionError):
-        return "the Docker engine does not answer"
+        return AWAY
     return " ".join(str(error).split()) or type(error).__name__
 
 
