@@ -1,17 +1,18 @@
-"""`python supervisor.py`: the whole of Comet's command line.
+"""The entry point of Comet's command line: `python supervisor.py`.
 
-Nothing is imported at module level, and that is a rule: multiprocessing's forkserver imports the main script again in every
-load balancer it forks, so each import here would be paid at each restart of one (an `import requests` costs some 120 ms).
+Nothing may be imported at module level: multiprocessing's forkserver imports the main script again in every load
+balancer that it forks, so each import here would delay every restart of one (`import requests` takes about 120 ms).
 """
 
 
 def main() -> int:
-    """Run the command line and return its exit code, under a Python that has Comet's dependencies."""
-    from comet.bootstrap import ensure_dependencies
+    """Run the command line and return its exit code, with a Python that has Comet's dependencies."""
+    from comet.bootstrap import command_line, ensure_dependencies
+    from comet.host.process_setup import prepare_process, remove_marks
 
+    remove_marks()
+    prepare_process()
     ensure_dependencies(__file__)
-    from comet.cli import main as command_line
-
     return command_line()
 
 

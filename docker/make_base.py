@@ -1,10 +1,14 @@
-"""Write a small root file system with the running Python in it, as a tar for `docker import`: make_base.py OUT.tar
+"""Write a small root file system with the running Python in it, as a tar for `docker import`.
 
-For machines that cannot pull python:slim. In it: the interpreter, its standard library with the compiled files (else every start of a
-read-only container would compile it anew), the libraries that ldd names, a shell and a handful of tools. The layout has /bin, /lib and
-/lib64 as links into /usr, as distributions have it, whatever the host's own layout is.
+Usage: make_base.py OUT.tar
 
-Two seconds and some 100 MB; made of nothing but what the host has, so it runs on the host's kernel and architecture by construction.
+For machines that cannot pull python:slim. In it: the interpreter, its standard library with the compiled files (else
+every start of a read-only container would compile it again), the libraries that ldd names, a shell and a handful of
+tools. The layout has /bin, /lib and /lib64 as links into /usr, as distributions have it, whatever the host's own layout
+is.
+
+Two seconds and some 100 MB; made of nothing but what the host has, so it runs on the host's kernel and architecture by
+construction.
 """
 
 from __future__ import annotations
@@ -20,10 +24,12 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from pathlib import PurePosixPath
 
 VERSION = f"python{sys.version_info[0]}.{sys.version_info[1]}"
 TOOLS = ("cat", "ls", "sleep", "env", "mkdir", "rm")
-# What binary wheels take for granted on any system (PEP 513, PEP 599), and what the C library opens by name to end a thread.
+# What binary wheels take for granted on any system (PEP 513, PEP 599), and what the C library opens by name to end a
+# thread.
 GUARANTEED = (
     "libc.so.6",
     "libdl.so.2",
@@ -68,7 +74,7 @@ def guaranteed() -> list[str]:
 
 
 def extensions(stdlib: str) -> list[str]:
-    """The compiled modules of the standard library, but for those that are left out (tkinter would bring half a desktop)."""
+    """Return the compiled modules of the standard library, without LEFT_OUT (tkinter would bring half a desktop)."""
     return [path for path in glob.glob(f"{stdlib}/lib-dynload/*.so") if not LEFT_OUT.search(path)]
 
 
@@ -86,7 +92,8 @@ def binaries(interpreter: str, stdlib: str) -> dict[str, str]:
         for library in libraries(binary):
             files[inside(library)] = library
             if library.startswith(sys.base_prefix + "/lib/libpython"):
-                # Some interpreters look for it beside themselves ($ORIGIN/../lib) rather than at its place on this machine.
+                # Some interpreters look for it beside themselves ($ORIGIN/../lib) rather than at its place on this
+                # machine.
                 files[f"usr/local/lib/{os.path.basename(library)}"] = library
     files.update({inside(library): library for library in assumed})
     if os.path.exists("/etc/ld.so.cache"):
@@ -99,7 +106,9 @@ def compiled_stdlib(stdlib: str, scratch: str) -> str:
     if os.path.exists(importlib.util.cache_from_source(f"{stdlib}/os.py")):
         return stdlib
     copy = os.path.join(scratch, VERSION)
-    shutil.copytree(stdlib, copy, ignore=lambda folder, names: [name for name in names if LEFT_OUT.search(f"{folder}/{name}")])
+    shutil.copytree(
+        stdlib, copy, ignore=lambda folder, names: [name for name in names if LEFT_OUT.search(f"{folder}/{name}")]
+    )
     compileall.compile_dir(copy, quiet=2, workers=0, stripdir=scratch, prependdir="/usr/local/lib")
     return copy
 
@@ -114,6 +123,20 @@ def owned_by_root(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
     return entry
 
 
+def add_parents(tar: tarfile.TarFile, name: str, there: set[str]) -> None:
+    """Add an entry for each folder above `name`: engines create missing ones with their own modes, some with 0600."""
+    for folder in reversed([str(parent) for parent in PurePosixPath(name).parents][:-1]):
+        if folder not in there and folder not in LINKS:
+            add_folder(tar, folder, 0o755)
+            there.add(folder)
+
+
+def add_folder(tar: tarfile.TarFile, name: str, mode: int) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.type, entry.mode = tarfile.DIRTYPE, mode
+    tar.addfile(entry)
+
+
 def add_link(tar: tarfile.TarFile, name: str, target: str) -> None:
     entry = tarfile.TarInfo(name)
     entry.type, entry.linkname = tarfile.SYMTYPE, target
@@ -125,10 +148,11 @@ def write(out: str) -> None:
     stdlib = os.path.dirname(os.__file__)
     interpreter = os.path.realpath(f"{sys.base_prefix}/bin/{VERSION}")
     with tempfile.TemporaryDirectory() as scratch, tarfile.open(out, "w") as tar:
+        there: set[str] = set()
         for name, mode in FOLDERS.items():
-            entry = tarfile.TarInfo(name)
-            entry.type, entry.mode = tarfile.DIRTYPE, mode
-            tar.addfile(entry)
+            add_parents(tar, name, there)
+            add_folder(tar, name, mode)
+            there.add(name)
         for name, target in LINKS.items():
             add_link(tar, name, target)
         for name, text in FILES.items():
@@ -138,11 +162,13 @@ def write(out: str) -> None:
         stored: dict[str, str] = {}
         for name, path in sorted(binaries(interpreter, stdlib).items()):
             source = os.path.realpath(path)
+            add_parents(tar, name, there)
             if source in stored:
                 add_link(tar, name, f"/{stored[source]}")
             else:
                 stored[source] = name
                 tar.add(source, name, filter=owned_by_root)
+        add_parents(tar, f"usr/local/lib/{VERSION}", there)
         tar.add(compiled_stdlib(stdlib, scratch), f"usr/local/lib/{VERSION}", filter=owned_by_root)
 
 

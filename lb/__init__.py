@@ -1,8 +1,8 @@
-"""A load balancer: one process, one loop, HTTP/1.1 in and out.
+"""The load balancer: one process with one event loop, HTTP/1.1 on both sides.
 
-Where the data path has been compiled from these very sources (`python -m lb.build`), the compiled modules are imported in their place.
+If the data path has been compiled from exactly these sources (`python -m lb.build`), its compiled modules are imported.
 """
 
-from lb.compiled import use
+from lb.system.compiled import prefer_compiled
 
-use(__path__)
+prefer_compiled(__path__)

@@ -1,4 +1,4 @@
-"""`python -m lb`: one load balancer alone, without supervisor, Docker or config file."""
+"""Runs one load balancer alone, without supervisor, Docker or config file: `python -m lb`."""
 
 import argparse
 import contextlib
@@ -7,17 +7,32 @@ import socket
 import sys
 from dataclasses import MISSING, fields
 
-from lb import log
-from lb.server import BACKLOG, serve
-from lb.settings import BALANCES, Settings, UpstreamSpec
+from lb.interface.settings import ACCESS_LOG_FORMATS, BALANCES, Settings, UpstreamSpec, changed
+from lb.process import tls
+from lb.process.admission import BACKLOG
+from lb.process.server import serve
+from lb.system import log
+from lb.system.process_setup import not_ignored, prepare_process
 
-_OPTIONAL_NUMBERS = ("max_body", "max_in_flight")
+_OPTIONAL_NUMBERS = ("max_body", "max_in_flight", "hash_balance_factor")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serve until SIGTERM or SIGINT. Exit code 1: cannot listen; 2: bad usage."""
+    """Serve until SIGTERM or SIGINT; return 1 if it cannot listen, 2 after wrong usage."""
+    prepare_process()
     options = _parser().parse_args(arguments)
     values = {field.name: value for field in fields(Settings) if (value := getattr(options, field.name)) is not None}
+    try:
+        changed(Settings(), values)
+        if values.get("access_log_format", "json") not in ACCESS_LOG_FORMATS:
+            raise ValueError(f"setting access_log_format: not one of {', '.join(ACCESS_LOG_FORMATS)}")
+        if not values.get("name", "lb-0").isprintable() or not values.get("name", "lb-0").isascii():
+            raise ValueError("setting name: not printable ASCII")
+        tls.context(Settings(**values))
+    except OSError as error:
+        _parser().error(f"the certificate cannot be used: {error}")
+    except ValueError as error:
+        _parser().error(str(error))
     try:
         upstreams = tuple(_resolve(index, host, port) for index, (host, port) in enumerate(options.upstream))
         listener = _listen(*options.listen)
@@ -25,7 +40,13 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"lb: {error}", file=sys.stderr)
         return 1
     log.start(None)
-    serve(Settings(**values), listener, upstreams, counters_path=options.counters, signals=(signal.SIGTERM, signal.SIGINT))
+    serve(
+        Settings(**values),
+        listener,
+        upstreams,
+        counters_path=options.counters,
+        signals=not_ignored(signal.SIGTERM, signal.SIGINT),
+    )
     return 0
 
 
@@ -39,10 +60,18 @@ def _parser() -> argparse.ArgumentParser:
         default = None if field.default is MISSING else field.default
         if field.name == "balance":
             parser.add_argument(flag, choices=BALANCES, help=f"default {default}")
+        elif isinstance(default, bool):
+            parser.add_argument(flag, type=_flag, metavar="true|false", help=f"default {str(default).lower()}")
         else:
             kind = int if field.name in _OPTIONAL_NUMBERS else str if default is None else type(default)
             parser.add_argument(flag, type=kind, metavar=kind.__name__.upper(), help=f"default {default}")
     return parser
+
+
+def _flag(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+    return text == "true"
 
 
 def _address(text: str) -> tuple[str, int]:
@@ -53,12 +82,12 @@ def _address(text: str) -> tuple[str, int]:
 
 
 def _resolve(index: int, host: str, port: int) -> UpstreamSpec:
-    """Look a name up once, not at every connection."""
+    """Refuse a name that cannot be resolved; `lb.proxy.dialer` resolves it again while the load balancer runs."""
     try:
-        address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4][0]
-    except OSError as error:
-        raise OSError(f"cannot resolve {host}: {error.strerror}") from error
-    return UpstreamSpec(f"worker-{index}", str(address), port)
+        socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise OSError(f"cannot resolve {host}: {getattr(error, 'strerror', None) or error}") from error
+    return UpstreamSpec(f"worker-{index}", host, port)
 
 
 def _listen(host: str, port: int) -> socket.socket:

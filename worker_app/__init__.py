@@ -1,5 +1,5 @@
-"""The worker: a Flask application behind waitress that greets, counts exactly and misbehaves on request.
+"""The worker: a Flask application behind waitress that greets, counts requests exactly and injects faults.
 
-It knows neither the load balancer nor the supervisor. It is told its settings on the command line, its faults by a file and
-its database by the environment; it answers HTTP and keeps running whatever the control plane does.
+It knows neither the load balancer nor the supervisor. Its settings come from the command line, its faults from a file
+and its database from the environment. It answers HTTP and keeps running when the control plane stops.
 """

@@ -1,54 +1,90 @@
-"""`python -m worker_app`: one worker. Wires the parts, then serves until SIGTERM or SIGINT."""
+"""Runs one worker (`python -m worker_app`): creates its parts, then serves until SIGTERM or SIGINT."""
 
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
+import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 
 from worker_app import __doc__ as summary
-from worker_app import address, burn
-from worker_app.app import BlockingEntry, Services, create_app
-from worker_app.draws import Faults
-from worker_app.errors import WorkerError
-from worker_app.eventloop import EventLoop
-from worker_app.faults import FaultPlan, FaultSettings
-from worker_app.identity import CONTAINER, PROCESS, of_this_process
-from worker_app.ledger import Ledger, Notify
-from worker_app.server import WorkerServer
-from worker_app.tally import Record
-from worker_app.watch import INTERVAL, FaultFile
+from worker_app import address
+from worker_app.common import shield
+from worker_app.common.boot import boot_id, boot_time
+from worker_app.common.errors import WorkerError
+from worker_app.common.identity import CONTAINER, PROCESS, of_this_process
+from worker_app.common.process_setup import not_ignored, prepare_process
+from worker_app.faults import resource_use
+from worker_app.faults.file_watch import POLL_INTERVAL, FaultFile
+from worker_app.faults.plan import FaultPlan, FaultSettings
+from worker_app.faults.sampling import FaultSampler
+from worker_app.http.app import BlockingEntry, Services, create_app
+from worker_app.http.event_loop import EventLoop
+from worker_app.http.server import WorkerServer
+from worker_app.stats.batch import Record
+from worker_app.stats.commit_queue import CommitQueue, Notify
 
 log = logging.getLogger("worker_app")
 
-HOG_STEP = 0.1  # seconds between two bites of the memory fault
+MEMORY_CHECK_INTERVAL = 0.25
+"""Seconds between two checks of the worker's own memory."""
+
+MEMORY_FAULT_INTERVAL = 0.1
+"""Seconds between two allocations of the memory fault."""
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m worker_app", description=(summary or "").splitlines()[0])
-    parser.add_argument("--listen", metavar="HOST:PORT", type=_address, default=("127.0.0.1", 8080), help="port 0: any free one")
+    parser.add_argument(
+        "--listen",
+        metavar="HOST:PORT",
+        type=_address,
+        default=("127.0.0.1", 8080),
+        help="address to listen on; port 0: any free port",
+    )
     parser.add_argument("--name", default="worker-0", help="the name in log lines")
     parser.add_argument(
-        "--identity", choices=(CONTAINER, PROCESS), default=PROCESS, help="greet with and count under the host name or the PID"
+        "--identity",
+        choices=(CONTAINER, PROCESS),
+        default=PROCESS,
+        help="greet and count as the host name or as the PID",
     )
-    parser.add_argument("--threads", metavar="N|auto", type=_threads, default=None, help="requests worked on at a time; auto: any number")
-    parser.add_argument("--faults", metavar="FILE", help="JSON file of the fault settings, watched")
-    parser.add_argument("--no-faults", action="store_true", help="no delay and no failure: somebody else brings them about")
-    parser.add_argument("--seed", type=int, help="the n-th request gets the n-th draw of this seed")
-    parser.add_argument("--request-ledger", action="store_true", help="keep the X-Request-Id of each counted request, with its count")
-    parser.add_argument("--grace", metavar="SECONDS", type=float, default=10.0, help="how long a stop waits for requests in flight")
+    parser.add_argument(
+        "--threads", metavar="N|auto", type=_threads, default=None, help="requests served at a time; auto: any number"
+    )
+    parser.add_argument("--faults", metavar="FILE", help="JSON file with the fault settings; watched for changes")
+    parser.add_argument(
+        "--no-faults", action="store_true", help="inject no delay and no failure: the load balancer does"
+    )
+    parser.add_argument("--seed", type=int, help="the n-th request gets the n-th sample of this seed")
+    parser.add_argument(
+        "--request-ledger",
+        action="store_true",
+        help="store the X-Request-Id of each counted request, in the transaction that counts it",
+    )
+    parser.add_argument(
+        "--grace", metavar="SECONDS", type=float, default=10.0, help="how long a stop waits for requests in flight"
+    )
     parser.add_argument(
         "--linger",
         metavar="SECONDS",
         type=float,
         default=0.0,
-        help="how long a stop goes on accepting, where it is not announced to clients",
+        help="how long a stop continues to accept connections, where clients do not learn of it in advance",
     )
-    parser.add_argument("--memory", metavar="BYTES", type=int, default=256 << 20, help="limit of the memory fault in a process")
+    parser.add_argument(
+        "--memory",
+        metavar="BYTES",
+        type=int,
+        default=256 << 20,
+        help="memory limit of a worker process, where the kernel does not enforce one",
+    )
     return parser.parse_args(argv)
 
 
@@ -68,6 +104,7 @@ def _threads(text: str) -> int | None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    prepare_process()
     options = arguments(argv)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=f"{options.name}: %(message)s")
     logging.getLogger("waitress").setLevel(logging.ERROR)
@@ -79,10 +116,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def serve(options: argparse.Namespace) -> int:
-    """Run until stopped. WorkerError: the port or the database cannot be had."""
+    """Run until stopped; raise WorkerError if the port or the database is not usable."""
+    shield.protect(contained=options.identity == CONTAINER)
     identity = of_this_process(options.identity)
     loop = EventLoop()
-    # Signals wake the loop, whatever it waits for; they are dealt with in its next turn.
+    # Signals wake the loop, whatever it waits for; its next iteration handles them.
     stops: list[int] = []
     server: WorkerServer | None = None
 
@@ -102,96 +140,108 @@ def serve(options: argparse.Namespace) -> int:
         if server is not None:
             server.shut_down(options.grace)
 
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, on_signal)
+    for number in not_ignored(signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
     listener = _bind(*options.listen)
-    database = address.at(address.given())
+    database = address.database_at(address.configured_url())
     store = database.store(identity.row_name)
     store.open()
     plan = FaultPlan(FaultSettings(avg_delay=0.0, failure=0.0)) if options.no_faults else FaultPlan()
-    faults = Faults(plan, started=_boottime(), boot_id=_boot_id(), seed=options.seed)
-    ledgers: list[Ledger] = []
+    faults = FaultSampler(plan, started=boot_time(), boot_id=boot_id(), seed=options.seed)
+    commit_queues: list[CommitQueue] = []
 
-    def ledger_of(notify: Notify) -> Ledger:
-        ledgers.append(Ledger(store, notify))
-        ledgers[0].start()
-        return ledgers[0]
+    def make_commit_queue(notify: Notify) -> CommitQueue:
+        commit_queues.append(CommitQueue(store, notify))
+        commit_queues[0].start()
+        return commit_queues[0]
 
     def count(record: Record) -> bool:
         entry = BlockingEntry(record)
-        ledgers[0].submit([entry])
+        commit_queues[0].submit([entry])
         return entry.wait()
 
-    application = create_app(Services(identity.greeting(), database.reader(), lambda: faults.next(_boottime()), count))
-    server = WorkerServer(application, listener, loop, faults, ledger_of, options.threads, options.request_ledger)
-    _follow_faults(loop, options, faults, lambda: ledgers[0].note_now(injected="memory"))
+    application = create_app(Services(identity.greeting(), database.reader(), lambda: faults.next(boot_time()), count))
+    server = WorkerServer(
+        application, listener, loop, faults, make_commit_queue, options.threads, options.request_ledger
+    )
+    _follow_faults(loop, options, faults, lambda then: commit_queues[0].note_now(injected="memory", then=then))
     host, port = listener.getsockname()[:2]
-    log.info("%s listening on %s:%d, counting as %s", identity.greeting().removeprefix("hello from "), host, port, store.name)
+    log.info(
+        "%s listening on %s:%d, counting as %s", identity.greeting().removeprefix("hello from "), host, port, store.name
+    )
     if stops:
         server.shut_down(options.grace)
     loop.run()
-    if not ledgers[0].close(max(1.0, options.grace)):
-        log.warning("stopped with uncommitted statistics; their requests were not answered")
+    if not commit_queues[0].close(max(1.0, options.grace)):
+        log.warning("stopped with uncommitted statistics; their requests got no response")
     log.info("stopped")
+    gc.freeze()  # The interpreter's end would search all objects for cycles, which delays a stop and finds nothing.
     return 0
 
 
-def _follow_faults(loop: EventLoop, options: argparse.Namespace, faults: Faults, grows: Callable[[], None]) -> None:
-    """Keep the fault file's word; `grows` is called when the memory fault begins."""
-    hog = burn.Hog()
-    growing = False
-    capped = options.identity == CONTAINER
+def _follow_faults(
+    loop: EventLoop,
+    options: argparse.Namespace,
+    faults: FaultSampler,
+    count_memory_fault: Callable[[Callable[[], None]], None],
+) -> None:
+    """Follow the faults file and inject the memory fault; `count_memory_fault(then)` is called when that begins."""
+    memory_fault = resource_use.MemoryFault()
+    growing: threading.Event | None = None  # set once the fault is counted
+    # In a container and in a control group the kernel enforces the limit.
+    check_own_memory = options.identity == PROCESS and "COMET_MEMORY_GROUP" not in os.environ
+    limited = not check_own_memory
     file = FaultFile(options.faults) if options.faults else None
 
-    def look() -> None:
+    def poll_faults() -> None:
         plan = file.poll() if file is not None else None
         if plan is not None:
             faults.replace(plan)
-            log.info("faults in force: %s", plan.base)
-        loop.call_at(time.monotonic() + INTERVAL, look)
+            log.info("active faults: %s", plan)
+        loop.call_at(time.monotonic() + POLL_INTERVAL, poll_faults)
 
-    def bite() -> None:
-        nonlocal capped, growing
-        appetite = faults.current(_boottime()).memory
-        if appetite <= 0.0:
-            growing = False
-            hog.release()
-        elif not growing:
-            # Told before the first bite: the last one tells nothing any more.
-            growing = True
-            grows()
-        else:
-            if not capped:
-                burn.cap_process(options.memory)
-                capped = True
-            hog.grow(appetite * HOG_STEP)
-        loop.call_at(time.monotonic() + HOG_STEP, bite)
+    def grow_memory() -> None:
+        nonlocal limited, growing
+        rate = faults.current(boot_time()).memory
+        if rate <= 0.0:
+            growing = None
+            memory_fault.release()
+        elif growing is None:
+            # Counted before the first allocation, because the last one ends this process.
+            growing = threading.Event()
+            count_memory_fault(growing.set)
+        elif growing.is_set():
+            if not limited:
+                resource_use.limit_address_space(options.memory)
+                limited = True
+            memory_fault.grow(rate * MEMORY_FAULT_INTERVAL)
+        loop.call_at(time.monotonic() + MEMORY_FAULT_INTERVAL, grow_memory)
 
-    look()
-    bite()
+    def check_memory() -> None:
+        if resource_use.resident_bytes() > options.memory:
+            log.warning(
+                "out of memory: the worker uses more than its limit of %d bytes (worker-memory)", options.memory
+            )
+            resource_use.kill_out_of_memory()
+        loop.call_at(time.monotonic() + MEMORY_CHECK_INTERVAL, check_memory)
+
+    poll_faults()
+    grow_memory()
+    if check_own_memory:
+        check_memory()
 
 
 def _bind(host: str, port: int) -> socket.socket:
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
     except OSError as error:
         raise WorkerError(f"cannot listen on {host}:{port}: {error.strerror}") from None
     return listener
-
-
-def _boottime() -> float:
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-def _boot_id() -> str:
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return file.read().strip()
-    except OSError:
-        return ""
 
 
 if __name__ == "__main__":

@@ -1,87 +1,91 @@
-"""Where the statistics lie, as the worker is told: one URL, and what each dialect makes of it.
+"""Reads the URL of the statistics database from the environment and opens the right dialect.
 
-The URL of a database server may hold a password: it comes in a file that COMET_DATABASE_FILE names (`-`: standard input), which shows in no
-process listing and no `docker inspect`. A SQLite file is nobody's secret: COMET_DATABASE names it. The dialects are imported when they
-are used, so that a start pays for one of them.
+The URL of a database server may contain a password, so it is read from the file that COMET_DATABASE_FILE names (`-`:
+standard input): it then appears in no process listing and no `docker inspect`. The path of a SQLite file is no secret,
+so COMET_DATABASE contains it. A dialect is imported when it is used, so that a start pays for one of them.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from worker_app.errors import WorkerError
-from worker_app.store import StatsReader, Store
+from worker_app.common.errors import WorkerError
+from worker_app.stats.store import ChooseName, StatsReader, Store
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
 EXAMPLES = "sqlite:////directory/file.db or postgresql://user:password@host/database"
 
-ChooseName = Callable[[set[str]], str]
-"""Picks the name of a worker's row, given those there are."""
+MAX_URL_LENGTH = 64 << 10
+"""Characters."""
 
 
 class Database(Protocol):
-    """One database. `name` is how messages call it, without a password; `errors` are the driver's."""
+    """One database; `name` is its name in messages, without a password, and `errors` are the driver's exceptions."""
 
     name: str
     errors: tuple[type[Exception], ...]
 
     def create(self) -> None:
-        """Make, migrate or take over the tables, and try whether they can be written. WorkerError: not usable, and left as it was."""
+        """Create, migrate or convert the tables and check that they are writable.
+
+        WorkerError: the database is not usable; it is left unchanged.
+        """
 
     def require(self) -> None:
-        """WorkerError where there are no statistics to read; makes nothing."""
+        """Raise WorkerError if there are no statistics to read; create nothing."""
 
     def store(self, choose_name: ChooseName) -> Store: ...
 
     def reader(self) -> StatsReader: ...
 
     def engine(self) -> Engine:
-        """For the commands; it keeps no connection."""
+        """Return an engine for the commands; it keeps no connection open."""
 
     def explain(self, error: BaseException) -> str:
-        """The driver's error as one line for a person, without the name."""
+        """Return the driver's error as one line for the user, without the database's name."""
 
 
-def given() -> str:
-    """The URL that the environment tells of. WorkerError: there is none."""
+def configured_url() -> str:
+    """Return the URL from the environment, or an empty text; raise WorkerError if its file is not readable."""
     path = os.environ.get("COMET_DATABASE_FILE", "")
     if not path:
         return os.environ.get("COMET_DATABASE", "")
     try:
         if path == "-":
-            return sys.stdin.read().strip()
-        with open(path, encoding="utf-8") as file:
-            return file.read().strip()
-    except (OSError, UnicodeDecodeError) as error:
+            return sys.stdin.read(MAX_URL_LENGTH).strip()
+        # The path may name anything: O_NONBLOCK avoids waiting for the writer of a pipe.
+        with open(path, encoding="utf-8", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            return file.read(MAX_URL_LENGTH).strip()
+    except (OSError, ValueError) as error:
         raise WorkerError(f"COMET_DATABASE_FILE: {path}: {getattr(error, 'strerror', None) or 'not text'}") from None
 
 
-def at(where: str) -> Database:
-    """The database at a URL; a text that is none names a SQLite file. WorkerError: nothing that can be used."""
-    dialect, separator, _ = where.partition("://")
-    # What may be a secret is not repeated.
+def database_at(where: str) -> Database:
+    """Return the database at a URL, or the SQLite file at a path; raise WorkerError if it is neither."""
+    # An absolute path names a file, even if it contains "://".
+    dialect, separator, _ = where.partition("://") if not where.startswith("/") else ("", "", "")
+    # The message does not repeat the text, which may contain a password.
     if not where or (not separator and "/" not in where):
         raise WorkerError(f"COMET_DATABASE: not a database URL (allowed: {EXAMPLES})")
     if not separator or dialect.partition("+")[0] == "sqlite":
-        from worker_app.sqlite_store import SqliteDatabase
+        from worker_app.stats.sqlite_store import SqliteDatabase
 
         return SqliteDatabase(where)
     if dialect in ("postgresql", "postgres"):
-        from worker_app.postgres_database import PostgresDatabase
+        from worker_app.stats.postgres_database import PostgresDatabase
 
         return PostgresDatabase(where)
     raise WorkerError(f"COMET_DATABASE: {dialect} is not supported (allowed: {EXAMPLES})")
 
 
 def main() -> int:
-    """`python -m worker_app.address`: whether the database can be used from here; one line on stderr and 1 where it cannot."""
+    """Check that the database is usable from here; print one line on stderr and return 1 if it is not."""
     try:
-        at(given()).create()
+        database_at(configured_url()).create()
     except WorkerError as error:
         print(error, file=sys.stderr)
         return 1

@@ -1,7 +1,8 @@
-"""`python -m worker_app.database create|stats|report|reset`: the statistics database by hand, with and without running workers.
+"""Creates, reads and resets the statistics database: `python -m worker_app.database create|stats|report|reset`.
 
-The address comes from the environment (see `worker_app.address`): a password in a URL must not stand in a process listing. Errors are
-one line on stderr and exit code 1.
+It works with and without running workers. The address comes from the environment (see `worker_app.address`), because a
+password in a URL must not appear in a process listing. Errors are one line on stderr and exit code 1. SQLAlchemy is
+imported where it is used: each start runs `create`, which seldom needs it.
 """
 
 from __future__ import annotations
@@ -13,27 +14,28 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, delete, inspect, select, text, update
-from sqlalchemy.exc import DatabaseError
+from worker_app import address
+from worker_app.common.errors import NotCommitted, WorkerError
+from worker_app.stats import layout, sqlite
+from worker_app.stats.latency import LAST_BUCKET, percentile_ms, upper_bound_ms
+from worker_app.stats.rows import checked_count, mean_ms, render
 
-from worker_app import address, layout, schema
-from worker_app.errors import NotCommitted, WorkerError
-from worker_app.latency import LAST_BUCKET, percentile_ms, upper_bound_ms
-from worker_app.stats import mean_ms, render
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 _SUMS = ("successful", "failed", "unplanned", "disconnected", "duration_us")
 
 
 def create(where: str) -> None:
-    """Make the database if it is missing, migrate or take over an older one, check an existing one. WorkerError: not usable."""
-    address.at(where).create()
+    """Create a missing database, migrate an older one, check an existing one; raise WorkerError if it is not usable."""
+    address.database_at(where).create()
 
 
 def stats(where: str) -> str:
-    """The text of `/worker/stats`."""
-    database = address.at(where)
+    """Return the text of `/worker/stats`."""
+    database = address.database_at(where)
     database.require()
     reader = database.reader()
     try:
@@ -45,16 +47,27 @@ def stats(where: str) -> str:
 
 
 def report(where: str) -> str:
-    """Everything that is kept per worker, as JSON: what the contract's answer has no room for."""
+    """Return everything that is stored per worker as JSON, including what `/worker/stats` does not show."""
+    from sqlalchemy import select
+
+    from worker_app.stats import schema
+
     with _opened(where) as connection:
-        rows = connection.execute(select(schema.workers).order_by(schema.workers.c.first_started, schema.workers.c.id)).mappings().all()
+        found = (
+            connection.execute(select(schema.workers).order_by(schema.workers.c.first_started, schema.workers.c.id))
+            .mappings()
+            .all()
+        )
+        rows = [_checked(dict(row)) for row in found]
         buckets: dict[str, dict[int, int]] = {}
         for worker, bucket, count in connection.execute(select(schema.latency)):
-            buckets.setdefault(worker, {})[bucket] = count
+            buckets.setdefault(worker, {})[checked_count(bucket, worker, "bucket")] = checked_count(
+                count, worker, "count"
+            )
         injected: dict[str, dict[str, int]] = {}
         for worker, kind, count in connection.execute(select(schema.injections)):
-            injected.setdefault(worker, {})[kind] = count
-    listed = [_worker(dict(row), buckets.get(row["name"], {}), injected.get(row["name"], {})) for row in rows]
+            injected.setdefault(worker, {})[str(kind)] = checked_count(count, worker, "count")
+    listed = [_worker(row, buckets.get(row["name"], {}), injected.get(row["name"], {})) for row in rows]
     total = _figures(
         {name: sum(row[name] for row in rows) for name in _SUMS},
         dict(sum((Counter(each) for each in buckets.values()), Counter())),
@@ -63,9 +76,19 @@ def report(where: str) -> str:
     return json.dumps({"schema": layout.VERSION, "total": total, "workers": listed}, separators=(",", ":"))
 
 
+def _checked(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of the workers table after checking its types."""
+    for name in _SUMS:
+        checked_count(row[name], row["name"], name)
+    for name in ("first_started", "updated"):
+        if not isinstance(row[name], int | float) or not -1e15 < row[name] < 1e15:
+            raise ValueError(f"the row of {str(row['name'])[:60]!r} has no valid time in {name}")
+    return row | {"name": str(row["name"])}
+
+
 def _worker(row: dict[str, Any], buckets: dict[int, int], injected: dict[str, int]) -> dict[str, Any]:
-    when = {name: row[name] for name in ("name", "first_started", "updated")}
-    return when | _figures(row, buckets, injected)
+    head = {name: row[name] for name in ("name", "first_started", "updated")}
+    return head | _figures(row, buckets, injected)
 
 
 def _figures(row: Mapping[str, Any], buckets: dict[int, int], injected: dict[str, int]) -> dict[str, Any]:
@@ -78,37 +101,50 @@ def _figures(row: Mapping[str, Any], buckets: dict[int, int], injected: dict[str
         "mean_ms": mean_ms(row["duration_us"], requests),
         "p50_ms": round(percentile_ms(buckets, 50), 3),
         "p99_ms": round(percentile_ms(buckets, 99), 3),
-        # Pairs of inclusive upper bound (ms, null = none) and number of requests.
-        "latency": [[None if number >= LAST_BUCKET else round(upper_bound_ms(number), 4), buckets[number]] for number in sorted(buckets)],
+        # Pairs of inclusive upper bound (ms; null: unbounded) and number of requests.
+        "latency": [
+            [None if number >= LAST_BUCKET else round(upper_bound_ms(number), 4), buckets[number]]
+            for number in sorted(buckets)
+        ],
         "injections": injected,
     }
 
 
 def reset(where: str, keep: Sequence[str] = ()) -> None:
-    """Set the workers named in `keep` to zero and drop all other rows, at one moment. A living worker that was not named registers
-    itself again, with zeros, within about a second."""
+    """Set the workers in `keep` to zero and delete all other rows, in one transaction.
+
+    A running worker that is not in `keep` registers again, with zeros, within about a second.
+    """
+    from sqlalchemy import delete, inspect, text, update
+
+    from worker_app.stats import schema
+
     with _opened(where) as connection:
         schema.lock(connection)
         if connection.dialect.name == "postgresql":
-            # Those who write wait, those who read do not.
+            # Writers wait for this lock, readers do not.
             connection.execute(text("LOCK TABLE workers IN EXCLUSIVE MODE"))
         connection.execute(delete(schema.latency))
         connection.execute(delete(schema.injections))
-        if inspect(connection).has_table(schema.counted_requests.name):  # Older statistics have none until a worker opens them.
-            # One by one, millions of rows would take longer than others wait.
+        if inspect(connection).has_table(schema.counted_requests.name):  # added to an older one at its next open
+            # DELETE of millions of rows would take longer than the workers wait; TRUNCATE does not.
             postgres = connection.dialect.name == "postgresql"
             connection.execute(text("TRUNCATE counted_requests") if postgres else delete(schema.counted_requests))
         connection.execute(delete(schema.workers).where(schema.workers.c.name.not_in(list(keep))))
         connection.execute(
-            update(schema.workers).values(successful=0, failed=0, unplanned=0, disconnected=0, duration_us=0, updated=time.time())
+            update(schema.workers).values(
+                successful=0, failed=0, unplanned=0, disconnected=0, duration_us=0, updated=time.time()
+            )
         )
         connection.commit()
 
 
 @contextlib.contextmanager
 def _opened(where: str) -> Iterator[Connection]:
-    """A connection to statistics that are there. WorkerError: one line that begins with the database's name."""
-    database = address.at(where)
+    """Connect to an existing database; raise WorkerError with one line that begins with the database's name."""
+    from sqlalchemy.exc import DatabaseError
+
+    database = address.database_at(where)
     database.require()
     try:
         with database.engine().connect() as connection:
@@ -117,21 +153,26 @@ def _opened(where: str) -> Iterator[Connection]:
         raise WorkerError(f"{database.name}: {database.explain(error)}") from None
     except database.errors as error:
         raise WorkerError(f"{database.name}: {database.explain(error)}") from None
+    except ValueError as error:
+        raise WorkerError(f"{database.name}: {error}") from None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m worker_app.database", description="The statistics database named by COMET_DATABASE or COMET_DATABASE_FILE."
+        prog="python -m worker_app.database",
+        description="The statistics database named by COMET_DATABASE or COMET_DATABASE_FILE.",
     )
+    parser.add_argument("--no-links", action="store_true", help="refuse a SQLite file that is a symbolic link")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("create", help="make, migrate or check it")
-    commands.add_parser("stats", help="print what /worker/stats answers")
-    commands.add_parser("report", help="print all that is kept per worker, as JSON")
-    resetting = commands.add_parser("reset", help="zero the counters and drop former workers")
-    resetting.add_argument("--keep", nargs="*", default=[], metavar="NAME", help="rows that stay, with zeros")
+    commands.add_parser("create", help="create, migrate or check it")
+    commands.add_parser("stats", help="print the response of /worker/stats")
+    commands.add_parser("report", help="print all that is stored per worker, as JSON")
+    resetting = commands.add_parser("reset", help="set the counters to zero and delete the rows of former workers")
+    resetting.add_argument("--keep", nargs="*", default=[], metavar="NAME", help="workers whose rows stay, with zeros")
     options = parser.parse_args(argv)
+    sqlite.follow_links = not options.no_links
     try:
-        where = address.given()
+        where = address.configured_url()
         if options.command == "create":
             create(where)
         elif options.command == "stats":

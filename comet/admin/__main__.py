@@ -1,6 +1,7 @@
-"""The admin server's process: python -m comet.admin FOLDER LISTENER FEED (two inherited descriptors). Started by the keeper alone.
+"""Runs the admin server: python -m comet.admin FOLDER LISTENER FEED (two inherited descriptors).
 
-It lives as long as its feed: a supervisor that dies, however, closes it.
+Only the supervisor's AdminProcess starts it. It lives as long as its feed, which closes when the supervisor dies for
+whatever reason.
 """
 
 import json
@@ -12,71 +13,98 @@ import sys
 import threading
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-import waitress  # type: ignore[import-untyped]
+from flask import request
 from setproctitle import setproctitle
 
+from comet.admin.access.sessions import Keys
 from comet.admin.app import MAX_BODY, Services, create_app
-from comet.admin.keeper import TOKEN
+from comet.admin.connections import PEER, Server
 from comet.admin.metrics import renderer
-from comet.admin.picture import Picture
-from comet.cluster import Cluster
-from comet.control import call
-from comet.usage import Sampler
+from comet.admin.process import TOKEN
+from comet.admin.sample_load import SampleLoad
+from comet.admin.view_model import ViewModel
+from comet.host import files
+from comet.host.process_setup import prepare_process
+from comet.state.control_socket import call
+from comet.state.directory import Cluster
+from comet.telemetry.process_usage import Sampler
 
 NICENESS = 10
-"""On a machine that has too little CPU, readers of the page wait before supervisor, load balancers and workers do."""
-
-THREADS = 8
-CONNECTIONS = 256
-IDLE_TIMEOUT = 30
-"""Seconds after which a connection that says nothing, or does not read, is closed."""
+"""The nice value: where CPU is scarce, readers of the page wait before supervisor, load balancers and workers do."""
 
 COMMAND_TIMEOUT = 3600.0
-"""Seconds; a rolling restart of 200 workers takes minutes."""
+"""Seconds that a command may take; a rolling restart of 200 workers takes minutes."""
 
 
 def main() -> None:
+    prepare_process()
     folder, listener_fd, feed_fd = sys.argv[1:]
     cluster = Cluster(Path(folder))
+    cluster.hold()
     listener, feed = socket.socket(fileno=int(listener_fd)), socket.socket(fileno=int(feed_fd))
     os.nice(NICENESS)
     setproctitle(f"comet: admin :{listener.getsockname()[1]}")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
-    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # 50 pollers at a time are no news.
-    picture = Picture(Sampler().sample)
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # 50 concurrent pollers are normal.
+    view_model = ViewModel(Sampler().sample)
+
+    sample_load = SampleLoad(cluster, view_model.latest)
+    view_model.load_state = lambda: sample_load.state
 
     def command(name: str, fields: dict[str, Any]) -> Any:
+        if name == "load":
+            return sample_load.send(fields["rate"], fields["for"])
+        if name == "demo":
+            return sample_load.demonstrate()
         return call(cluster, name, COMMAND_TIMEOUT, **fields)
 
-    app = create_app(Services(picture, cluster.path(TOKEN).read_text().strip(), command, renderer(picture.snapshot)))
-    server = waitress.create_server(
-        app,
-        sockets=[listener],
-        threads=THREADS,
-        connection_limit=CONNECTIONS,
-        channel_timeout=IDLE_TIMEOUT,
-        cleanup_interval=5,
-        max_request_header_size=16 << 10,
-        max_request_body_size=2 * MAX_BODY,
-        asyncore_use_poll=True,
-        ident=None,
+    def inspect(names: list[str]) -> dict[str, Any]:
+        # Not imported at the top: the engine's library takes memory, and most servers are never asked to inspect.
+        from comet.inspection import replicas
+
+        return replicas.report(cluster, names)
+
+    def logs(names: list[str], lines: int) -> list[dict[str, str]]:
+        from comet.admin import replica_logs
+
+        return replica_logs.read(cluster, view_model.latest(), names, lines)
+
+    stream = feed.makefile("rb")
+    first = stream.readline()
+    if not first:
+        return
+    keys = Keys(**json.loads(first)["keys"])
+    token = files.read_text(cluster.path(TOKEN)).strip()
+    app = create_app(
+        Services(
+            view_model,
+            token,
+            command,
+            renderer(view_model.snapshot),
+            lambda: request.environ.get(PEER),
+            keys,
+            inspect,
+            logs,
+        )
     )
-    threading.Thread(target=_follow, args=(feed, picture), daemon=True).start()
+    server = Server(
+        app, listener, owners={0, os.getuid()}, max_request_header_size=16 << 10, max_request_body_size=2 * MAX_BODY
+    )
+    threading.Thread(target=_follow, args=(feed, stream, view_model), daemon=True).start()
     server.run()
 
 
-def _follow(feed: socket.socket, picture: Picture) -> None:
-    """Take in the feed; its end is ours."""
+def _follow(feed: socket.socket, stream: IO[bytes], view_model: ViewModel) -> None:
+    """Read the feed into the view model; end the process when the feed ends."""
     try:
         feed.sendall(b"accepting\n")
-        with feed.makefile("rb") as stream:
-            for line in stream:
-                picture.take(json.loads(line))
-                feed.sendall(b".")
+        for line in stream:
+            view_model.apply(json.loads(line))
+            feed.sendall(b".")
     except OSError:
         pass
     except BaseException:

@@ -1,114 +1,186 @@
-"""The Flask application: what the admin server answers, and to whom.
+"""Defines the Flask application: the admin server's routes, and which clients may use them.
 
-Reads render the picture; writes become commands of the control socket, with the words and refusals of the command line.
+Reads render the view model. Writes become commands of the control socket, with the wording and the refusals of the
+command line.
 """
 
 import concurrent.futures
 import json
 import logging
 import mimetypes
+import os
 import re
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
 
 from flask import Flask, Response, abort, request
-from itsdangerous import BadSignature, TimestampSigner
 from werkzeug.exceptions import HTTPException
 from werkzeug.security import safe_join
 
-from comet.admin import forms, guard, openapi, rows
-from comet.admin.picture import Picture
-from comet.control import Silent
-from comet.errors import Busy, Unknown, UserError
+from comet.admin import html_table, openapi, schemas
+from comet.admin.access import request_guard
+from comet.admin.access.sessions import SESSION_LIFE, Keys
+from comet.admin.access.write_access import Access, new_keys
+from comet.admin.view_model import ViewModel
+from comet.commands.table import over_http
+from comet.common.errors import Busy, Unknown, UserError
+from comet.state.control_socket import NotAnswering
 
 log = logging.getLogger("comet.admin")
 
 PAGE = Path(__file__).parent / "page"
 
-SESSION_LIFE = 12 * 3600
-"""Seconds for which the session that `GET /` gave is good for writes."""
-
 MAX_BODY = 64 << 10
 
-PATIENCE = 2.0
+RESULT_TIMEOUT = 2.0
 """Seconds that a write waits for its outcome before it is answered with 202."""
 
-LONGEST_WAIT = 900.0
-"""Seconds that a write waits at most where the client asks for it (`Prefer: wait=900`, RFC 7240), as the page does to tell the end."""
+MAX_WAIT = 900.0
+"""Maximum seconds that a write waits if the client asks for it (`Prefer: wait=900`, RFC 7240).
 
-LONG_WAITS = 2
-"""So many writes may wait for long at a time: each holds one of the server's threads."""
+The page does so, to show the outcome.
+"""
 
-UNDER_WAY = 8
-"""Commands that may be under way at a time; the supervisor itself refuses a second operation."""
+MAX_WAITING_WRITES = 2
+"""Maximum number of writes that wait for long at a time: each holds one of the server's threads."""
+
+TOKEN_FIELD = "token"
+"""The query parameter with a link's one-time token."""
+
+MAX_COMMANDS = 8
+"""Maximum number of concurrent commands; the supervisor itself refuses a second operation."""
 
 Number = TypeVar("Number", int, float)
 Command = Callable[[str, dict[str, Any]], Any]
+Inspect = Callable[[list[str]], dict[str, Any]]
+ReadLogs = Callable[[list[str], int], list[dict[str, str]]]
+
+INSPECTION_WAIT = 5.0
+"""Seconds that a request waits for another client's inspection: they run one at a time, as each reads much of /proc."""
+
+
+def own_uid() -> int | None:
+    """Return the uid of this process, which is the caller where there is no connection."""
+    return os.getuid()
+
+
+def nothing_to_inspect(names: list[str]) -> dict[str, Any]:
+    """Stand for the inspection where the application has no cluster."""
+    raise Unknown(f"{', '.join(names)}: no such replica runs")
+
+
+def no_logs(names: list[str], lines: int) -> list[dict[str, str]]:
+    """Stand for the logs where the application has no cluster."""
+    raise Unknown(f"{', '.join(names)}: no such replica")
 
 
 @dataclass(frozen=True)
 class Services:
-    """What the application needs of its process. `command` asks the supervisor (see `comet.control.call`), `metrics` renders them."""
+    """The services that the application needs from its process.
 
-    picture: Picture
+    `command` sends a command to the supervisor (see `comet.state.control_socket.call`), `metrics` renders the metrics,
+    `peer` returns the uid of the client on whose connection the current request came, `inspect` the report on the named
+    replicas (see `comet.inspection.replicas.report`), `logs` the last lines that they printed.
+    """
+
+    view_model: ViewModel
     token: str
     command: Command
     metrics: Callable[[], bytes]
+    peer: Callable[[], int | None] = own_uid
+    keys: Keys = field(default_factory=new_keys)
+    inspect: Inspect = nothing_to_inspect
+    logs: ReadLogs = no_logs
 
 
 def create_app(services: Services) -> Flask:
     app = Flask("comet.admin", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     app.json.sort_keys = False  # type: ignore[attr-defined]
-    pool = concurrent.futures.ThreadPoolExecutor(UNDER_WAY, "command")
+    pool = concurrent.futures.ThreadPoolExecutor(MAX_COMMANDS, "command")
+    rights = RequestRights(Access(services.token, services.keys, {0, os.getuid()}), services.peer)
     _guard(app)
-    _reads(app, services.picture, services.metrics)
-    _page(app, services, TimestampSigner(services.token, salt="comet.session"))
-    _writes(app, services, pool)
+    _reads(app, services.view_model, services.metrics, rights)
+    _inspection(app, services.inspect, rights)
+    _logs(app, services.logs, rights)
+    _page(app, services, rights)
+    _writes(app, services, pool, rights)
     _errors(app)
     return app
+
+
+class RequestRights:
+    """The rights of the current request."""
+
+    def __init__(self, access: Access, peer: Callable[[], int | None]) -> None:
+        self._access = access
+        self._peer = peer
+
+    @property
+    def has_session(self) -> bool:
+        return self._access.has_session(request.cookies.getlist(_cookie()), self._peer())
+
+    @property
+    def may_see_all(self) -> bool:
+        return self._access.may_see_all(request.headers, self.has_session)
+
+    @property
+    def refusal(self) -> request_guard.Refusal | None:
+        return self._access.refusal(request.headers, self.has_session)
+
+    @property
+    def is_owner(self) -> bool:
+        return self._access.is_owner(self._peer(), request.headers.keys(), request.environ.get("SERVER_PROTOCOL", ""))
+
+    def uses_link(self) -> bool:
+        """Return whether the query has a valid link token, which is used up by this call."""
+        return request.method == "GET" and self._access.open_link(request.args.get(TOKEN_FIELD, ""))
+
+    def give_session(self, response: Response) -> None:
+        value = self._access.new_session(self._peer())
+        response.set_cookie(_cookie(), value, max_age=SESSION_LIFE, httponly=True, samesite="Strict")
 
 
 def _guard(app: Flask) -> None:
     @app.before_request
     def check_host() -> Response | None:
-        refusal = guard.check_host([value for name, value in request.headers if name.lower() == "host"])
+        refusal = request_guard.check_host([value for name, value in request.headers if name.lower() == "host"])
         return _error(refusal.status, refusal.error) if refusal else None
 
     @app.after_request
     def harden(response: Response) -> Response:
-        for name, value in guard.HEADERS.items():
+        for name, value in request_guard.HEADERS.items():
             response.headers.setdefault(name, value)
         return response
 
 
-def _reads(app: Flask, picture: Picture, metrics: Callable[[], bytes]) -> None:
+def _reads(app: Flask, view_model: ViewModel, metrics: Callable[[], bytes], rights: RequestRights) -> None:
     @app.get("/healthz")
     def healthz() -> Response:
         return _json({"status": "ok"})
 
     @app.get("/readyz")
     def readyz() -> Response:
-        if picture.stale:
-            return _error(503, "the supervisor does not say anything")
-        return _json({"status": "ok"}) if picture.ready else _error(503, "not all replicas are ready")
+        if view_model.stale:
+            return _error(503, "the supervisor sends no updates")
+        return _json({"status": "ok"}) if view_model.ready else _error(503, "not all replicas are ready")
 
     @app.get("/api/v1/cluster")
     def cluster() -> Response:
-        rendered = picture.cluster()
-        return _error(503, "the supervisor has not said anything yet") if rendered is None else _body(rendered)
+        rendered = view_model.cluster(rights.may_see_all)
+        return _error(503, "the supervisor has sent no state yet") if rendered is None else _body(rendered)
 
     @app.get("/api/v1/events")
     def events() -> Response:
-        return _json(picture.events_after(_number("after", int)))
+        return _json(view_model.events_after(_number("after", int), rights.may_see_all))
 
     @app.get("/api/v1/history")
     def history() -> Response:
-        return _json(picture.history_after(_number("after", float)))
+        return _json(view_model.history_after(_number("after", float)))
 
     description = json.dumps(openapi.document()).encode()
 
@@ -121,75 +193,122 @@ def _reads(app: Flask, picture: Picture, metrics: Callable[[], bytes]) -> None:
         return Response(metrics(), content_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-def _page(app: Flask, services: Services, signer: TimestampSigner) -> None:
+def _inspection(app: Flask, report: Inspect, rights: RequestRights) -> None:
+    turn = threading.Lock()
+
+    @app.get("/api/v1/inspect")
+    def inspect() -> Response:
+        if not rights.may_see_all:
+            return _error(401, request_guard.INSPECTION_REFUSED)
+        if not turn.acquire(timeout=INSPECTION_WAIT):
+            return _error(503, "another inspection is running; try again")
+        try:
+            return _json(report(schemas.names(request.args.getlist("name"))))
+        except Unknown as error:
+            return _error(404, error.message)
+        except UserError as error:
+            return _error(400 if error.exit_code == 2 else 409, error.message)
+        finally:
+            turn.release()
+
+
+def _logs(app: Flask, read: ReadLogs, rights: RequestRights) -> None:
+    @app.get("/api/v1/logs")
+    def logs() -> Response:
+        if not rights.may_see_all:
+            return _error(401, request_guard.LOGS_REFUSED)
+        try:
+            asked = schemas.log_request(
+                request.args.getlist("name"), request.args.get("lines", str(schemas.MAX_LOG_LINES))
+            )
+            return _json({"logs": read(*asked)})
+        except Unknown as error:
+            return _error(404, error.message)
+        except UserError as error:
+            return _error(400, error.message)
+
+
+def _page(app: Flask, services: Services, rights: RequestRights) -> None:
     @app.get("/")
     def index() -> Response:
-        page = (PAGE / "index.html").read_text()
-        response = Response(rows.fill(page, services.picture.replicas()), content_type="text/html; charset=utf-8")
-        response.headers["Content-Security-Policy"] = guard.page_policy(page)
-        if not _has_session(signer):
-            response.set_cookie(_cookie(), signer.sign(b"dashboard").decode(), max_age=SESSION_LIFE, httponly=True, samesite="Strict")
+        by_link = TOKEN_FIELD in request.args and rights.uses_link()
+        if by_link or (TOKEN_FIELD in request.args and (rights.has_session or rights.is_owner)):
+            # Redirect, so that the token does not stay in the browser's address bar and history.
+            response = _body(b"", 303)
+            response.headers["Location"] = "/"
+        else:
+            page = (PAGE / "index.html").read_text()
+            response = Response(
+                html_table.fill(page, services.view_model.replicas()), content_type="text/html; charset=utf-8"
+            )
+            response.headers["Content-Security-Policy"] = request_guard.page_policy(page)
+            response.status_code = 403 if TOKEN_FIELD in request.args else 200
+        if by_link or (not rights.has_session and rights.is_owner):
+            rights.give_session(response)
         return response
 
     @app.get("/<name>")
     def asset(name: str) -> Response:
         return _file(name)
 
-    app.extensions["comet-signer"] = signer
 
-
-def _writes(app: Flask, services: Services, pool: concurrent.futures.Executor) -> None:
-    waits = threading.BoundedSemaphore(LONG_WAITS)
+def _writes(app: Flask, services: Services, pool: concurrent.futures.Executor, rights: RequestRights) -> None:
+    wait_slots = threading.BoundedSemaphore(MAX_WAITING_WRITES)
 
     def write(command: str) -> Response:
-        refusal = guard.check_write(request.headers, services.token, lambda: _has_session(app.extensions["comet-signer"]))
+        refusal = rights.refusal
         if refusal is not None:
             return _error(refusal.status, refusal.error)
+        if not request.is_json:
+            return _error(415, "Content-Type must be application/json")
         try:
-            fields = forms.read(command, request.get_json(silent=False))
+            fields = schemas.read(command, schemas.parse(request.get_data()))
         except UserError as error:
             return _error(400, error.message)
-        except RecursionError:
-            return _error(400, "the body is nested too deeply")
-        return _outcome(command, pool.submit(services.command, command, fields), waits)
+        return _command_response(command, pool.submit(services.command, command, fields), wait_slots)
 
-    for command in forms.FORMS:
+    for command in over_http():
         app.add_url_rule(f"/api/v1/{command}", command, write, methods=["POST"], defaults={"command": command})
 
 
-def _outcome(command: str, asked: "concurrent.futures.Future[Any]", waits: threading.Semaphore) -> Response:
-    """What became of a command, or 202 for one that takes its time."""
+def _command_response(
+    command: str, future: "concurrent.futures.Future[Any]", wait_slots: threading.Semaphore
+) -> Response:
+    """Return the response with a command's outcome, or 202 for one that takes longer."""
     try:
-        return _json({"done": command, "result": _await(asked, waits)})
+        return _json({"done": command, "result": _await_result(future, wait_slots)})
     except concurrent.futures.TimeoutError:
         return _json({"accepted": command}, 202)
     except Unknown as error:
         return _error(404, error.message)
     except Busy as error:
         return _error(409, error.message)
-    except (Silent, ConnectionError) as error:
-        return _error(503, f"the supervisor cannot be asked: {error}")
+    except (NotAnswering, ConnectionError) as error:
+        return _error(503, f"the supervisor does not answer: {error}")
     except UserError as error:
         return _error(400 if error.exit_code == 2 else 409, error.message)
 
 
-def _await(asked: "concurrent.futures.Future[Any]", waits: threading.Semaphore) -> Any:
-    """The command's result; TimeoutError where there is none within the time that the client wishes and we can afford."""
-    wished = re.search(r"(?:^|[,;\s])wait=(\d{1,6})", request.headers.get("Prefer", ""))
+def _await_result(future: "concurrent.futures.Future[Any]", wait_slots: threading.Semaphore) -> Any:
+    """Return the command's result.
+
+    Raises TimeoutError if there is none within the time that the client requests and the server can spare.
+    """
+    preferred = re.search(r"(?:^|[,;\s])wait=([0-9]{1,6})", request.headers.get("Prefer", ""))
     try:
-        return asked.result(PATIENCE)
+        return future.result(RESULT_TIMEOUT)
     except concurrent.futures.TimeoutError:
-        if wished is None or not waits.acquire(blocking=False):
+        if preferred is None or not wait_slots.acquire(blocking=False):
             raise
     try:
-        return asked.result(max(0.0, min(float(wished[1]), LONGEST_WAIT) - PATIENCE))
+        return future.result(max(0.0, min(float(preferred[1]), MAX_WAIT) - RESULT_TIMEOUT))
     finally:
-        waits.release()
+        wait_slots.release()
 
 
 def _errors(app: Flask) -> None:
     @app.errorhandler(HTTPException)
-    def known(error: HTTPException) -> Response:
+    def http_error(error: HTTPException) -> Response:
         code = error.code or 500
         response = _error(code, (error.description if code == 400 else None) or HTTPStatus(code).phrase.lower())
         for name, value in error.get_headers():
@@ -198,13 +317,13 @@ def _errors(app: Flask) -> None:
         return response
 
     @app.errorhandler(Exception)
-    def unplanned(error: Exception) -> Response:
-        log.error("unplanned exception at %s", request.path, exc_info=error)
-        return _error(500, "internal error (.comet/logs/admin.log has more)")
+    def unexpected(error: Exception) -> Response:
+        log.error("unexpected exception at %s", request.path, exc_info=error)
+        return _error(500, "internal error (details are in .comet/logs/admin.log)")
 
 
 def _file(name: str) -> Response:
-    """A file of the page; 404 for anything else."""
+    """Return a file of the page; 404 for anything else."""
     path = safe_join(str(PAGE), name)
     try:
         content = Path(path or "").read_bytes()
@@ -214,27 +333,23 @@ def _file(name: str) -> Response:
 
 
 def _number(name: str, kind: Callable[[str], Number]) -> Number:
-    """A number of the query, 0 where it is not given."""
+    """Return a number of the query, 0 if it is not given; 400 for anything but a number of 0 or more."""
+    text = request.args.get(name, "0")
     try:
-        value = kind(request.args.get(name, "0"))
+        value = kind(text)
     except ValueError:
-        abort(400, f"{name}: a number from 0 on is wanted")
-    if not 0 <= value < 2**53:
-        abort(400, f"{name}: a number from 0 on is wanted")
+        abort(400, f"{name}: must be a number, 0 or more")
+    if not text.isascii() or not 0 <= value < 2**53:
+        abort(400, f"{name}: must be a number, 0 or more")
     return value
 
 
 def _cookie() -> str:
-    """Cookies know no ports: two clusters on one machine must not take each other's."""
-    return f"comet-session-{request.host.rpartition(':')[2]}"
+    """Return the name of the session cookie.
 
-
-def _has_session(signer: TimestampSigner) -> bool:
-    try:
-        signer.unsign(request.cookies.get(_cookie(), ""), max_age=SESSION_LIFE)
-    except BadSignature:
-        return False
-    return True
+    It contains the port, because cookies ignore ports: two clusters on one machine must not overwrite each other's.
+    """
+    return f"comet-session-{request.host.rpartition(']')[2].partition(':')[2] or '80'}"
 
 
 def _json(content: Any, status: int = 200) -> Response:

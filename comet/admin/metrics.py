@@ -1,181 +1,209 @@
-"""The metrics for Prometheus: one more rendering of the picture, by Prometheus's own client library.
+"""Renders the state of the cluster as metrics, with Prometheus's own client library.
 
-Names follow https://prometheus.io/docs/practices/naming/: base units (seconds, bytes), `_total` for what only grows. Counts come from
-the load balancers' files and from `comet.checkpoint`, which outlive their writers: they never go back while a cluster runs, whichever
-supervisor it has. After a `stop` a new `run` begins at zero, which Prometheus takes for a restart. Histograms carry the bounds of
-`comet.rates` and `comet.recoveries`.
+Names follow https://prometheus.io/docs/practices/naming/: base units (seconds, bytes), `_total` for what only grows.
+Counts come from the load balancers' files and from `comet.events.checkpoint`, which outlive their writers: they never
+decrease while a cluster runs, whichever supervisor it has. After a `stop` a new `run` starts at zero, which Prometheus
+treats as a restart. Histograms have the bounds of `comet.telemetry.rates` and `comet.events.restart_history`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import accumulate
 from math import inf
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+)
+from prometheus_client.core import Metric as Family
 from prometheus_client.registry import Collector
 
-from comet.recoveries import REASONS
-from comet.snapshot import FleetSnapshot, Row, SupervisorRow
+from comet.events.restart_history import REASONS
+from comet.telemetry.snapshot import FleetSnapshot, Row
 
+COUNTER, GAUGE, HISTOGRAM = CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 STATES = ("starting", "ready", "unhealthy", "backoff", "stopping", "stopped")
 
 Source = Callable[[], tuple[FleetSnapshot, dict[str, Any]] | None]
 
 
 def renderer(source: Source) -> Callable[[], bytes]:
-    """What renders the present picture in Prometheus's text format."""
+    """Return a function that renders the current state in Prometheus's text format."""
     registry = CollectorRegistry()
     registry.register(SnapshotCollector(source))
     return lambda: generate_latest(registry)
 
 
-class SnapshotCollector(Collector):
-    """Reads everything from one picture. `comet_up` is 0, and all that is told, while there is none."""
+@dataclass(frozen=True)
+class Metric:
+    """One metric: what its samples are of (see `_things`), and the value of each: a field, or what a function reads.
 
-    def __init__(self, source: Source) -> None:
-        self._source = source
+    A value of None gives no sample. With a `label`, the value maps its values to numbers; a histogram's is its counts
+    below each bound and its sum.
+    """
 
-    def describe(self) -> list[Metric]:
-        return []
-
-    def collect(self) -> Iterator[Metric]:
-        seen = self._source()
-        yield GaugeMetricFamily("comet_up", "Whether the supervisor shows a cluster.", value=float(seen is not None))
-        if seen is None:
-            return
-        snapshot, told = seen
-        yield InfoMetricFamily("comet_build", "The version that runs.", {"version": snapshot.supervisor.version})
-        yield from _supervisor(snapshot.supervisor)
-        yield from _replicas(snapshot.replicas)
-        yield from _balancers([row for row in snapshot.replicas if row.role == "lb"], told["latency_bounds_s"])
-        yield from _workers([row for row in snapshot.replicas if row.role == "worker"], told["latency_bounds_s"])
-        yield from _edges(snapshot)
-        yield from _recoveries(snapshot.replicas, told["recoveries"])
-
-
-def _supervisor(me: SupervisorRow) -> Iterator[Metric]:
-    yield GaugeMetricFamily("comet_supervisor_uptime_seconds", "Time since its start.", value=me.uptime_s or 0.0)
-    if me.memory_bytes is not None:
-        yield GaugeMetricFamily("comet_supervisor_memory_bytes", "Resident memory of the supervisor itself.", value=me.memory_bytes)
-    ratio = _ratio(me.cpu_percent)
-    if ratio is not None:
-        yield GaugeMetricFamily("comet_supervisor_cpu_ratio", "Its share of one core in the last seconds.", value=ratio)
-
-
-def _replicas(rows: Iterable[Row]) -> Iterator[Metric]:
-    listed = list(rows)
-    state = GaugeMetricFamily("comet_replica_state", "1 for the state that a replica is in.", labels=("replica", "role", "kind", "state"))
-    for row in listed:
-        for name in STATES:
-            state.add_metric((row.name, row.role, row.kind, name), float(row.state == name))
-    yield state
-    gauges: list[tuple[str, str, Callable[[Row], float | None]]] = [
-        ("comet_replica_uptime_seconds", "Time since the start of the present instance.", lambda row: row.uptime_s),
-        ("comet_replica_memory_bytes", "Resident memory of the process tree.", lambda row: row.memory_bytes),
-        ("comet_replica_cpu_ratio", "Share of one core since the last look.", lambda row: _ratio(row.cpu_percent)),
-    ]
-    for name, help, value in gauges:
-        yield _per_replica(GaugeMetricFamily(name, help, labels=("replica", "role")), listed, value, lambda row: (row.name, row.role))
-
-
-def _balancers(rows: list[Row], bounds: list[float]) -> Iterator[Metric]:
-    yield _per_replica(CounterMetricFamily("comet_lb_requests", "Requests taken.", labels=("lb",)), rows, lambda row: row.requests)
-    yield _answers(CounterMetricFamily("comet_lb_responses", "Answers given, by status class.", labels=("lb", "code")), rows)
-    yield _per_replica(
-        CounterMetricFamily("comet_lb_retries", "Requests sent to one more worker.", labels=("lb",)), rows, lambda row: row.retries
-    )
-    gauges: list[tuple[str, str, Callable[[Row], float | None]]] = [
-        ("comet_lb_in_flight", "Requests being worked on.", lambda row: row.in_flight),
-        ("comet_lb_queue_length", "Requests that wait for a worker with room.", lambda row: row.queued),
-        ("comet_lb_connections", "Connections of clients.", lambda row: row.connections),
-    ]
-    for name, help, value in gauges:
-        yield _per_replica(GaugeMetricFamily(name, help, labels=("lb",)), rows, value)
-    help = "Time from a request's complete head to the last byte of its answer."
-    yield _latency(HistogramMetricFamily("comet_lb_request_duration_seconds", help, labels=("lb",)), rows, bounds)
-
-
-def _workers(rows: list[Row], bounds: list[float]) -> Iterator[Metric]:
-    yield _answers(CounterMetricFamily("comet_worker_responses", "Answers by status class.", labels=("worker", "code")), rows)
-    yield _per_replica(
-        CounterMetricFamily("comet_worker_errors", "Answers of 5xx and attempts that broke.", labels=("worker",)),
-        rows,
-        lambda row: row.errors,
-    )
-    yield _per_replica(
-        GaugeMetricFamily("comet_worker_in_flight", "Requests being worked on.", labels=("worker",)), rows, lambda row: row.in_flight
-    )
-    help = "The load balancers' time of the requests that this worker answered."
-    yield _latency(HistogramMetricFamily("comet_worker_request_duration_seconds", help, labels=("worker",)), rows, bounds)
-
-
-def _edges(snapshot: FleetSnapshot) -> Iterator[Metric]:
-    healthy = GaugeMetricFamily("comet_edge_healthy", "Whether a load balancer may use a worker.", labels=("lb", "worker"))
-    in_flight = GaugeMetricFamily("comet_edge_in_flight", "Requests of a load balancer at a worker.", labels=("lb", "worker"))
-    requests = CounterMetricFamily("comet_edge_requests", "Requests sent by a load balancer to a worker.", labels=("lb", "worker"))
-    errors = CounterMetricFamily("comet_edge_errors", "Those answered with 5xx, or broken.", labels=("lb", "worker"))
-    for edge in snapshot.edges:
-        labels = (edge.lb, edge.worker)
-        healthy.add_metric(labels, float(edge.healthy))
-        in_flight.add_metric(labels, edge.in_flight)
-        requests.add_metric(labels, edge.requests)
-        errors.add_metric(labels, edge.errors)
-    return iter((healthy, in_flight, requests, errors))
-
-
-def _recoveries(rows: Iterable[Row], told: Mapping[str, Any]) -> Iterator[Metric]:
-    """Of those that never died as well: of a count that appears as 1 Prometheus sees no increase."""
-    listed = list(rows)
-    restarts = CounterMetricFamily("comet_replica_restarts", "Restarts after a death, by its reason.", labels=("replica", "reason"))
-    for name in dict.fromkeys([*(row.name for row in listed), *told["restarts"]]):
-        reasons = told["restarts"].get(name, {})
-        for reason in dict.fromkeys([*REASONS, *reasons]):
-            restarts.add_metric((name, reason), reasons.get(reason, 0))
-    yield restarts
-    times = HistogramMetricFamily("comet_recovery_duration_seconds", "Time from death to ready.", labels=("kind",))
-    none = {"counts": [0] * (len(told["bounds_s"]) + 1), "sum_s": 0.0}
-    for kind in dict.fromkeys([*(row.kind for row in listed), *told["times"]]):
-        each = told["times"].get(kind, none)
-        times.add_metric((kind,), _buckets(each["counts"], told["bounds_s"]), each["sum_s"])
-    yield times
-
-
-def _per_replica(
-    family: Any,
-    rows: Iterable[Row],
-    value: Callable[[Row], float | None],
-    labels: Callable[[Row], tuple[str, ...]] = lambda row: (row.name,),
-) -> Metric:
-    """Fill a family; what is unknown has no sample."""
-    for row in rows:
-        number = value(row)
-        if number is not None:
-            family.add_metric(labels(row), number)
-    filled: Metric = family
-    return filled
-
-
-def _answers(family: CounterMetricFamily, rows: Iterable[Row]) -> Metric:
-    for row in rows:
-        for code, count in (row.responses or {}).items():
-            family.add_metric((row.name, code), count)
-    return family
-
-
-def _latency(family: HistogramMetricFamily, rows: Iterable[Row], bounds: list[float]) -> Metric:
-    for row in rows:
-        if row.latency_counts is not None:
-            family.add_metric((row.name,), _buckets(row.latency_counts, bounds), row.latency_sum_s or 0.0)
-    return family
-
-
-def _buckets(counts: Iterable[int], bounds: Iterable[float]) -> list[tuple[str, float]]:
-    """Summed up, as Prometheus wants them."""
-    return [
-        ("+Inf" if bound == inf else repr(bound), float(count)) for bound, count in zip((*bounds, inf), accumulate(counts), strict=True)
-    ]
+    name: str
+    help: str
+    of: str
+    value: str | Callable[[Any], Any]
+    family: type[Family] = GAUGE
+    label: str = ""
 
 
 def _ratio(percent: float | None) -> float | None:
     return None if percent is None else percent / 100
+
+
+def _latencies(row: Row) -> tuple[list[int], float] | None:
+    return None if row.latency_counts is None else (row.latency_counts, row.latency_sum_s or 0.0)
+
+
+METRICS = [
+    Metric(
+        "comet_supervisor_uptime_seconds", "Time since the supervisor's start.", "supervisor",
+        lambda it: it.uptime_s or 0,
+    ),
+    Metric("comet_supervisor_memory_bytes", "Resident memory of the supervisor.", "supervisor", "memory_bytes"),
+    Metric(
+        "comet_supervisor_cpu_ratio", "Share of one core that the supervisor used in the last seconds.", "supervisor",
+        lambda it: _ratio(it.cpu_percent),
+    ),
+    Metric(
+        "comet_replica_state", "1 for the replica's current state, 0 for the others.", "replica of a kind",
+        lambda row: {state: row.state == state for state in STATES}, label="state",
+    ),
+    Metric("comet_replica_uptime_seconds", "Time since the start of the current instance.", "replica", "uptime_s"),
+    Metric("comet_replica_memory_bytes", "Resident memory of the process tree.", "replica", "memory_bytes"),
+    Metric(
+        "comet_replica_cpu_ratio", "Share of one core since the previous measurement.", "replica",
+        lambda row: _ratio(row.cpu_percent),
+    ),
+    Metric("comet_paused", "Whether requests wait by the order `pause`.", "total", "paused"),
+    Metric(
+        "comet_front_injected_faults", "Faults injected at the front.", "total", "front_injected", COUNTER, "fault",
+    ),
+    Metric("comet_lb_requests", "Requests accepted.", "lb", "requests", COUNTER),
+    Metric("comet_lb_responses", "Responses by status class.", "lb", "responses", COUNTER, "code"),
+    Metric("comet_lb_retries", "Requests sent to another worker after a failed attempt.", "lb", "retries", COUNTER),
+    Metric("comet_lb_injected_errors", "Responses with 5xx because of an injected fault.", "lb", "injected", COUNTER),
+    Metric("comet_lb_in_flight", "Requests in flight.", "lb", "in_flight"),
+    Metric("comet_lb_queue_length", "Requests that wait for a worker below its limit.", "lb", "queued"),
+    Metric("comet_lb_connections", "Client connections.", "lb", "connections"),
+    Metric("comet_lb_tunnels", "Upgraded connections, such as WebSockets.", "lb", "tunnels"),
+    Metric(
+        "comet_lb_request_duration_seconds", "Time from a request's complete head to the last byte of its response.",
+        "lb", _latencies, HISTOGRAM,
+    ),
+    Metric("comet_worker_responses", "Responses by status class.", "worker", "responses", COUNTER, "code"),
+    Metric("comet_worker_errors", "Responses with 5xx, and failed attempts.", "worker", "errors", COUNTER),
+    Metric(
+        "comet_worker_injected_errors", "Those errors that an injected fault caused.", "worker", "injected", COUNTER,
+    ),
+    Metric("comet_worker_in_flight", "Requests in flight.", "worker", "in_flight"),
+    Metric("comet_worker_drained", "Whether an operator has drained this worker.", "worker", "drained"),
+    Metric(
+        "comet_worker_request_duration_seconds",
+        "Request duration, measured by the load balancers, of the requests that this worker answered.", "worker",
+        _latencies, HISTOGRAM,
+    ),
+    Metric(
+        "comet_edge_healthy", "Whether a load balancer sends requests to a worker, unless that is drained.", "edge",
+        "healthy",
+    ),
+    Metric("comet_edge_ejected", "Whether a load balancer has ejected a worker for its answers.", "edge", "ejected"),
+    Metric("comet_edge_in_flight", "Requests in flight from a load balancer to a worker.", "edge", "in_flight"),
+    Metric("comet_edge_requests", "Requests sent by a load balancer to a worker.", "edge", "requests", COUNTER),
+    Metric("comet_edge_errors", "Requests answered with 5xx, and failed attempts.", "edge", "errors", COUNTER),
+    Metric("comet_edge_injected_errors", "Those errors that an injected fault caused.", "edge", "injected", COUNTER),
+]  # fmt: skip
+"""The metrics that are read from a snapshot."""
+
+
+def _things(snapshot: FleetSnapshot, of: str) -> tuple[tuple[str, ...], list[tuple[Any, tuple[str, ...]]]]:
+    """Return what the samples of a metric are of: the names of its labels, and each thing with its labels."""
+    rows = snapshot.replicas
+    match of:
+        case "supervisor":
+            return (), [(snapshot.supervisor, ())]
+        case "total":
+            return (), [(snapshot.total, ())]
+        case "edge":
+            return ("lb", "worker"), [(edge, (edge.lb, edge.worker)) for edge in snapshot.edges]
+        case "replica":
+            return ("replica", "role"), [(row, (row.name, row.role)) for row in rows]
+        case "replica of a kind":
+            return ("replica", "role", "kind"), [(row, (row.name, row.role, row.kind)) for row in rows]
+    return (of,), [(row, (row.name,)) for row in rows if row.role == of]
+
+
+class SnapshotCollector(Collector):
+    """Collects all metrics from one snapshot; while there is none, the only metric is `comet_up` with 0."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def describe(self) -> list[Family]:
+        return []
+
+    def collect(self) -> Iterator[Family]:
+        found = self._source()
+        yield GAUGE("comet_up", "Whether the supervisor shows a cluster.", value=float(found is not None))
+        if found is None:
+            return
+        snapshot, state = found
+        yield InfoMetricFamily("comet_build", "The running version.", {"version": snapshot.supervisor.version})
+        for metric in METRICS:
+            family = _filled(metric, snapshot, state["latency_bounds_s"])
+            if family.samples or metric.of != "supervisor":
+                yield family
+        yield from _recoveries(snapshot.replicas, state["recoveries"])
+
+
+def _filled(metric: Metric, snapshot: FleetSnapshot, bounds: list[float]) -> Any:
+    names, things = _things(snapshot, metric.of)
+    make: Any = metric.family
+    family = make(metric.name, metric.help, labels=(*names, metric.label) if metric.label else names)
+    for thing, labels in things:
+        value = getattr(thing, metric.value) if isinstance(metric.value, str) else metric.value(thing)
+        if value is None:
+            continue
+        if metric.label:
+            for each, number in value.items():
+                family.add_metric((*labels, each), float(number))
+        elif metric.family is HISTOGRAM:
+            family.add_metric(labels, _buckets(value[0], bounds), value[1])
+        else:
+            family.add_metric(labels, float(value))
+    return family
+
+
+def _recoveries(rows: Iterable[Row], state: Mapping[str, Any]) -> Iterator[Family]:
+    """Yield restarts and recovery times, including those of replicas that never died.
+
+    Prometheus sees no increase in a count that first appears as 1.
+    """
+    listed = list(rows)
+    restarts = COUNTER("comet_replica_restarts", "Restarts after a death, by reason.", labels=("replica", "reason"))
+    for name in dict.fromkeys([*(row.name for row in listed), *state["restarts"]]):
+        reasons = state["restarts"].get(name, {})
+        for reason in dict.fromkeys([*REASONS, *reasons]):
+            restarts.add_metric((name, reason), reasons.get(reason, 0))
+    yield restarts
+    times = HISTOGRAM("comet_recovery_duration_seconds", "Time from death to ready.", labels=("kind",))
+    none = {"counts": [0] * (len(state["bounds_s"]) + 1), "sum_s": 0.0}
+    for kind in dict.fromkeys([*(row.kind for row in listed), *state["times"]]):
+        each = state["times"].get(kind, none)
+        times.add_metric((kind,), _buckets(each["counts"], state["bounds_s"]), each["sum_s"])
+    yield times
+
+
+def _buckets(counts: Iterable[int], bounds: Iterable[float]) -> list[tuple[str, float]]:
+    """Return cumulative buckets, as Prometheus requires."""
+    return [
+        ("+Inf" if bound == inf else repr(bound), float(count))
+        for bound, count in zip((*bounds, inf), accumulate(counts), strict=True)
+    ]

@@ -1,4 +1,4 @@
-"""`python supervisor.py compare`: options in, report out, exit code."""
+"""The command `python supervisor.py compare`: takes options, prints the report, returns the exit code."""
 
 import argparse
 import contextlib
@@ -7,36 +7,41 @@ import sys
 import time
 from pathlib import Path
 
-from comet.compare import page, study, terminal, words
-from comet.errors import UserError
+from comet.common.errors import UserError
+from comet.compare import report, study, words
+from comet.report import page, terminal
 
-MOST_ROUNDS = 100
+MAX_ROUNDS = 100
 
 
 def compare(options: argparse.Namespace) -> int:
-    """Compare and tell. The files are tried before the first round: a typing error must not cost a quarter of an hour."""
-    if not 1 <= options.rounds <= MOST_ROUNDS:
-        raise UserError(f"--rounds {options.rounds}: from 1 to {MOST_ROUNDS} (3 take some 6 minutes)", 2)
+    """Compare and report; return the exit code.
+
+    The output files are tried before the first round, since a typing error must not cost a quarter of an hour.
+    """
+    if not 1 <= options.rounds <= MAX_ROUNDS:
+        raise UserError(f"--rounds {options.rounds}: from 1 to {MAX_ROUNDS} (3 take about 6 minutes)", 2)
     for path in (options.json, options.html):
         if path is not None:
             _write(path, path.read_text() if path.is_file() else "")
-    began = time.monotonic()
+    started = time.monotonic()
 
-    def tell(told: str) -> None:
-        with contextlib.suppress(OSError):  # A terminal that is gone must not keep us from cleaning up.
-            print(f"{time.monotonic() - began:6.0f} s  {told}", file=sys.stderr, flush=True)
+    def progress(text: str) -> None:
+        with contextlib.suppress(OSError):  # A closed terminal must not prevent the cleanup.
+            print(f"{time.monotonic() - started:6.0f} s  {text}", file=sys.stderr, flush=True)
 
     try:
-        findings = study.run(options.rounds, tell)
+        findings = study.run(options.rounds, progress, options.question)
     except study.Interrupted as interrupted:
         return 128 + interrupted.number
     except OSError as error:
-        raise UserError(f"compare: the engine or this machine did not go along: {' '.join(str(error).split())}") from None
-    terminal.show(findings)
+        raise UserError(f"compare: the engine or this machine failed: {' '.join(str(error).split())}") from None
+    found = report.made(findings, time.strftime("%Y-%m-%d %H:%M %Z"))
+    terminal.show(found)
     if options.json is not None:
         _write(options.json, json.dumps(words.document(findings), indent=1) + "\n")
     if options.html is not None:
-        _write(options.html, page.render(findings, time.strftime("%Y-%m-%d %H:%M %Z")))
+        _write(options.html, page.render(found))
     return 0
 
 

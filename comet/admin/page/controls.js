@@ -1,76 +1,85 @@
-// Changing the cluster from the page: each command is one form in a dialog that says what it will do before it does it.
+// Changes the cluster from the page: each command has a form in a dialog, which describes the effect first.
 //
-// A dialog stays until the answer is there, for a wrong value is mended where it was typed; what takes longer goes on as a notice.
+// A dialog stays open until the answer arrives, so that a wrong value can be corrected; what takes longer continues as a notice.
 
 import { byId, el, text } from "./dom.js";
+import { faultForm } from "./fault_form.js";
+import { check, choice, names, number, reader } from "./fields.js";
 import { command } from "./live.js";
 
-const LONG = 700;
-const SIGNALS = { KILL: "KILL, as a crash", TERM: "TERM, a polite end", STOP: "STOP, so that it hangs", CONT: "CONT, wakes it from STOP", SEGV: "SEGV, a fault of its own" };
-const FAULTS = [
-  ["avg-delay", "Mean delay", "ms"],
-  ["failure", "Failures", "% answered 500"],
-  ["hang", "Hang", "% never answered"],
-  ["reset", "Reset", "% cut off"],
-];
-
-/** What each command asks for: fields of its form, what it sends, and how its success is told. */
+const DIALOG_TIMEOUT = 700;
+const SIGNALS = { KILL: "KILL, as a crash", TERM: "TERM, a request to end", STOP: "STOP, so that it hangs", CONT: "CONT, to resume after STOP", SEGV: "SEGV, as a memory fault" };
+/** Each command's form: its fields, the request body, and the message on success. */
 const FORMS = {
   scale: (model) => ({
     title: "Scale",
-    why: "New replicas are ready before it counts as done; those too many finish their requests first.",
+    why: "It is done when new replicas are ready. Surplus replicas finish their requests first.",
     fields: [number("worker", "Workers", model.workers.length, { min: 0, max: 200 }), number("pool", "Load balancers", model.lbs.length, { min: 1, max: 64 })],
     yes: "Scale",
     body: (form) => ({ worker: form.valueAsNumber("worker"), pool: form.valueAsNumber("pool") }),
-    done: (told) => `Scaled to ${told.worker} workers and ${told.pool} load balancers`,
+    done: (result) => `Scaled to ${result.worker} workers and ${result.pool} load balancers`,
   }),
   restart: (model, name) => ({
     title: "Restart",
-    why: "Replacements are ready before what they replace ends: no request is lost.",
+    why: "Each replacement is ready before the old replica ends: no request is lost.",
     fields: [choice("target", "What", [["all", "everything"], ["lb", "all load balancers"], ["worker", "all workers"], ...names(model.replicas)], name ?? "all")],
     yes: "Restart",
     body: (form) => ({ target: form.value("target") }),
-    done: (told, body) => `Restarted ${body.target}`,
+    done: (result, body) => `Restarted ${body.target}`,
   }),
   race: (model) => ({ ...FORMS.kill(model, model.lbs[0]?.name, true), command: "kill" }),
   kill: (model, name, both = false) => ({
     title: both ? "Kill one of each" : "Kill, as a crash would",
-    why: "It dies at once, with the requests it is working on. The supervisor brings it back: watch how long that takes.",
+    why: "It dies at once, with its requests in flight. The supervisor restarts it: watch how long that takes.",
     fields: [
       choice("name", "Replica", names(model.replicas.filter((each) => each.state !== "backoff")), name ?? model.replicas[0]?.name),
       choice("signal", "Signal", Object.entries(SIGNALS), "KILL"),
-      el("p", {}, check("both", "and one of the other kind with it, to compare", both)),
+      el("p", {}, check("both", "also kill one of the other kind, to compare", both)),
     ],
     yes: "Kill it",
     risky: true,
     body: (form) => ({ name: form.value("name"), signal: form.value("signal") }),
     also: (form, body) => (form.checked("both") ? { ...body, name: other(model, body.name) } : null),
-    done: (told, body) => `SIG${body.signal} sent to ${body.name}`,
+    done: (result, body) => `SIG${body.signal} sent to ${body.name}`,
   }),
-  faults: (model, name) => ({
-    title: "Faults of living workers",
-    why: "What is left empty keeps its value. More kinds of faults: “supervisor.py faults --help”.",
-    fields: [
-      choice("target", "Workers", [["all", "all workers"], ...names(model.workers)], name && model.workers.some((each) => each.name === name) ? name : "all"),
-      ...FAULTS.map(([key, label, unit]) => number(key, label, "", { min: 0, max: unit.startsWith("%") ? 100 : 600000, step: "any", unit })),
-      number("for", "For", "30", { min: 1, step: "any", unit: "seconds; empty: until cleared" }),
-      el("p", {}, check("clear", "clear: back to what config.yaml says")),
-    ],
+  faults: faultForm,
+  demo: (model) => ({
+    title: "Demo",
+    why: `For a minute this page’s server sends requests. Meanwhile a load balancer and a worker are killed${model.config["worker-image"] ? "" : ", and a worker answers 500"}. It ends by itself; do not use it on a cluster that others use.`,
+    fields: [],
+    yes: "Start the demo",
+    body: () => ({}),
+    done: (result) => `The demo runs for ${result.for} s`,
+  }),
+  drain: (model, name) => ({
+    title: "Drain a worker",
+    why: "It gets no new requests until it is undrained, and those in flight finish. It keeps running and is checked as before.",
+    fields: [choice("name", "Worker", names(model.workers), name ?? model.workers[0]?.name), choice("order", "Order", [["drain", "no new requests"], ["undrain", "requests again"]], model.workers.find((each) => each.name === name)?.drained ? "undrain" : "drain")],
     yes: "Apply",
-    body: (form) => faultsBody(form),
-    done: (told, body) => (body.clear ? `Faults of ${body.target} cleared` : `Faults of ${body.target} changed`),
+    command: (form) => form.value("order"),
+    body: (form) => ({ name: form.value("name") }),
+    done: (result) => (result.drained ? `${result.name} gets no new requests` : `${result.name} gets requests`),
+  }),
+  pause: (model) => ({
+    title: "Pause all requests",
+    why: "New requests wait in the load balancers, those in flight finish. Afterwards all go on.",
+    fields: [choice("order", "Order", [["pause", "requests wait"], ["resume", "requests go on"]], model.total.paused ? "resume" : "pause"), number("for", "For", "30", { min: 0.001, step: "any", unit: "seconds; empty: until resumed" })],
+    yes: "Apply",
+    command: (form) => form.value("order"),
+    body: (form) => (form.value("order") === "pause" && form.value("for") !== "" ? { for: Number(form.value("for")) } : {}),
+    done: (result) => (result.paused ? "Requests wait" : "Requests go on"),
   }),
   reload: () => ({
     title: "Reload config.yaml",
-    why: "What can change live does; what needs a restart is replaced one by one. A bad file is refused and changes nothing.",
+    why: "Changes apply live where possible; other replicas are replaced one by one. An invalid file is refused and changes nothing.",
     fields: [],
     yes: "Reload",
     body: () => ({}),
-    done: (told) => (told.changed?.length ? `Reloaded: ${told.changed.join(", ")} changed` : "Reloaded: nothing had changed"),
+    done: (result) => (result.changed?.length ? `Reloaded: ${result.changed.join(", ")} changed` : "Reloaded: nothing had changed"),
   }),
   stop: (model) => ({
     title: "Stop the cluster?",
-    why: `All ${model.replicas.length} replicas finish their requests and are removed, then the supervisor ends, and with it this page.`,
+    why: `All ${model.replicas.length} replicas finish their requests and are removed. Then the supervisor and this page end.`,
     fields: [],
     yes: "Stop everything",
     risky: true,
@@ -80,8 +89,8 @@ const FORMS = {
 };
 
 export class Controls {
-  constructor(soon) {
-    this.soon = soon;
+  constructor(onDone) {
+    this.onDone = onDone;
     this.dialog = byId("ask");
     this.wrong = byId("ask-wrong");
     byId("ask-no").addEventListener("click", () => this.dialog.close());
@@ -93,10 +102,11 @@ export class Controls {
     for (const button of this.buttons) button.addEventListener("click", () => this.ask(button.dataset.do));
   }
 
-  /** What commands are about: before the first word of the supervisor there is nothing to command. */
-  know(model) {
+  /** Set the model that commands refer to. Without one, or without the right to write, all buttons are disabled. */
+  setModel(model) {
     this.model = model;
-    for (const button of this.buttons) button.disabled = false;
+    for (const button of this.buttons) button.disabled = !model.writable;
+    if (!model.writable && this.dialog.open) this.dialog.close();
   }
 
   ask(what, name = null) {
@@ -115,35 +125,61 @@ export class Controls {
   }
 
   async send() {
-    const { what, form } = this;
+    const { form } = this;
     const values = reader(byId("ask-fields"));
-    const body = form.body(values);
+    let body;
+    try {
+      body = form.body(values);
+    } catch (error) {
+      return this.refuse(error.message);
+    }
+    const what = typeof form.command === "function" ? form.command(values) : (form.command ?? this.what);
     const bodies = [body, form.also?.(values, body)].filter(Boolean);
     byId("ask-yes").disabled = true;
     const note = notice(`${form.title.replace("?", "")}…`, "wait");
-    const mine = this.dialog;
-    const patience = setTimeout(() => mine.close(), LONG);
+    const dialog = this.dialog;
+    // Once this dialog has closed, another one may be open in its place.
+    const close = () => this.form === form && dialog.close();
+    const closing = setTimeout(close, DIALOG_TIMEOUT);
     try {
-      const told = await Promise.all(bodies.map((each) => command(form.command ?? what, each)));
-      mine.close();
-      note.change(told.map((each, index) => (each === null ? `${form.title} goes on; its end will stand under “What happened”` : form.done(each, bodies[index]))).join("; "), "good");
+      const result = await Promise.all(bodies.map((each) => command(what, each)));
+      close();
+      note.change(result.map((each, index) => (each === null ? `${form.title} continues; its outcome will appear under “Events”` : form.done(each, bodies[index]))).join("; "), "good");
     } catch (error) {
-      if (mine.open && this.form === form) {
-        text(this.wrong, error.message);
-        this.wrong.hidden = false;
-        byId("ask-yes").disabled = false;
+      if (dialog.open && this.form === form) {
+        this.refuse(error.message);
         note.remove();
       } else {
         note.change(error.message, "bad");
       }
     } finally {
-      clearTimeout(patience);
-      this.soon();
+      clearTimeout(closing);
+      this.onDone();
     }
+    return undefined;
+  }
+
+  /** Say in the dialog why nothing was done; what was typed stays. */
+  refuse(why) {
+    text(this.wrong, why);
+    this.wrong.hidden = false;
+    byId("ask-yes").disabled = false;
+  }
+
+  /** Send commands without a form: one body after the other. */
+  async order(what, bodies, words) {
+    const note = notice(`${words}…`, "wait");
+    try {
+      for (const body of bodies) await command(what, body);
+      note.change(words, "good");
+    } catch (error) {
+      note.change(error.message, "bad");
+    }
+    this.onDone();
   }
 }
 
-/** A line at the top of the page: what goes on disappears when it is done, what went wrong stays until it is read. */
+/** A line in the page's corner, over what is below it: progress disappears when it is done, an error stays until it is dismissed. */
 export function notice(words, level) {
   const line = el("p", { class: "notice", "data-level": level }, el("span", {}, words));
   byId("notices").append(line);
@@ -160,41 +196,7 @@ export function notice(words, level) {
   };
 }
 
-function faultsBody(form) {
-  const given = Object.fromEntries(FAULTS.map(([key]) => [key, form.value(key)]).filter(([, value]) => value !== "").map(([key, value]) => [key, Number(value)]));
-  const limit = form.value("for");
-  const limited = Object.keys(given).length && limit !== "" ? { for: Number(limit) } : {};
-  return { target: form.value("target"), ...given, ...limited, ...(form.checked("clear") ? { clear: true } : {}) };
-}
-
 function other(model, name) {
   const chosen = model.replicas.find((each) => each.name === name);
   return (model.replicas.find((each) => each.kind !== chosen?.kind && each.level === "good") ?? model.replicas.find((each) => each.role !== chosen?.role) ?? chosen).name;
-}
-
-function reader(root) {
-  const field = (name) => root.querySelector(`[name="${name}"]`);
-  return {
-    value: (name) => field(name).value.trim(),
-    valueAsNumber: (name) => field(name).valueAsNumber,
-    checked: (name) => field(name).checked,
-  };
-}
-
-function number(name, label, value, { unit = "", ...limits } = {}) {
-  const input = el("input", { type: "number", name, id: `f-${name}`, value, required: value !== "" && name !== "for", ...limits });
-  return el("p", { class: "field" }, el("label", { for: `f-${name}` }, label), input, el("span", { class: "quiet" }, unit));
-}
-
-function choice(name, label, options, chosen) {
-  const list = el("select", { name, id: `f-${name}` }, ...options.map(([value, words]) => el("option", { value, selected: value === chosen }, words)));
-  return el("p", { class: "field" }, el("label", { for: `f-${name}` }, label), list);
-}
-
-function check(name, label, checked = false) {
-  return el("label", { class: "check" }, el("input", { type: "checkbox", name, checked }), ` ${label}`);
-}
-
-function names(replicas) {
-  return replicas.map((each) => [each.name, `${each.name} (${each.kind})`]);
 }

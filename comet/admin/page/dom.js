@@ -14,7 +14,12 @@ export function svg(tag, attributes = {}, ...children) {
   return fill(document.createElementNS(SVG, tag), attributes, children);
 }
 
-/** A symbol of index.html's sprite; it says nothing to a screen reader, the text beside it does. */
+/** The name of the icon of a replica of this kind. */
+export function iconOf(kind) {
+  return { process: "i-process", upstream: "i-upstream" }[kind] ?? "i-container";
+}
+
+/** A symbol of index.html's sprite; it says nothing to a screen reader, the text next to it does. */
 export function icon(name, size = 16) {
   return svg("svg", { class: `icon ${name}`, width: size, height: size, "aria-hidden": "true" }, svg("use", { href: `#${name}` }));
 }

@@ -1,17 +1,17 @@
 // The path of a request: clients → load balancers → workers, as cards with lines between them.
 //
-// Cards are buttons, so that the keyboard and a screen reader meet each replica once, with all its figures; the lines are a picture of
-// what the cards and the table say in words. A few replicas get a line each with its figures; many become tiles behind one trunk,
-// and the lines of the one that is looked at are drawn on demand.
+// Cards are buttons, so that keyboard and screen reader reach each replica once, with all its figures; the lines repeat what the cards
+// and the table say. Few replicas get a line each with its figures; many become tiles behind one trunk, and the lines of the focused
+// replica are drawn on demand.
 
-import { el, icon, keyed, set, svg, text } from "./dom.js";
+import { el, icon, iconOf, keyed, set, svg, text } from "./dom.js";
 import { count, ms, percent, plural, rate } from "./format.js";
 
-const MOST_CARDS = 6;
-const MOST_LABELS = 18;
-const STRIDE = 250;
-const STILL = matchMedia("(prefers-reduced-motion: reduce)");
-const LETTER = 5.4; // Width of a label's letters, in pixels, more or less.
+const MAX_CARDS = 6;
+const MAX_LABELS = 18;
+const STEP_INTERVAL = 250;
+const REDUCED_MOTION = matchMedia("(prefers-reduced-motion: reduce)");
+const LETTER = 5.4; // Approximate width of a label's letters, in pixels.
 
 export class Flow {
   constructor(root, open) {
@@ -23,26 +23,26 @@ export class Flow {
     this.edges = svg("g");
     this.labels = svg("g");
     this.shift = 0;
-    setInterval(() => this.run(), STRIDE);
+    setInterval(() => this.animate(), STEP_INTERVAL);
     this.lines.append(this.trunks, this.edges, this.labels);
     this.clients = el("div", { class: "clients" }, icon("i-clients", 22), el("strong", {}, "Clients"), el("span", { class: "rate" }), el("span", { class: "sub" }));
     this.lbs = column("Load balancers", "processes", "i-process");
     this.workers = column("Workers", "", "i-container");
     root.append(this.lines, el("div", { class: "col first" }, this.clients), this.lbs.box, this.workers.box);
     new ResizeObserver(() => this.draw()).observe(root);
-    for (const name of ["pointerover", "focusin"]) root.addEventListener(name, (event) => this.look(event.target.closest?.(".node")?.dataset.key ?? null));
-    root.addEventListener("pointerleave", () => this.look(null));
-    root.addEventListener("focusout", () => this.look(null));
+    for (const name of ["pointerover", "focusin"]) root.addEventListener(name, (event) => this.setFocus(event.target.closest?.(".node")?.dataset.key ?? null));
+    root.addEventListener("pointerleave", () => this.setFocus(null));
+    root.addEventListener("focusout", () => this.setFocus(null));
   }
 
   update(model) {
     this.model = model;
-    const tiles = model.workers.length > MOST_CARDS || model.lbs.length > MOST_CARDS;
+    const tiles = model.workers.length > MAX_CARDS || model.lbs.length > MAX_CARDS;
     this.root.classList.toggle("many", tiles);
     text(this.clients.querySelector(".rate"), `${rate(model.total.rate)}/s`);
     text(this.clients.querySelector(".sub"), `${count(model.total.in_flight)} in flight`);
     for (const [side, replicas] of [[this.lbs, model.lbs], [this.workers, model.workers]]) {
-      side.box.classList.toggle("tiles", replicas.length > MOST_CARDS);
+      side.box.classList.toggle("tiles", replicas.length > MAX_CARDS);
       keyed(side.list, replicas, (each) => each.name, (each) => this.card(each), (item, each) => dress(item, each));
     }
     const ready = model.workers.filter((each) => each.state === "ready").length;
@@ -56,25 +56,25 @@ export class Flow {
     const button = el("button", { type: "button", class: "node" });
     button.dataset.key = replica.name;
     button.addEventListener("click", () => this.open(replica.name));
-    const line = el("span", { class: "line" }, icon(replica.kind === "process" ? "i-process" : "i-container"), el("strong", { class: "name" }, replica.name), el("span", { class: "health" }));
+    const line = el("span", { class: "line" }, icon(iconOf(replica.kind)), el("strong", { class: "name" }, replica.name), el("span", { class: "signs" }), el("span", { class: "health" }));
     button.append(line, el("span", { class: "numbers" }), el("span", { class: "where" }), el("span", { class: "badge" }));
     return el("li", {}, button);
   }
 
-  /** Let the requests on the lines take a step: a few a second, for a smooth run would cost a fifth of a core to look at. */
-  run() {
-    if (document.hidden || STILL.matches || !(this.model?.total.rate > 0) || document.documentElement.classList.contains("lost")) return;
+  /** Move the requests on the lines by one step: a few steps a second, because a smooth animation would use a fifth of a core. */
+  animate() {
+    if (document.hidden || REDUCED_MOTION.matches || !(this.model?.total.rate > 0) || document.documentElement.classList.contains("lost")) return;
     this.shift = (this.shift + 2.2) % 11.1;
     set(this.edges, { "stroke-dashoffset": (-this.shift).toFixed(1) });
   }
 
-  look(name) {
+  setFocus(name) {
     if (name === this.focus) return;
     this.focus = name;
     this.draw();
   }
 
-  /** Lay the lines anew: where the cards are is asked of the browser, as it has laid them out. */
+  /** Draw the lines again, between the cards where the browser has laid them out. */
   draw() {
     if (!this.model || !this.root.isConnected) return;
     const box = this.root.getBoundingClientRect();
@@ -87,7 +87,7 @@ export class Flow {
       return { left: each.left - box.left, right: each.right - box.left, top: each.top - box.top, bottom: each.bottom - box.top };
     };
     const busiest = Math.max(1, ...this.model.lbs.map((each) => each.rate ?? 0), ...this.model.edges.map((each) => each.rate ?? 0));
-    this.width = (amount) => (amount ? 1.5 + 4.5 * Math.sqrt(amount / busiest) : 1.2);
+    this.width = (amount) => (amount ? 1.5 + 4.5 * Math.sqrt(Math.min(1, amount / busiest)) : 1.2);
     const drawn = [...this.fromClients(first), ...this.toWorkers(down)];
     keyed(this.edges, drawn, (each) => each.key, () => svg("path"), (path, each) => set(path, { d: each.d, class: `edge ${each.class}`, "stroke-width": each.width.toFixed(1) }));
     const labels = drawn.filter((each) => each.label);
@@ -114,7 +114,7 @@ export class Flow {
     const workers = new Map([...this.workers.list.children].map((item, index) => [this.model.workers[index].name, item]));
     const drawn = many ? this.trunk(down, lbs) : [];
     const shown = many ? this.model.edges.filter((edge) => this.focus === edge.worker || this.focus === edge.lb) : this.model.edges;
-    const labelled = (many ? shown.length <= MOST_LABELS : shown.length <= MOST_LABELS && this.model.lbs.length <= 4);
+    const labelled = (many ? shown.length <= MAX_LABELS : shown.length <= MAX_LABELS && this.model.lbs.length <= 4);
     for (const edge of shown) {
       if (!lbs.has(edge.lb) || !workers.has(edge.worker)) continue;
       const from = this.place(lbs.get(edge.lb).firstElementChild);
@@ -126,7 +126,7 @@ export class Flow {
       const state = !edge.up ? "cut" : flowing(edge.rate);
       drawn.push({
         key: `${edge.lb}>${edge.worker}`, d: curve(...ends, down), class: `${state} ${this.shade(edge.lb, edge.worker)}`, width: this.width(edge.rate),
-        label: labelled && !down && !(many && this.focus === edge.lb) ? told(edge, many ? Infinity : ends[2] - ends[0] - 40) : "", x: ends[2] - 8, y: many ? null : arrive, bad: edge.errorRate > 0 || !edge.up, lit: this.focus !== null && [edge.lb, edge.worker].includes(this.focus),
+        label: labelled && !down && !(many && this.focus === edge.lb) ? figures(edge, many ? Infinity : ends[2] - ends[0] - 40) : "", x: ends[2] - 8, y: many ? null : arrive, bad: edge.errorRate > 0 || !edge.up, warn: edge.injectedRate > 0, lit: this.focus !== null && [edge.lb, edge.worker].includes(this.focus),
         ends,
       });
     }
@@ -161,8 +161,8 @@ function column(title, note, symbol) {
 }
 
 function kinds(workers) {
-  const names = new Set(workers.map((each) => each.kind));
-  return names.size === 1 ? { container: "containers", process: "processes" }[[...names][0]] ?? [...names][0] : [...names].join(" and ");
+  const [first = "", ...more] = new Set(workers.map((each) => each.kind));
+  return more.length ? "mixed" : { container: "", process: "processes", upstream: "that already run" }[first] ?? first;
 }
 
 function dress(item, replica) {
@@ -175,19 +175,32 @@ function dress(item, replica) {
     health.replaceChildren(icon(replica.shape, 14), el("span"));
   }
   text(health.lastElementChild, replica.word);
-  if (!numbers.firstChild) numbers.append(el("span"), " · ", el("span", { class: "wide" }, "p99 "), el("span"), el("span", { class: "wide" }));
+  if (!numbers.firstChild) numbers.append(el("span"), " · ", el("span", { class: "wide" }, "p99 "), el("span"));
   text(numbers.children[0], `${rate(replica.rate)}/s`);
   text(numbers.children[2], ms(replica.p99));
-  text(numbers.children[3], ` · ${count(replica.in_flight)}\u00a0in\u00a0flight`);
-  text(where, replica.level === "good" || replica.level === "busy" ? `${replica.role === "lb" ? `:${replica.port} · PID ${replica.pid ?? "–"}` : `:${replica.port} · ${replica.id ?? "–"}`}` : replica.reason || `:${replica.port}`);
-  const told = [replica.errorShare > 0 ? `${percent(replica.errorShare)} errors` : "", replica.ordered ? `faults: ${replica.ordered}` : "", replica.restarts ? plural(replica.restarts, "restart") : ""].filter(Boolean).join(" · ");
-  text(badge, told);
-  badge.classList.toggle("warn", replica.errorShare > 0 || Boolean(replica.ordered));
+  text(where, replica.level === "good" || replica.level === "busy" ? `:${replica.port} · ${replica.role === "lb" ? `PID ${replica.pid ?? "–"}` : replica.id ?? "–"} · ${count(replica.in_flight)} in flight` : replica.reason || `:${replica.port}`);
+  const figures = [...failing(replica), replica.faultText ? `faults: ${replica.faultText}` : "", replica.restarts ? plural(replica.restarts, "restart") : ""].filter(Boolean).join(" · ");
+  text(badge, figures);
+  set(badge, { title: figures });
+  set(where, { title: where.textContent });
+  const marks = line.querySelector(".signs");
+  const marked = `${replica.errorShare > 0 ? "errors" : ""} ${replica.faultText ? "faults" : ""}`;
+  if (marks.dataset.marked !== marked) {
+    marks.dataset.marked = marked;
+    marks.replaceChildren(...(replica.errorShare > 0 ? [el("b", {}, "!")] : []), ...(replica.faultText ? [icon("m-fault", 12)] : []));
+  }
+  set(marks, { title: [...failing(replica), replica.faultText ? `faults: ${replica.faultText}` : ""].filter(Boolean).join("; ") || null });
+  badge.classList.toggle("warn", replica.errorShare > 0 || replica.injectedShare > 0 || Boolean(replica.faultText));
 }
 
-/** As much of a line's figures as there is room for, the most telling first. */
-function told(edge, room) {
-  const parts = edge.up ? [`${rate(edge.rate)}/s`, edge.errorRate > 0 ? `${percent(edge.errorShare)} errors` : "", edge.p50 === null ? "" : ms(edge.p50), edge.in_flight ? `${edge.in_flight} in flight` : ""].filter(Boolean) : ["✕ out of rotation"];
+/** What fails of its requests: unplanned, and injected. */
+function failing(each) {
+  return [each.errorShare > 0 ? `${percent(each.errorShare)} errors` : "", each.injectedShare > 0 ? `${percent(each.injectedShare)} injected` : ""];
+}
+
+/** As many of a line's figures as fit, the most important first. */
+function figures(edge, room) {
+  const parts = edge.up ? [`${rate(edge.rate)}/s`, ...failing(edge), edge.p50 === null ? "" : ms(edge.p50), edge.in_flight ? `${edge.in_flight} in flight` : ""].filter(Boolean) : ["✕ out of rotation"];
   while (parts.length && parts.join(" · ").length * LETTER + 14 > room) parts.pop();
   return parts.join(" · ");
 }
@@ -204,7 +217,7 @@ function dressLabel(group, each) {
   }
   const { long } = group;
   const y = each.y ?? each.ends[3];
-  set(group, { class: `label ${each.bad ? "bad" : ""} ${each.lit ? "lit" : ""}`, transform: `translate(${each.x.toFixed(1)} ${y.toFixed(1)})` });
+  set(group, { class: `label ${each.bad ? "bad" : each.warn ? "warn" : ""} ${each.lit ? "lit" : ""}`, transform: `translate(${each.x.toFixed(1)} ${y.toFixed(1)})` });
   set(back, { x: -long, y: -8, width: long });
   set(words, { x: -7, y: 0.5 });
 }

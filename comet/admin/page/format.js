@@ -1,24 +1,33 @@
-// Figures as people read them. What is unknown is a dash.
+// Figures as people read them: three significant digits, a space, the unit. What is unknown is a dash.
+//
+// Trailing zeros stay, so that a figure that changes keeps its width. The command line has the same rules (comet/common/figures.py).
 
 export const NONE = "–";
+const LEAST = 0.001; // What is smaller has no digits left.
 
-/** Requests per second: one decimal below ten, none above. */
-export function rate(value) {
+/** 0.512, 1.92, 14.3, 447, 1,240; from 1,000 on every digit of the whole number. */
+export function figure(value) {
   if (value === null || value === undefined) return NONE;
-  if (value > 0 && value < 0.05) return "<0.1";
-  return value < 9.95 ? trim(value.toFixed(1)) : Math.round(value).toLocaleString("en");
+  const size = Math.abs(Number(value.toPrecision(3)));
+  if (size === 0) return "0";
+  if (size < LEAST) return `<${LEAST}`;
+  const decimals = Math.min(3, Math.max(0, 2 - Math.floor(Math.log10(size))));
+  return value.toLocaleString("en", { minimumFractionDigits: decimals, maximumFractionDigits: decimals });
 }
 
+/** Requests per second. */
+export function rate(value) {
+  return figure(value);
+}
+
+/** Milliseconds; from a second on, seconds. */
 export function ms(value) {
   if (value === null || value === undefined) return NONE;
-  if (value < 9.95) return `${trim(value.toFixed(1))} ms`;
-  return value < 9950 ? `${Math.round(value).toLocaleString("en")} ms` : `${trim((value / 1000).toFixed(1))} s`;
+  return Number(value.toPrecision(3)) < 1000 ? `${figure(value)} ms` : `${figure(value / 1000)} s`;
 }
 
 export function percent(value) {
-  if (value === null || value === undefined) return NONE;
-  if (value > 0 && value < 0.05) return "<0.1 %";
-  return `${value < 9.95 ? trim(value.toFixed(1)) : Math.round(value)} %`;
+  return value === null || value === undefined ? NONE : `${figure(value)} %`;
 }
 
 export function count(value) {
@@ -34,7 +43,7 @@ export function bytes(value) {
     scaled /= 1024;
     unit += 1;
   }
-  return `${scaled < 9.95 && unit ? trim(scaled.toFixed(1)) : Math.round(scaled)} ${units[unit]}`;
+  return `${unit ? figure(scaled) : count(scaled)} ${units[unit]}`;
 }
 
 /** Seconds as the two largest units: 12 s, 3 m 05 s, 2 h 10 m, 4 d 03 h. */
@@ -56,14 +65,10 @@ export function clock(milliseconds) {
 
 export function exit(last) {
   if (!last) return NONE;
-  const told = last.signal ?? (last.code === null || last.code === undefined ? "unknown" : `exit ${last.code}`);
-  return last.oom ? `${told} (out of memory)` : told;
+  const reason = last.signal ?? (last.code === null || last.code === undefined ? "unknown" : `exit ${last.code}`);
+  return last.oom ? `${reason} (out of memory)` : reason;
 }
 
 export function plural(number, one, many = `${one}s`) {
   return `${number} ${number === 1 ? one : many}`;
-}
-
-function trim(decimal) {
-  return decimal.endsWith(".0") ? decimal.slice(0, -2) : decimal;
 }

@@ -1,33 +1,33 @@
-// What is remembered between answers: the events and the samples of the last five minutes, on the supervisor's clock.
+// Keeps the events and samples of the last five minutes between answers, on the supervisor's clock.
 //
-// An answer brings the newest events only. Where they do not join on to what is known (the first time, or after a silence) the rest is
-// asked for; where they begin anew (a cluster that was cleaned and made again) what is known is forgotten.
+// An answer contains the newest events only. If there is a gap before them (the first answer, or after an outage), the missing events
+// are fetched; if their numbers start again (a cluster that was cleaned and created again), the kept events are dropped.
 
 import { event, WINDOW } from "./model.js";
 
-const KEPT = 3000;
+const MAX_EVENTS = 3000;
 
 export class History {
-  /** `fetchAfter(n)` promises the events numbered above n. */
+  /** `fetchAfter(n)` promises the events with numbers above n. */
   constructor(fetchAfter) {
     this.fetchAfter = fetchAfter;
     this.events = [];
     this.samples = [];
     this.now = Date.now();
-    this.asking = false;
+    this.fetching = false;
   }
 
-  /** Take an answer in. Returns whether events are missing, which are then asked for. */
-  take(told) {
-    const fresh = told.events ?? [];
+  /** Add an answer. Returns whether events are missing, which are then fetched. */
+  add(answer) {
+    const fresh = answer.events ?? [];
     const newest = fresh.at(-1)?.number ?? 0;
     if (newest < this.last) this.events = [];
     const joins = !fresh.length || fresh[0].number <= this.last + 1;
     if (joins) this.join(fresh);
-    const { at = [], requests_per_s: rates = [], errors_per_s: errors = [] } = told.history ?? {};
-    this.samples = at.map((time, index) => ({ time: time * 1000, rate: rates[index], errors: errors[index] }));
+    const { at = [], requests_per_s: rates = [], errors_per_s: errors = [], injected_per_s: injected = [] } = answer.history ?? {};
+    this.samples = at.map((time, index) => ({ time: time * 1000, rate: rates[index], errors: errors[index] === null ? null : Math.max(0, errors[index] - (injected[index] ?? 0)), injected: injected[index] ?? 0 }));
     this.now = Math.max(this.samples.at(-1)?.time ?? 0, this.events.at(-1)?.time ?? 0) || Date.now();
-    if (!joins && !this.asking) this.ask();
+    if (!joins && !this.fetching) this.fetchMissing();
     return !joins;
   }
 
@@ -39,17 +39,17 @@ export class History {
     const known = this.last;
     this.events.push(...records.filter((record) => record.number > known).map(event));
     const oldest = (this.events.at(-1)?.time ?? 0) - 2 * WINDOW;
-    if (this.events.length > KEPT) this.events = this.events.filter((each) => each.time > oldest).slice(-KEPT);
+    if (this.events.length > MAX_EVENTS) this.events = this.events.filter((each) => each.time > oldest).slice(-MAX_EVENTS);
   }
 
-  async ask() {
-    this.asking = true;
+  async fetchMissing() {
+    this.fetching = true;
     try {
       this.join((await this.fetchAfter(this.last)).events);
     } catch {
-      // The next answer does not join on either, and asks again.
+      // The next answer has the gap too, and fetches again.
     } finally {
-      this.asking = false;
+      this.fetching = false;
     }
   }
 }

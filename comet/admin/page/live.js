@@ -1,65 +1,95 @@
-// The line to the supervisor: one question a second, never two at once; silence is told, and ends by itself.
+// Polls the supervisor once a second, with one request at a time, and reports missing answers.
 
-const PAUSE = 1000;
-const PATIENCE = 4000;
+const INTERVAL = 1000;
+const TIMEOUT = 4000;
+export const CONNECTION_FAILED = "the connection failed";
 
 export class Live {
-  /** `heard(object)` for each answer, `silent(reason)` for each question that got none. */
-  constructor(heard, silent) {
-    this.heard = heard;
-    this.silent = silent;
-    this.soon = null;
-    document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && this.now());
+  /** Calls `onAnswer(object)` for each answer and `onSilence(reason)` for each failed request. */
+  constructor(onAnswer, onSilence) {
+    this.onAnswer = onAnswer;
+    this.onSilence = onSilence;
+    this.timer = null;
+    document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && this.pollNow());
   }
 
   start() {
-    this.ask();
+    this.poll();
   }
 
-  /** Ask at once, as after a command. */
-  now() {
-    if (this.soon === null) return;
-    clearTimeout(this.soon);
-    this.ask();
+  /** Poll at once, for example after a command. */
+  pollNow() {
+    if (this.timer === null) return;
+    clearTimeout(this.timer);
+    this.poll();
   }
 
-  async ask() {
-    this.soon = null;
-    const begun = performance.now();
+  async poll() {
+    this.timer = null;
+    const startedAt = performance.now();
     try {
-      const answer = await fetch("/api/v1/cluster", { cache: "no-cache", signal: AbortSignal.timeout(PATIENCE) });
+      const answer = await fetch("/api/v1/cluster", { cache: "no-cache", signal: AbortSignal.timeout(TIMEOUT) });
       if (!answer.ok) throw new Error(`the supervisor answered ${answer.status}`);
-      this.heard(await answer.json());
+      this.onAnswer(await answer.json());
     } catch (error) {
-      this.silent(error.name === "TimeoutError" ? "it does not answer in time" : error.name === "TypeError" ? "nothing listens" : error.message);
+      this.onSilence(error.name === "TimeoutError" ? `no answer within ${TIMEOUT / 1000} s` : error.name === "TypeError" ? CONNECTION_FAILED : error.message);
     }
-    this.soon = setTimeout(() => this.ask(), Math.max(100, PAUSE - (performance.now() - begun)));
+    this.timer = setTimeout(() => this.poll(), Math.max(100, INTERVAL - (performance.now() - startedAt)));
   }
 }
 
-/** The events numbered above `number`, as far back as they are kept. */
+/** Fetch the events with numbers above `number` that are still kept. */
 export async function eventsAfter(number) {
-  const answer = await fetch(`/api/v1/events?after=${number}`, { cache: "no-cache", signal: AbortSignal.timeout(PATIENCE) });
+  const answer = await fetch(`/api/v1/events?after=${number}`, { cache: "no-cache", signal: AbortSignal.timeout(TIMEOUT) });
   return answer.json();
 }
 
-/** Ask the supervisor to do something. Returns its result, null if it goes on for longer; throws an Error with its words. */
+/** Send the supervisor a command. Returns its result, null if it takes longer; throws an Error with the supervisor's message. */
 export async function command(name, body) {
   let answer = await post(name, body);
   if (answer.status === 401) {
-    // A supervisor that was restarted does not know our session: the page's address gives us a new one.
+    // A restarted supervisor does not know our session: loading the page gives a new one.
     await fetch("/", { cache: "no-store" });
     answer = await post(name, body);
   }
-  const told = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Error(told.error ?? `the supervisor answered ${answer.status}`);
-  return answer.status === 202 ? null : (told.result ?? {});
+  const content = await answer.json().catch(() => ({}));
+  if (!answer.ok) throw new Error(content.error ?? `the supervisor answered ${answer.status}`);
+  return answer.status === 202 ? null : (content.result ?? {});
+}
+
+/** Fetch the report on these replicas; throws an Error with the server's message. */
+export function inspectionOf(names) {
+  return protectedRead(`/api/v1/inspect?${namesQuery(names)}`);
+}
+
+/** Fetch the last lines that these replicas printed: [{name, text}]. */
+export async function logsOf(names, lines) {
+  return (await protectedRead(`/api/v1/logs?${namesQuery(names)}&lines=${lines}`)).logs;
+}
+
+const namesQuery = (names) => new URLSearchParams(names.map((name) => ["name", name]));
+
+/** Read what only those may see who may write. */
+async function protectedRead(path) {
+  const ask = () => fetch(path, { cache: "no-store" });
+  try {
+    let answer = await ask();
+    if (answer.status === 401) {
+      await fetch("/", { cache: "no-store" });
+      answer = await ask();
+    }
+    const content = await answer.json().catch(() => ({}));
+    if (!answer.ok) throw new Error(content.error ?? `the server answered ${answer.status}`);
+    return content;
+  } catch (error) {
+    throw error.name === "TypeError" ? new Error("the server does not answer") : error;
+  }
 }
 
 async function post(name, body) {
   try {
     return await fetch(`/api/v1/${name}`, { method: "POST", headers: { "Content-Type": "application/json", Prefer: "wait=900" }, body: JSON.stringify(body) });
   } catch {
-    throw new Error("the supervisor does not answer; nothing is known of what became of this");
+    throw new Error("the supervisor does not answer; the outcome is unknown");
   }
 }

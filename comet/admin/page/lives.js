@@ -1,11 +1,13 @@
-// From events to lives: what each replica was at every moment of the window, and the marks on its line. Pure.
+// Derives each replica's states and marks in the window from the events. Pure.
 //
-// A replica's name can be borne by two at once (a successor that is ready before the former drains): what is told of another id
-// than the one in service is the retired one's end, and no death. An end that `replica_stopped` follows was asked for, too.
+// Two replicas can have the same name at once (a successor is ready before its predecessor drains): an exit with another id than the
+// one in service is the end of the retired one, and no death. An exit that `replica_stopped` follows was requested.
 
-const PROMPT = 250; // Milliseconds after being ready within which a first answer belongs to the recovery.
+import { settings } from "./fault_kinds.js";
 
-const ENTERS = {
+const FIRST_ANSWER_LIMIT = 250; // Milliseconds after being ready within which a first answer belongs to the recovery.
+
+const STATE_AFTER = {
   replica_starting: "starting",
   replica_restarting: "starting",
   replica_ready: "ready",
@@ -17,14 +19,14 @@ const ENTERS = {
 
 /** name → {segments: [{from, to, state}], marks: [mark]} for the window [from, now] (ms); `to` of what lasts is `now`. */
 export function lives(events, replicas, from, now) {
-  const found = new Map(replicas.map((replica) => [replica.name, begin(replica, events, from, now)]));
+  const found = new Map(replicas.map((replica) => [replica.name, lifeAtStart(replica, events, from, now)]));
   const stops = plannedEnds(events);
   for (const event of events) {
     if (!event.replica) continue;
-    const life = found.get(event.replica) ?? remember(found, event.replica);
-    live(life, event, stops);
+    const life = found.get(event.replica) ?? addLife(found, event.replica);
+    applyEvent(life, event, stops);
   }
-  for (const replica of replicas) settle(found.get(replica.name), replica, now);
+  for (const replica of replicas) applyCurrentState(found.get(replica.name), replica, now);
   for (const life of found.values()) {
     life.segments = life.changes
       .map((change, index) => ({ ...change, to: life.changes[index + 1]?.from ?? now }))
@@ -35,7 +37,7 @@ export function lives(events, replicas, from, now) {
   return found;
 }
 
-/** Every recovery told, newest first: {n, at, name, kind, total, steps: [{name, from, to, waited}], cause}; `total` is from death to ready. */
+/** All recoveries, newest first: {n, at, name, kind, total, waited, own, steps: [{name, from, to, waited}], cause}; see `durations`. */
 export function recoveries(events) {
   const found = [];
   const deaths = new Map();
@@ -43,13 +45,31 @@ export function recoveries(events) {
   for (const event of events) {
     if (event.event === "replica_exited") deaths.set(event.replica, planned.has(event.n) ? null : event);
     const death = deaths.get(event.replica);
-    if (event.event === "first_answer") answered(found.findLast((each) => each.name === event.replica), event);
+    if (event.event === "first_answer") addFirstAnswer(found.findLast((each) => each.name === event.replica), event);
     if (event.event === "replica_ready" && event.timeline_ms && death !== null) found.push(recovery(event, death));
   }
   return found.reverse();
 }
 
-/** The steps of one recovery as consecutive pieces of time, in ms after its first moment. */
+/** The recoveries that are under way: {n, at, name, kind, cause, took}, with the ms since the death. */
+export function underway(events, now) {
+  const open = new Map();
+  const planned = plannedEnds(events);
+  for (const event of events) {
+    if (!event.replica) continue;
+    if (event.event === "replica_exited" && !planned.has(event.n)) {
+      const since = open.get(event.replica)?.at ?? event.time - (event.detect_ms ?? 0);
+      open.set(event.replica, { n: event.n, at: since, name: event.replica, kind: event.kind, cause: cause(event), took: Math.max(0, now - since) });
+    } else if (["replica_ready", "replica_stopped", "adopted"].includes(event.event)) {
+      open.delete(event.replica);
+    } else if (event.event === "supervisor_started") {
+      open.clear();
+    }
+  }
+  return [...open.values()].reverse();
+}
+
+/** The steps of one recovery as consecutive intervals, in ms after its start. */
 export function recovery(event, death) {
   const moments = Object.entries(event.timeline_ms).sort((one, other) => one[1] - other[1]);
   const steps = moments.slice(1).map(([name, to], index) => ({ name, from: moments[index][1], to }));
@@ -60,24 +80,31 @@ export function recovery(event, death) {
     kind: event.kind,
     first: moments[0][0],
     steps,
-    total: event.timeline_ms.ready ?? moments.at(-1)[1],
+    ...durations(steps, event.timeline_ms.ready ?? moments.at(-1)[1]),
     cause: death ? cause(death) : "",
   };
 }
 
-/** Its first answer to a client: a step more, and drawn as one unless it merely had to wait for a client to ask. */
-function answered(known, event) {
-  const { "first answer": at, ...before } = event.timeline_ms ?? {};
-  if (!known || at === undefined || known.steps.at(-1).name === "first answer") return;
-  // What was heard of late, "ready" too, stands at its place in here.
-  if ("ready" in before) {
-    const { steps, total } = recovery({ timeline_ms: before });
-    Object.assign(known, { steps, total });
-  }
-  known.steps.push({ name: "first answer", from: known.total, to: at, waited: at - known.total > Math.max(PROMPT, known.total) });
+/** From death to ready (`total`), how much of it was backoff (`waited`), and the rest (`own`). */
+function durations(steps, total) {
+  const backoff = steps.find((step) => step.name === "backoff");
+  const waited = backoff ? backoff.to - backoff.from : 0;
+  return { total, waited, own: total - waited };
 }
 
-/** Faults as bars: {name|null, from, to, label}; an order without a limit lasts until it is cleared or given anew. */
+/** Add the first answer to a client as a step; it is drawn unless the replica only waited for a request. */
+function addFirstAnswer(known, event) {
+  const { "first answer": at, ...before } = event.timeline_ms ?? {};
+  if (!known || at === undefined || known.steps.at(-1).name === "first answer") return;
+  // This timeline also has the steps that were reported late, such as "ready".
+  if ("ready" in before) {
+    const { steps, total, waited, own } = recovery({ timeline_ms: before });
+    Object.assign(known, { steps, total, waited, own });
+  }
+  known.steps.push({ name: "first answer", from: known.total, to: at, waited: at - known.total > Math.max(FIRST_ANSWER_LIMIT, known.total) });
+}
+
+/** Faults as bars: {name|null, from, to, label}; an order without a limit lasts until it is cleared or replaced. */
 export function faultBars(events, from, now) {
   const bars = [];
   const lasting = new Map();
@@ -102,24 +129,19 @@ export function faultBars(events, from, now) {
   return bars.map((bar) => ({ ...bar, to: Math.min(bar.to, now) })).filter((bar) => bar.to >= from);
 }
 
-export function settings(given) {
-  const units = { "avg-delay": " ms", failure: " %", hang: " %", reset: " %", truncate: " %", "slow-body": " B/s", cpu: " ms", memory: " MiB/s" };
-  return Object.entries(given).map(([key, value]) => `${key} ${value}${units[key] ?? ""}`).join(", ");
-}
-
 export function cause(event) {
   if (event.oom) return "out of memory";
   return event.signal ?? (event.code === null || event.code === undefined ? "unknown" : `exit ${event.code}`);
 }
 
-function remember(found, name) {
+function addLife(found, name) {
   const life = { changes: [], marks: [], id: null };
   found.set(name, life);
   return life;
 }
 
-/** A replica at the window's beginning: up if it was started before, or if the first that is told of it needs it to have been up. */
-function begin(replica, events, from, now) {
+/** A replica at the window's start: up if it was started before, or if its first event implies that it was up. */
+function lifeAtStart(replica, events, from, now) {
   const life = { changes: [], marks: [], id: null };
   const first = events.find((event) => event.replica === replica.name);
   const before = first ? first.time : now;
@@ -129,8 +151,8 @@ function begin(replica, events, from, now) {
   return before < from ? { ...life, changes: life.changes.map((change) => ({ ...change, from })) } : life;
 }
 
-function live(life, event, stops) {
-  const state = ENTERS[event.event];
+function applyEvent(life, event, stops) {
+  const state = STATE_AFTER[event.event];
   if (event.event === "replica_exited") {
     const retired = life.id !== null && event.id && event.id !== life.id;
     if (retired) return;
@@ -142,19 +164,19 @@ function live(life, event, stops) {
     if (life.id !== null && event.id && event.id !== life.id) return;
     life.changes.push({ from: event.time, state: "gone" });
   } else if (event.event === "first_answer") {
-    answered(life.marks.findLast((mark) => mark.recovery)?.recovery, event);
+    addFirstAnswer(life.marks.findLast((mark) => mark.recovery)?.recovery, event);
   } else if (state) {
     if (life.id !== null && state === "starting" && life.changes.at(-1)?.state === "ready") return;
     life.changes.push({ from: event.time, state });
     if (state === "ready") life.id = event.id ?? life.id;
     const back = event.timeline_ms && life.death !== null;
-    const sort = { replica_ready: back ? "back" : "start", adopted: "start", replica_unhealthy: "sick" }[event.event];
+    const sort = { replica_ready: back ? "back" : "start", adopted: "adopted", replica_unhealthy: "unhealthy" }[event.event];
     if (sort) life.marks.push({ n: event.n, at: event.time, sort, event, recovery: back ? recovery(event, life.death) : null });
   }
 }
 
-/** What is now has the last word: events may be missing at either end. */
-function settle(life, replica, now) {
+/** Let the current state win: events may be missing at either end. */
+function applyCurrentState(life, replica, now) {
   const last = life.changes.at(-1);
   const present = replica.state === "stopped" ? "gone" : replica.state === "stopping" ? "starting" : replica.state;
   if (!last) life.changes.push({ from: now - 1000, state: present });
@@ -163,7 +185,7 @@ function settle(life, replica, now) {
   }
 }
 
-/** Numbers of the exits that were asked for: the next that is told of that replica and id is that it stopped. */
+/** Numbers of the requested exits: the next event of that replica and id is that it stopped. */
 function plannedEnds(events) {
   const planned = new Set();
   const open = new Map();

@@ -1,9 +1,9 @@
-// Light or dark, before anything is drawn: the system's word unless this reader chose otherwise.
+// Sets light or dark before anything is drawn: the system's setting unless the reader chose another.
 "use strict";
 try {
   const chosen = localStorage.getItem("comet-theme");
   if (chosen === "light" || chosen === "dark") document.documentElement.dataset.theme = chosen;
 } catch {
-  // A browser that keeps nothing follows the system.
+  // Without storage the page follows the system.
 }
 document.documentElement.classList.add("live");

@@ -1,21 +1,22 @@
-// The last five minutes: a line per replica, what befell it as marks on the line, requests and errors beneath, all on one axis of time.
+// Draws the last five minutes: a line per replica with its events as marks, requests and errors below, all on one time axis.
 //
-// A recovery of milliseconds is no wider than a hair on five minutes, so its mark carries its duration as text, and its steps are told
-// by pointing at it or by moving there with the arrow keys (one stop for Tab, as in a toolbar).
+// A recovery of milliseconds is too narrow to see on five minutes, so its mark shows its duration as text, and a tooltip shows its steps:
+// on hover, or when the arrow keys move there (one Tab stop, as in a toolbar).
 
-import { el, keyed, set, svg, text } from "./dom.js";
+import { el, iconOf, keyed, set, svg, text } from "./dom.js";
 import { clock, ms, plural, rate } from "./format.js";
-import { cause, faultBars, lives, settings } from "./lives.js";
+import { settings } from "./fault_kinds.js";
+import { cause, faultBars, lives } from "./lives.js";
 import { WINDOW } from "./model.js";
 import { steps } from "./recoveries.js";
 
 const ROW = 26;
-const TIGHT = 14;
-const LOUD_ROWS = 14;
+const NARROW_ROW = 14;
+const MAX_ROWS = 14;
 const CHART = [54, 120];
 const TOP = 22;
-const NAMES = { death: "died", back: "back", start: "started", stop: "stopped", sick: "sick", fault: "faults", note: "" };
-const SYMBOLS = { death: "m-death", back: "m-back", start: "m-start", stop: "m-stop", sick: "m-sick", fault: "m-fault", note: "m-note" };
+const NAMES = { death: "crashed", back: "recovered", start: "started", stop: "stopped", adopted: "adopted", unhealthy: "unhealthy", fault: "faults", note: "" };
+const SYMBOLS = { death: "m-death", back: "m-back", start: "m-start", stop: "m-stop", adopted: "m-adopted", unhealthy: "m-unhealthy", fault: "m-fault", note: "m-note" };
 
 export class Timeline {
   constructor(root, tip, fold) {
@@ -31,7 +32,7 @@ export class Timeline {
     fold.addEventListener("click", () => {
       this.all = !this.all;
       set(fold, { "aria-pressed": String(this.all) });
-      text(fold, this.all ? "Show the eventful ones" : "Show all replicas");
+      text(fold, this.all ? "Show active replicas" : "Show all replicas");
       this.draw();
     });
     new ResizeObserver(() => this.draw()).observe(root);
@@ -51,14 +52,15 @@ export class Timeline {
     this.draw();
   }
 
-  /** The replicas that get a row: all if they are few, else those that something happened to, newest first chosen. */
+  /** The replicas with a row of their own: all if they are few, else all to which something happened. */
   chosen() {
     const replicas = this.model.replicas;
-    const few = replicas.length <= LOUD_ROWS;
+    const few = replicas.length <= MAX_ROWS;
     set(this.fold, { hidden: few });
     if (few || this.all) return { rows: replicas, quiet: [] };
-    const weight = (each) => (each.level === "bad" ? 2e13 : 0) + Math.max(0, ...this.lives.get(each.name).marks.filter((mark) => mark.sort !== "start").map((mark) => mark.at));
-    const loud = new Set([...replicas].filter((each) => weight(each) > 0).sort((one, other) => weight(other) - weight(one)).slice(0, LOUD_ROWS - 2).map((each) => each.name));
+    const faulty = new Set(this.faults.map((bar) => bar.name));
+    const eventful = (each) => each.level === "bad" || each.faultText || faulty.has(each.name) || this.lives.get(each.name).marks.some((mark) => mark.sort !== "start");
+    const loud = new Set(replicas.filter(eventful).map((each) => each.name));
     for (const lb of this.model.lbs.slice(0, 2)) loud.add(lb.name);
     return { rows: replicas.filter((each) => loud.has(each.name)), quiet: replicas.filter((each) => !loud.has(each.name)) };
   }
@@ -72,7 +74,7 @@ export class Timeline {
     this.right = width - 14;
     this.x = (time) => this.left + ((Math.max(this.from, Math.min(time, this.now)) - this.from) / WINDOW) * (this.right - this.left);
     const { rows, quiet } = this.chosen();
-    const high = rows.length > LOUD_ROWS ? TIGHT : ROW;
+    const high = rows.length > MAX_ROWS ? NARROW_ROW : ROW;
     const lanes = rows.map((each, index) => ({ replica: each, y: TOP + 22 + index * high, high }));
     let bottom = TOP + 22 + rows.length * high;
     if (quiet.length) bottom += ROW;
@@ -92,8 +94,8 @@ export class Timeline {
   }
 
   drawLines(lanes, quiet, bottom) {
-    const names = [{ name: "cluster", y: TOP + 9, kind: null }, ...lanes.map((lane) => ({ name: lane.replica.name, y: lane.y + lane.high / 2, kind: lane.replica.kind, tight: lane.high === TIGHT }))];
-    if (quiet.length) names.push({ name: plural(quiet.length, "quiet one"), y: bottom - ROW / 2, kind: null });
+    const names = [{ name: "cluster", y: TOP + 9, kind: null }, ...lanes.map((lane) => ({ name: lane.replica.name, y: lane.y + lane.high / 2, kind: lane.replica.kind, tight: lane.high === NARROW_ROW }))];
+    if (quiet.length) names.push({ name: plural(quiet.length, "other"), y: bottom - ROW / 2, kind: null });
     keyed(this.parts.lines, names, (each) => each.name.replace(/^\d+ /, ""), named, (group, each) => {
       set(group, { transform: `translate(0 ${each.y.toFixed(1)})`, class: each.tight ? "row tight" : "row" });
       text(group.lastElementChild, each.name);
@@ -102,7 +104,7 @@ export class Timeline {
     const pieces = lanes.flatMap((lane) => (this.lives.get(lane.replica.name)?.segments ?? []).map((segment) => ({ ...segment, lane })));
     if (quiet.length) pieces.push({ from: this.from, to: this.now, state: "quiet", lane: { replica: { name: "quiet" }, y: bottom - ROW, high: ROW } });
     keyed(this.parts.bars, pieces, (each) => `${each.lane.replica.name} ${each.from > this.from ? each.from : "begin"} ${each.state}`, () => svg("rect"), (rect, each) => {
-      const thick = each.lane.high === TIGHT ? 6 : 10;
+      const thick = each.lane.high === NARROW_ROW ? 6 : 10;
       const start = this.x(each.from);
       const wide = Math.max(each.state === "ready" ? 0.5 : 3, this.x(each.to) - start);
       set(rect, { class: `life ${each.state} ${each.lane.replica.kind ?? ""}`, x: (start - (each.state === "ready" ? 0 : wide === 3 ? 1.5 : 0)).toFixed(1), y: each.lane.y + (each.lane.high - thick) / 2, width: wide.toFixed(1), height: thick, rx: each.state === "ready" ? 2 : 0 });
@@ -110,7 +112,7 @@ export class Timeline {
   }
 
   drawFaults(bottom) {
-    const shown = this.faults.map((bar) => ({ ...bar, lane: bar.name ? this.lanes.get(bar.name) : null })).filter((bar) => bar.name === null || bar.lane);
+    const shown = this.faults.map((bar) => ({ ...bar, lane: bar.name ? this.lanes.get(bar.name) : null })).filter((bar) => bar.name === null || bar.name === "front" || bar.lane);
     keyed(this.parts.grid, shown, (bar) => `fault ${bar.n}`, () => svg("rect"), (rect, bar) => {
       const y = bar.lane ? bar.lane.y + bar.lane.high - 6 : TOP + 20;
       const high = bar.lane ? 4 : bottom - TOP - 20;
@@ -133,7 +135,7 @@ export class Timeline {
     if (!this.parts.marks.querySelector('[tabindex="0"]')) this.parts.marks.lastElementChild?.setAttribute("tabindex", "0");
   }
 
-  /** A duration is written where the line's next mark leaves room for it, else before its own mark. */
+  /** Place a duration after its mark if the next mark leaves room, else before it. */
   space(marks, narrow) {
     const lines = new Map();
     for (const mark of marks) {
@@ -144,7 +146,7 @@ export class Timeline {
       let taken = this.left;
       line.forEach((mark, index) => {
         const x = this.x(mark.at);
-        const words = mark.recovery ? ms(mark.recovery.total) : !mark.lane && !narrow ? noteWord(mark) : "";
+        const words = mark.recovery ? ms(mark.recovery.own) : !mark.lane && !narrow ? noteWord(mark) : "";
         const long = words.length * 6.4 + 14;
         const after = index + 1 < line.length ? this.x(line[index + 1].at) - 9 : this.right + 10;
         mark.before = x + long > after && x - long > taken;
@@ -156,12 +158,12 @@ export class Timeline {
 
   mark(mark) {
     const group = svg("g", { role: "img", tabindex: "-1" }, svg("rect", { class: "hit", x: -9, y: -11, width: 18, height: 22 }), svg("circle", { r: 8 }), svg("use", { href: `#${SYMBOLS[mark.sort]}`, x: -5.5, y: -5.5, width: 11, height: 11 }), svg("text", { x: 11, "dominant-baseline": "central" }));
-    group.addEventListener("pointerenter", () => this.tell(group));
+    group.addEventListener("pointerenter", () => this.showTip(group));
     group.addEventListener("pointerleave", () => this.tip.hide());
     group.addEventListener("focus", () => {
       for (const other of this.parts.marks.querySelectorAll('[tabindex="0"]')) set(other, { tabindex: "-1" });
       set(group, { tabindex: "0" });
-      this.tell(group);
+      this.showTip(group);
     });
     group.addEventListener("blur", () => this.tip.hide());
     return group;
@@ -170,12 +172,12 @@ export class Timeline {
   dress(group, mark) {
     group.mark = mark;
     const y = mark.lane ? mark.lane.y + mark.lane.high / 2 : TOP + 9;
-    set(group, { class: `mark ${mark.sort} ${mark.lane?.high === TIGHT ? "tight" : ""}`, transform: `translate(${this.x(mark.at).toFixed(1)} ${y.toFixed(1)})`, "aria-label": `${clock(mark.at)} ${mark.event.text}` });
+    set(group, { class: `mark ${mark.sort} ${mark.lane?.high === NARROW_ROW ? "tight" : ""}`, transform: `translate(${this.x(mark.at).toFixed(1)} ${y.toFixed(1)})`, "aria-label": `${clock(mark.at)} ${mark.event.text}` });
     set(group.lastElementChild, { x: mark.before ? -11 : 11, "text-anchor": mark.before ? "end" : "start" });
     text(group.lastElementChild, mark.words);
   }
 
-  tell(group) {
+  showTip(group) {
     const { mark } = group;
     const title = mark.lane ? `${mark.lane.replica.name} ${NAMES[mark.sort]}` : mark.event.text;
     const body = [el("p", { class: "when" }, `${clock(mark.at)} · ${mark.lane ? mark.lane.replica.kind : "cluster"}`)];
@@ -190,11 +192,12 @@ export class Timeline {
     const { history } = this;
     const span = history.filter((each) => each.time >= this.from - 1500);
     const most = nice(Math.max(1, ...span.map((each) => each.rate ?? 0)));
-    const worst = nice(Math.max(1, ...span.map((each) => each.errors ?? 0)));
+    const worst = nice(Math.max(1, ...span.map((each) => Math.max(each.errors ?? 0, each.injected ?? 0))));
     const charts = [
       { key: "rate", name: "requests/s", y: top, most, of: (each) => each.rate ?? 0 },
       { key: "errors", name: "errors/s", y: top + this.chart + 16, most: worst, of: (each) => each.errors ?? 0 },
     ];
+    if (span.some((each) => each.injected > 0)) charts.push({ ...charts[1], key: "injected", name: "injected errors/s", over: true, of: (each) => each.injected ?? 0 });
     this.chartsAt = charts;
     keyed(this.parts.charts, charts, (each) => each.key, chart, (group, each) => {
       const [base, area, line, name, top, now] = group.children;
@@ -206,9 +209,9 @@ export class Timeline {
       set(line, { d: runs.map(outline).join("") });
       set(area, { d: runs.map((run) => `${outline(run)}L${this.x(run.at(-1).time).toFixed(1)} ${height}L${this.x(run[0].time).toFixed(1)} ${height}Z`).join("") });
       set(name, { x: 2, y: height - this.chart / 2 });
-      text(name, each.name);
+      text(name, each.over ? "" : each.name);
       set(top, { x: this.left - 6, y: height - this.chart + 10 });
-      text(top, rate(each.most));
+      text(top, each.over ? "" : each.most.toLocaleString("en"));
       set(now, { x: this.left - 6, y: height - 3 });
       set(group, { "aria-label": `${each.name}: now ${rate(each.of(span.at(-1) ?? {}))}, at most ${rate(Math.max(0, ...span.map(each.of)))} in five minutes` });
     });
@@ -234,7 +237,7 @@ export class Timeline {
     marks[Math.max(0, Math.min(to, marks.length - 1))].focus();
   }
 
-  /** Over the charts: the figures of the moment under the pointer. */
+  /** Show the figures at the pointer's time, over the charts. */
   point(event) {
     const box = this.svg.getBoundingClientRect();
     const [x, y] = [event.clientX - box.left, event.clientY - box.top];
@@ -243,7 +246,7 @@ export class Timeline {
     const near = this.history.reduce((best, each) => (Math.abs(each.time - time) < Math.abs(best.time - time) ? each : best));
     set(this.cross, { visibility: "visible", x1: x, x2: x, y1: TOP, y2: this.bottom });
     this.crossed = true;
-    return this.tip.show(this.cross, clock(near.time), [el("p", {}, `${rate(near.rate)} requests/s, ${rate(near.errors)} errors/s`)]);
+    return this.tip.show(this.cross, clock(near.time), [el("p", {}, `${rate(near.rate)} requests/s, ${rate(near.errors)} errors/s${near.injected > 0 ? `, ${rate(near.injected)} injected/s` : ""}`)]);
   }
 
   leave() {
@@ -255,7 +258,7 @@ export class Timeline {
 }
 
 function named(each) {
-  const symbol = each.kind ? [svg("use", { href: each.kind === "process" ? "#i-process" : "#i-container", x: 2, y: -6, width: 12, height: 12, class: "icon" })] : [];
+  const symbol = each.kind ? [svg("use", { href: `#${iconOf(each.kind)}`, x: 2, y: -6, width: 12, height: 12, class: "icon" })] : [];
   return svg("g", {}, svg("line", { class: "rail", y1: 0, y2: 0 }), ...symbol, svg("text", { x: each.kind ? 19 : 2, "dominant-baseline": "central" }));
 }
 
@@ -270,7 +273,7 @@ function noteWord(mark) {
   return event.event.replaceAll("_", " ");
 }
 
-/** Where nothing was heard for a while there is a gap and no line that claims to know. */
+/** The samples in runs without gaps: no line is drawn across a time without data. */
 function pieces(span) {
   const runs = [];
   for (const point of span) {

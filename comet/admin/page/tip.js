@@ -1,4 +1,4 @@
-// One tooltip for the page, beside what it speaks of and within the window.
+// The page's only tooltip, placed next to its anchor and within the window.
 
 export class Tip {
   constructor(box) {

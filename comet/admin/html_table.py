@@ -1,0 +1,87 @@
+"""Fills the page: with the list of replicas as rows of an HTML table, and with what is declared elsewhere.
+
+Pure. The page shows these rows before its script runs, and nothing else where no script runs.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from html import escape
+from typing import Any
+
+from comet.common.figures import NONE
+from comet.config.fault_settings import FRONT_SETTINGS, TEXTS, UNITS
+from comet.events.event import exit_text
+from comet.telemetry.columns import Column, on_page
+from fault_rules import DISTRIBUTIONS, FRONT, LIMITS, WORKER, Fault
+
+PLACEHOLDER = "<!--rows-->"
+FAULT_KINDS = "<!--fault kinds-->"
+DECLARED_COLUMNS = "<!--declared columns-->"
+HEADS = "<!--heads-->"
+"""The placeholders in the page that the rows, the kinds of faults, the columns and their headings replace."""
+
+
+def fill(page: str, replicas: Iterable[Mapping[str, Any]]) -> str:
+    """Return the page with a row for each replica of `ps --json`, and with the kinds of faults for its form."""
+    kinds = {"kinds": [_kind(fault) for fault in WORKER], "front": _front_kinds(), "units": UNITS}
+    page = page.replace(FAULT_KINDS, json.dumps(kinds).replace("<", "\\u003c"), 1)
+    shown = [{"key": each.key, "css": each.css or each.key, "kind": each.format} for each in on_page()]
+    page = page.replace(DECLARED_COLUMNS, json.dumps(shown), 1).replace(HEADS, "".join(map(_head, on_page())), 1)
+    return page.replace(PLACEHOLDER, "".join(_row(replica) for replica in replicas), 1)
+
+
+def _kind(fault: Fault) -> dict[str, Any]:
+    """Return what the page's form has to know of a fault."""
+    label = fault.label or fault.name.replace("-", " ").capitalize()
+    kind = {
+        "name": fault.name,
+        "words": label,
+        "unit": fault.unit,
+        "more": fault.remark,
+        "workerOnly": fault.worker_only,
+    }
+    if fault.statuses is not None:
+        low, high = fault.statuses
+        return {**kind, "limits": {"min": low, "max": high, "step": 1}}
+    return {**kind, **({"limits": {"max": LIMITS[fault.unit]}} if fault.unit else {"choices": [*DISTRIBUTIONS]})}
+
+
+def _front_kinds() -> list[dict[str, Any]]:
+    """Return the settings of the front, with the defaults of those that are no plain fault."""
+    faults = {fault.name: fault for fault in FRONT}
+    kinds = []
+    for name, key in FRONT_SETTINGS.items():
+        if name in faults:
+            kinds.append({**_kind(faults[name]), "more": ""})
+        elif name in TEXTS:
+            kinds.append({"name": name, "words": name.capitalize(), "text": True, "more": key.allowed})
+    return kinds
+
+
+def _head(column: Column) -> str:
+    numeric = "" if column.format == "text" else ' class="n"'
+    return f'<th scope="col"{numeric}>{escape(column.label)}</th>'
+
+
+def _row(replica: Mapping[str, Any]) -> str:
+    cells = "".join(
+        f'<td class="{(each.css or each.key) if each.format == "text" else "n"}" data-label="{escape(each.label)}">'
+        f"{escape(_cell_text(each, replica.get(each.key)))}</td>"
+        for each in on_page()[1:]
+    )
+    return f'<tr><th scope="row">{escape(str(replica["name"]))}</th>{cells}<td class="js"></td></tr>\n'
+
+
+def _cell_text(column: Column, value: Any) -> str:
+    if column.key == "last_exit" and value is not None:
+        return exit_text(value["code"], value["signal"], value["oom"])
+    if column.key == "faults" and value is not None:
+        return ", ".join(_setting(name, shown) for name, shown in value.items()) or NONE
+    return column.text(value)
+
+
+def _setting(name: str, value: Any) -> str:
+    if value is True:
+        return name
+    shown = f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{name} {shown}" + (f" {UNITS[name]}" if name in UNITS else "")

@@ -1,0 +1,80 @@
+// The dialog that changes faults: every kind, with the values that are effective now. What is left as it is, is not sent.
+
+import { el, set, text } from "./dom.js";
+import { FRONT_KINDS, KINDS } from "./fault_kinds.js";
+import { check, choice, line, names, number } from "./fields.js";
+import { FRONT, front } from "./faults.js";
+
+const NEUTRAL = { "delay-distribution": "uniform", status: 500, share: 100 };
+const SECONDS = 30;
+
+export function faultForm(model, name) {
+  const known = [...model.workers.map((each) => each.name), FRONT];
+  const target = choice("target", "Where", [["all", "all workers"], ...names(model.workers), [FRONT, "the front, where clients connect"]], known.includes(name) ? name : "all");
+  const box = el("div", { class: "kinds" });
+  const to = () => target.querySelector("select").value;
+  let kinds = [];
+  const show = () => {
+    const listed = to() === FRONT ? FRONT_KINDS : KINDS;
+    kinds = listed.map((kind) => ({ kind, made: field(kind, kind.workerOnly && model.config["fault-point"] === "lb") }));
+    kinds.forEach(({ kind, made }) => present(made, kind, chosen(model, to())));
+    box.replaceChildren(...kinds.map((each) => each.made), ...(to() === FRONT ? [el("p", {}, check("refuse", "refuse: the address refuses connections (needs a time)"))] : []));
+  };
+  target.querySelector("select").addEventListener("change", show);
+  show();
+  return {
+    title: "Faults",
+    why: "Fields show what is effective now; only what you change is sent.",
+    fields: [
+      target,
+      box,
+      number("for", "For", SECONDS, { min: 0.001, step: "any", unit: "seconds; empty: until cleared" }),
+      number("count", "At most", "", { min: 1, max: 1e6, step: 1, unit: "requests of each worker, or of the front; empty: any" }),
+      el("p", {}, check("clear", "clear: return to config.yaml first")),
+    ],
+    yes: "Apply",
+    body: (form) => body(form, kinds),
+    done: (result, sent) => (sent.clear ? `Faults of ${sent.target} cleared` : `Faults of ${sent.target} changed`),
+  };
+}
+
+function field(kind, impossible) {
+  const made = kind.text
+    ? line(kind.name, kind.words, "", { unit: kind.more })
+    : kind.choices
+      ? choice(kind.name, kind.words, [["", "differs"], ...kind.choices.map((each) => [each, each])], "")
+      : number(kind.name, kind.words, "", { min: 0, step: "any", unit: [kind.unit, kind.more].filter(Boolean).join(" "), ...kind.limits });
+  if (impossible) set(input(made), { disabled: true, title: "it acts within the worker, and fault-point is lb" });
+  return made;
+}
+
+const input = (made) => made.querySelector("input, select");
+
+function chosen(model, target) {
+  return target === FRONT ? [front(model)] : model.workers.filter((each) => target === "all" || each.name === target);
+}
+
+/** Show the value that these targets have now; empty where they differ. */
+function present(made, kind, targets) {
+  const neutral = kind.text ? "" : NEUTRAL[kind.name];
+  const values = new Set(targets.map((each) => String(each.faults?.[kind.name] ?? neutral ?? (each.faults ? 0 : ""))));
+  const shown = values.size === 1 ? [...values][0] : "";
+  const element = input(made);
+  element.value = shown;
+  element.shown = shown;
+  if (element.tagName === "INPUT") set(element, { placeholder: shown === "" && values.size > 1 ? "differs" : null });
+  else if (element.options[0].value === "") text(element.options[0], values.size > 1 ? "differs" : "");
+}
+
+/** The request; an Error where it would change nothing. */
+function body(form, kinds) {
+  const changed = kinds.map(({ kind, made }) => [kind, input(made).value.trim(), input(made).shown]).filter(([, value, shown]) => value !== "" && value !== shown);
+  const given = Object.fromEntries(changed.map(([kind, value]) => [kind.name, kind.text || kind.choices ? value : Number(value)]));
+  const target = form.value("target");
+  if (target === FRONT && form.checked("refuse")) given.refuse = true;
+  const clear = form.checked("clear");
+  const some = Object.keys(given).length > 0;
+  if (!some && !clear) throw new Error("Nothing would change: change a value, or choose “clear”.");
+  const limits = some ? ["for", "count"].filter((each) => form.value(each) !== "").map((each) => [each, Number(form.value(each))]) : [];
+  return { target, ...given, ...Object.fromEntries(limits), ...(clear ? { clear } : {}) };
+}

@@ -1,0 +1,415 @@
+"""A cluster that belongs to this process: started, controlled and observed from Python, and stopped with the process.
+
+`comet.cluster(worker=3)` is a context manager:
+
+    with comet.cluster(worker=3) as c:
+        c.faults("worker-1", failure=30, for_="5s")
+        requests.get(f"{c.url}/api/v1/hello")
+
+Each method does what the command of the same name does, over the same socket. Nothing is left behind: the supervisor
+ends with this process, however that dies (`comet.api.background`), and `comet.api.folders` clears away what a killed
+supervisor leaves. Modules that need the engine's SDK are imported where they are used: it takes longer to import than
+anything else here, and a cluster of processes starts without it.
+"""
+
+import contextlib
+import os
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from comet.api import folders, settings
+from comet.api.background import BackgroundSupervisor, end
+from comet.api.event_log import Event, EventLog, named
+from comet.common.errors import UserError
+from comet.config.fault_settings import NETWORK
+from comet.config.schema import Config, load
+from comet.faults.files import FAULT_FILE_DELAY, NETWORK_TIMEOUT
+from comet.state.control_socket import NotAnswering, call
+from comet.state.directory import Cluster
+from comet.telemetry.snapshot import FleetSnapshot, Row, from_dict
+from comet.terminal.messages import Message
+
+QUICK_TIMEOUT = 20.0
+"""Seconds for a request that a supervisor answers at once."""
+
+OPERATION_TIMEOUT = 3600.0
+"""Seconds for a rolling restart."""
+
+DEATH_PATIENCE = 0.5
+"""Seconds that a supervisor which hung up may take to be dead."""
+
+POLL_PAUSE = 0.02
+"""Seconds between two looks at the replicas."""
+
+
+def cluster(config: str | os.PathLike[str] | None = None, /, **keys: Any) -> "RunningCluster":
+    """Return a cluster that a `with` statement starts and stops.
+
+    The keyword arguments are the keys of config.yaml with underscores. What is not given has the defaults of
+    config.yaml, but: `runtime="process"`, `avg_delay=0`, `failure=0`, free ports, no dashboard
+    (`admin_port="auto"` turns it on), 127.0.0.1 alone. The cluster has a temporary folder of its own. A
+    `worker_command` runs in the working folder of this process.
+
+    With `config`, the path of a config file, that cluster is started in its own folder, and no keyword argument is
+    allowed.
+    """
+    return RunningCluster(config, keys)
+
+
+class RunningCluster:
+    """One cluster; made by `comet.cluster`, and running between `start` and `stop`. Not for concurrent use.
+
+    Methods raise `comet.UserError` where the command of the same name would fail.
+    """
+
+    def __init__(self, config: str | os.PathLike[str] | None, keys: Mapping[str, Any]) -> None:
+        if config is not None and keys:
+            raise UserError(f"comet.cluster: {', '.join(keys)}: set it in {os.fspath(config)}, which is named too", 2)
+        self._file = None if config is None else Path(config).absolute()
+        self._keys = dict(keys)
+        self._owner = os.getpid()
+        self._working = Path.cwd()
+        self._config: Config | None = None
+        self._cluster: Cluster | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._events: EventLog | None = None
+        self._killed: dict[str, int] = {}
+        self._stopped: set[str] = set()
+        self._has_faults = False
+        self._first_keys = dict(keys)
+        self._urls: tuple[str, ...] = ()
+        self._dashboard: str | None = None
+
+    def __enter__(self) -> "RunningCluster":
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        return f"<comet cluster {self._urls[0] if self._urls else 'that does not run'}>"
+
+    # Life.
+
+    def start(self) -> "RunningCluster":
+        """Start the cluster and return it once all replicas are ready; UserError says why it does not start."""
+        if self._process is not None:
+            raise UserError("comet.cluster: it runs already")
+        self._owner = os.getpid()
+        if self._file is not None:
+            config = load(self._file)
+        else:
+            folder = folders.made()
+            try:
+                config, text = self._configured(self._keys, folder)
+                (folder / "config.yaml").write_text(text)
+            except BaseException:
+                folders.remove(folder)
+                raise
+        self._config, self._cluster = config, Cluster(config.folder)
+        try:
+            if self._file is not None:
+                from comet.runtimes import discovery
+
+                discovery.recognize(self._cluster)
+            self._cluster.create()
+            self._events = EventLog(self._cluster)
+            started = BackgroundSupervisor(config, self._cluster, owned=True)
+            self._process = started.process
+            for message in started.messages():
+                if message["kind"] == "ready":
+                    self._take_addresses(message)
+            self._events.mark()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def stop(self) -> None:
+        """Stop everything, and remove the temporary folder.
+
+        Requests in flight get a second to end. In a process that was forked from the one that started the cluster, this
+        does nothing.
+        """
+        if os.getpid() != self._owner or self._cluster is None:
+            return
+        cluster, process = self._cluster, self._process
+        try:
+            if process is not None:
+                end(process)
+            # A start in a folder of the user's may have been refused because another supervisor runs there.
+            is_ours = self._file is None or bool(self._urls)
+            if is_ours and (process is None or process.returncode != 0):
+                folders.end_rest(cluster)
+        finally:
+            self._process, self._urls, self._dashboard = None, (), None
+            if self._file is None:
+                folders.remove(cluster.folder)
+            self._cluster = None
+
+    # Addresses.
+
+    @property
+    def url(self) -> str:
+        """The address of the first load balancer: `http://127.0.0.1:PORT`, without a slash at its end."""
+        if not self._urls:
+            raise UserError("comet.cluster: it does not run; use it in a with statement, or call start()")
+        return self._urls[0]
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """The addresses of all load balancers."""
+        self.url  # noqa: B018 - raises where nothing runs
+        return self._urls
+
+    @property
+    def dashboard(self) -> str | None:
+        """The address of the dashboard; None without one."""
+        return self._dashboard
+
+    @property
+    def folder(self) -> Path:
+        """The cluster's folder, with its config.yaml and `.comet/`."""
+        return self._running.folder
+
+    # What it does.
+
+    def kill(self, name: str, signal: str = "KILL") -> None:
+        """Send a signal to a replica, as a crash would; return once it is sent."""
+        self._mark()
+        self._call("kill", {"name": name, "signal": signal})
+        what = signal.upper().removeprefix("SIG")
+        if what == "KILL":
+            self._killed[name] = self._log.last_number
+        elif what == "STOP":
+            self._stopped.add(name)
+        elif what == "CONT":
+            self._stopped.discard(name)
+
+    def faults(
+        self,
+        target: str = "all",
+        *,
+        for_: str | float | None = None,
+        count: int | None = None,
+        clear: bool = False,
+        **faults: str | float,
+    ) -> None:
+        """Change the faults of a worker or of all; return once they are effective.
+
+        `faults` are the settings of docs/faults.md with underscores (`failure=30`, `avg_delay=200`). `for_` limits them
+        to a time (`"5s"`, or seconds), `count` to the next requests of each worker. `clear` first goes back to what the
+        config says.
+        """
+        self._mark()
+        limits = {"for": for_, "count": count, "clear": clear or None}
+        given = {name.replace("_", "-"): value for name, value in faults.items()}
+        given |= {name: value for name, value in limits.items() if value is not None}
+        if not given:
+            raise UserError("faults: no fault is named (such as failure=30), and clear=True is not given", 2)
+        self._has_faults = self._has_faults or bool(faults)
+        timeout = NETWORK_TIMEOUT if set(given) & set(NETWORK) else QUICK_TIMEOUT
+        self._call("faults", {"target": target, **given}, timeout)
+        time.sleep(FAULT_FILE_DELAY)
+
+    def drain(self, name: str) -> None:
+        """Send a worker no new requests; return once no load balancer does, while those in flight finish."""
+        self._mark()
+        self._call("drain", {"name": name}, OPERATION_TIMEOUT)
+
+    def undrain(self, name: str) -> None:
+        """Send requests to a drained worker again."""
+        self._mark()
+        self._call("undrain", {"name": name}, OPERATION_TIMEOUT)
+
+    def pause(self, for_: str | float | None = None) -> None:
+        """Let requests wait in the load balancers, for a time (`"500ms"`, or seconds) or until `resume`."""
+        self._mark()
+        self._call("pause", {"for": for_}, OPERATION_TIMEOUT)
+
+    def resume(self) -> None:
+        """End a pause: the requests that wait go on."""
+        self._mark()
+        self._call("resume", timeout=OPERATION_TIMEOUT)
+
+    def scale(self, worker: int | None = None, pool: int | None = None) -> None:
+        """Change the number of replicas; return once the new ones are ready and the surplus ones are gone."""
+        self._mark()
+        self._call("scale", {"worker": worker, "pool": pool}, OPERATION_TIMEOUT)
+        self._learn_addresses()
+
+    def restart(self, target: str = "all") -> None:
+        """Replace replicas one by one: a name, `worker`, `lb` or `all`; return once that is done."""
+        self._mark()
+        self._call("restart", {"target": target}, OPERATION_TIMEOUT)
+
+    def reload(self, **keys: Any) -> None:
+        """Change keys of the config and apply them, as `reload` does; None goes back to a key's default.
+
+        Without keys the config file is read again, as it is now. Changed faults are effective when this returns.
+        """
+        self._mark()
+        if keys:
+            if self._file is not None:
+                raise UserError(f"comet.cluster: {', '.join(keys)}: set it in {self._file}", 2)
+            merged = {name: value for name, value in {**self._keys, **keys}.items() if value is not None}
+            config, text = self._configured(merged, self.folder)
+            before = (self.folder / "config.yaml").read_text()
+            (self.folder / "config.yaml").write_text(text)
+            try:
+                self._call("reload", timeout=OPERATION_TIMEOUT)
+            except UserError:
+                (self.folder / "config.yaml").write_text(before)
+                raise
+            self._keys, self._config = merged, config
+        else:
+            self._call("reload", timeout=OPERATION_TIMEOUT)
+        self._learn_addresses()
+        time.sleep(FAULT_FILE_DELAY)
+
+    def restore(self, timeout: float = 30.0) -> None:
+        """Undo faults, drains, a pause, `scale`, `reload`, kills and stops; return when all replicas are ready.
+
+        Raise TimeoutError if they are not within `timeout` seconds.
+        """
+        assert self._config is not None
+        for name in list(self._stopped):
+            with contextlib.suppress(UserError):  # It is dead, or was scaled away.
+                self.kill(name, "CONT")
+            self._stopped.discard(name)
+        if self._has_faults:
+            self.faults(clear=True)
+            self._has_faults = False
+        snapshot = self._snapshot()
+        if snapshot.total.paused:
+            self.resume()
+        for name in [row.name for row in snapshot.replicas if row.drained]:
+            self.undrain(name)
+        if self._keys != self._first_keys:
+            self.reload(**(dict.fromkeys(self._keys) | self._first_keys))
+        now = self.replicas().values()
+        numbers = [sum(row.role == role for row in now) for role in ("worker", "lb")]
+        if numbers != [self._config.worker, self._config.pool]:
+            self.scale(worker=self._config.worker, pool=self._config.pool)
+        self.wait_ready(timeout)
+        self._mark()
+
+    # What is seen of it.
+
+    def replicas(self) -> dict[str, Row]:
+        """Return the replicas by name, as `ps --json` shows them, without CPU and memory."""
+        return {row.name: row for row in self._snapshot().replicas}
+
+    def events(self, event: str | None = None, *, replica: str | None = None) -> list[Event]:
+        """Return what has happened since the start: all events, or those with this name, or of this replica."""
+        return [
+            record
+            for record in self._log.read()
+            if event in (None, record["event"]) and replica in (None, record.get("replica"))
+        ]
+
+    def wait_for(
+        self,
+        event: str | Callable[[Event], bool],
+        *,
+        replica: str | None = None,
+        timeout: float = 10.0,
+        since: Event | int | None = None,
+        **fields: Any,
+    ) -> Event:
+        """Return the first matching event since the last command that was given here (kill, faults, scale, …).
+
+        `event` is a name of docs/api.md, such as `replica_ready`, or a function of an event; `fields` are what else it
+        must say. `since` begins after an earlier event instead. TimeoutError names the last events.
+        """
+        number = since["number"] if isinstance(since, dict) else since
+        if callable(event):
+            return self._log.wait(event, "of that kind", timeout, number)
+        matches, what = named(event, {"replica": replica, **fields})
+        return self._log.wait(matches, what, timeout, number)
+
+    def wait_ready(self, timeout: float = 30.0) -> None:
+        """Return once all replicas are ready, also those that were just killed; TimeoutError names those that are not.
+
+        A replica that is killed is seen dead a moment later.
+        """
+        deadline = time.monotonic() + timeout
+        for name, number in list(self._killed.items()):
+            self.wait_for("replica_exited", replica=name, timeout=timeout, since=number)
+            del self._killed[name]
+        while True:
+            snapshot = self._snapshot()
+            waiting = [row.name for row in snapshot.replicas if row.state != "ready"]
+            waiting += [f"{edge.worker} for {edge.lb}" for edge in snapshot.edges if not edge.healthy]
+            if not waiting:
+                return
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"not ready within {timeout:g} s: {', '.join(waiting)}")
+            time.sleep(POLL_PAUSE)
+
+    def stats(self) -> dict[str, Any]:
+        """Return the request statistics: `total`, and `workers` (a list), each with its exact counts.
+
+        Each has `successful`, `failed`, `mean_ms`, `p50_ms`, `p99_ms` and `injections` by kind.
+        """
+        from comet.api import statistics
+
+        assert self._config is not None
+        return statistics.report(self._config, self._running)
+
+    def logs(self, name: str, tail: int = 100) -> str:
+        """Return the last lines that a replica printed, with the ends of its lives between them."""
+        from comet.runtimes import logs
+
+        row = self.replicas().get(name)
+        pieces = logs.pieces(self._running, name, row.kind if row else "process", tail, follow=False)
+        return b"".join(pieces).decode(errors="replace")
+
+    # Tools.
+
+    def _configured(self, keys: Mapping[str, Any], folder: Path) -> tuple[Config, str]:
+        return settings.config(keys, folder, self._working, os.geteuid() == 0)
+
+    @property
+    def _running(self) -> Cluster:
+        if self._cluster is None:
+            raise UserError("comet.cluster: it does not run; use it in a with statement, or call start()")
+        return self._cluster
+
+    @property
+    def _log(self) -> EventLog:
+        self._running  # noqa: B018 - raises where nothing runs
+        assert self._events is not None
+        return self._events
+
+    def _mark(self) -> None:
+        self._log.mark()
+
+    def _snapshot(self) -> FleetSnapshot:
+        return from_dict(self._call("picture"))
+
+    def _call(self, command: str, fields: Mapping[str, Any] | None = None, timeout: float = QUICK_TIMEOUT) -> Any:
+        try:
+            return call(self._running, command, timeout=timeout, **(fields or {}))
+        except (ConnectionError, NotAnswering) as error:
+            ended = str(error)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                code = None if self._process is None else self._process.wait(DEATH_PATIENCE)
+                ended = f"it has ended, exit status {code}"
+            raise UserError(f"{command}: the supervisor does not answer ({ended})") from None
+
+    def _take_addresses(self, ready: Message) -> None:
+        balancers = [each for each in ready["replicas"] if each["name"].startswith("lb-")]
+        self._urls = tuple("/".join(each["url"].split("/", 3)[:3]) for each in balancers)
+        self._dashboard = None if ready["admin"] is None else str(ready["admin"]).rstrip("/")
+
+    def _learn_addresses(self) -> None:
+        host = self._urls[0].rpartition(":")[0]
+        rows = [row for row in self._snapshot().replicas if row.role == "lb"]
+        self._urls = tuple(f"{host}:{row.port}" for row in rows)

@@ -1,0 +1,93 @@
+"""Finds the certificate of the load balancers, and makes one for development.
+
+The files are read when a load balancer starts and at a reload. What is not usable is refused before anything changes.
+"""
+
+import ssl
+import subprocess
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from comet.common.errors import UserError, os_error_text
+from comet.config.schema import Config
+from comet.state.directory import Cluster
+
+SELF_SIGNED_DAYS = 365
+RENEWED_BEFORE = 86400
+"""Seconds before its end at which a self-signed certificate is replaced by the next `run` or `reload`."""
+
+COMMAND_TIMEOUT = 30.0
+"""Seconds."""
+
+_REASONS = {"KEY_VALUES_MISMATCH": "the key belongs to another certificate"}
+
+
+def files_of(config: Config, cluster: Cluster) -> tuple[Path, Path] | None:
+    """Return certificate and key, None for plain HTTP."""
+    if config.tls == "self-signed":
+        return cluster.path("tls", "certificate.pem"), cluster.path("tls", "key.pem")
+    if config.tls_certificate is None or config.tls_key is None:
+        return None
+    return config.folder / config.tls_certificate, config.folder / config.tls_key
+
+
+def settings_of(config: Config, cluster: Cluster) -> dict[str, Any]:
+    """Return the settings of load balancers about TLS; the digest changes with the content of the files."""
+    found = files_of(config, cluster)
+    if found is None:
+        return {}
+    try:
+        content = b"\0".join(path.read_bytes() for path in found)
+    except OSError:
+        content = b""
+    digest = blake2b(content, digest_size=8).hexdigest()
+    return {"tls_certificate": str(found[0]), "tls_key": str(found[1]), "tls_digest": digest}
+
+
+def require(config: Config, cluster: Cluster, make: bool = True) -> None:
+    """Raise UserError unless the certificate is usable; `make` a self-signed one where it is missing or ends soon."""
+    found = files_of(config, cluster)
+    if found is None:
+        return
+    if config.tls == "self-signed":
+        if not make:
+            return
+        _ensure_self_signed(*found)
+    where = f"{config.path.name}:{config.lines.get('tls-certificate', config.lines.get('tls', 1))}: tls-certificate"
+    try:
+        # Without a password, even an empty one, OpenSSL would ask the terminal for it.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(*found, password="")  # nosec B106
+    except ssl.SSLError as error:
+        reason = _REASONS.get(error.reason or "", "not a certificate and its key in PEM form, without a password")
+        raise UserError(f"{where}: {found[0]} and {found[1].name}: {reason}", 2) from None
+    except OSError as error:
+        raise UserError(f"{where}: {found[0]} or {found[1].name} cannot be read: {os_error_text(error)}", 2) from None
+
+
+def _ensure_self_signed(certificate: Path, key: Path) -> None:
+    check = ["openssl", "x509", "-noout", "-checkend", str(RENEWED_BEFORE), "-in", str(certificate)]
+    if certificate.exists() and key.exists() and _openssl(check).returncode == 0:
+        return
+    certificate.parent.mkdir(mode=0o700, exist_ok=True)
+    done = _openssl(
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
+            *("-keyout", str(key), "-out", str(certificate), "-days", str(SELF_SIGNED_DAYS), "-subj", "/CN=localhost"),
+            *("-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1,IP:::1"),
+        ]
+    )
+    if done.returncode:
+        raise UserError(f"tls: self-signed: openssl failed: {(done.stderr.strip().splitlines() or ['no reason'])[-1]}")
+    key.chmod(0o600)
+
+
+def _openssl(command: list[str]) -> "subprocess.CompletedProcess[str]":
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_TIMEOUT, check=False)
+    except FileNotFoundError:
+        raise UserError(
+            "tls: self-signed needs the program openssl (install it, or name tls-certificate and tls-key)"
+        ) from None
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise UserError(f"tls: self-signed: openssl failed: {error}") from None

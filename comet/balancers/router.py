@@ -1,0 +1,448 @@
+"""Sends the routing table to every load balancer, and reports to the supervisor what they say of the workers.
+
+The table follows from the fleet (`table`, a pure function). Each load balancer has one control connection (`LbLink`).
+At each change the whole table is sent on it, followed by a ping: the pong says that this load balancer has applied the
+table. Once all have, no new request is sent to a worker that the table calls draining, and the router reports it
+(`Drained`). A worker that an operator has drained is `given` as what it is, and called draining in the table that is
+sent. For workers that may end during an answer, the pong also reports what is in flight on them; the router then
+asks again and again until nothing is.
+
+The same ping, about twice a second, is the watchdog: a load balancer that does not answer for a while is hung. Only
+pings of a punctual watchdog count, so that on an overloaded machine, where the supervisor itself is late, no load
+balancer is killed for being slow.
+
+A worker is unhealthy while any load balancer finds it so. A view is forgotten when its load balancer ends or the worker
+has restarted; what a load balancer reports before it knows of the restart concerns the previous instance and is
+ignored.
+"""
+
+import asyncio
+import socket
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from comet.reconcile.driver_interface import Sink
+from comet.reconcile.observations import Answered, Drained, Ejected, Endpoint, Health, Hung, Ready
+from comet.reconcile.replica import SERVING, Replica, State
+from lb.interface import messages
+from lb.interface.settings import DOWN, DRAINING, UP, UpstreamSpec
+
+WATCH_INTERVAL = 0.48
+"""Seconds between two pings of the watchdog.
+
+No multiple of it is a whole second: the last ping within a timeout comes a little before its end, so that a hung load
+balancer is dead within the timeout.
+"""
+
+PING_PAUSE = 0.02
+"""Seconds after which load balancers are asked again whether requests on a draining worker have ended."""
+
+
+def is_hung(unanswered: int, timeout: float) -> bool:
+    """Whether a load balancer is hung after `unanswered` pings in a row: the next would exceed the timeout (seconds).
+
+    The ping before them was answered, so the silence began after it.
+    """
+    return (unanswered + 1) * WATCH_INTERVAL >= timeout
+
+
+def table(fleet: Iterable[Replica], endpoints: Mapping[str, Endpoint]) -> tuple[UpstreamSpec, ...]:
+    """Return the upstreams in rotation order: replicas that have an endpoint, their own or a fixed one by name."""
+    return tuple(
+        UpstreamSpec(
+            replica.name,
+            endpoint.host,
+            endpoint.port,
+            _upstream_state(replica),
+            endpoint.health_path,
+            endpoint.health_host,
+        )
+        for replica in sorted(fleet, key=lambda replica: replica.spec.port)
+        if (endpoint := replica.endpoint or endpoints.get(replica.name)) is not None
+        and replica.state is not State.STOPPED
+    )
+
+
+def _keeps_view(former: UpstreamSpec | None, spec: UpstreamSpec) -> bool:
+    """Whether a load balancer keeps its view of this worker; the path of its health check may differ."""
+    return former is not None and (former.host, former.port, former.state) == (spec.host, spec.port, spec.state)
+
+
+def _upstream_state(replica: Replica) -> str:
+    if replica.lost:
+        return DOWN
+    if replica.state in SERVING:
+        return UP
+    return DRAINING if replica.state is State.STOPPING and replica.alive else DOWN
+
+
+class LbLink:
+    """One non-blocking control connection to a load balancer.
+
+    Calls `on_message(message)` for each message, and `on_close()` once at the end.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        peer: socket.socket,
+        on_message: Callable[[messages.Message], None],
+        on_close: Callable[[], None],
+    ) -> None:
+        self.name = ""
+        self._loop = loop
+        self._peer = peer
+        self._on_message = on_message
+        self._on_close = on_close
+        self._decoder = messages.Decoder()
+        self._sending = b""
+        self._queue: deque[tuple[bytes, bool]] = deque()
+        self._closed = False
+        peer.setblocking(False)
+        loop.add_reader(peer, self._readable)
+
+    def send(self, *batch: messages.Message, table: bool = False) -> None:
+        """Queue messages, in order.
+
+        A table replaces one that is still queued, so that a hung peer costs the memory of one table at most.
+        """
+        if self._closed:
+            return
+        idle = not self._sending
+        if table:
+            self._queue = deque(queued for queued in self._queue if not queued[1])
+        self._queue.append((b"".join(messages.encode(message) for message in batch), table))
+        if idle:
+            self._writable()
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._queue.clear()
+        self._loop.remove_reader(self._peer)
+        self._loop.remove_writer(self._peer)
+        self._peer.close()
+        self._on_close()
+
+    def _writable(self) -> None:
+        try:
+            while self._sending or self._queue:
+                if not self._sending:
+                    self._sending = self._queue.popleft()[0]
+                self._sending = self._sending[self._peer.send(self._sending) :]
+        except BlockingIOError:
+            self._loop.add_writer(self._peer, self._writable)
+        except OSError:
+            self.close()
+        else:
+            self._loop.remove_writer(self._peer)
+
+    def _readable(self) -> None:
+        try:
+            data = self._peer.recv(65536)
+            received = self._decoder.feed(data)
+        except BlockingIOError:
+            return
+        except (OSError, ValueError):
+            self.close()
+            return
+        if not data:
+            self.close()
+            return
+        for message in received:
+            try:
+                checked = messages.read(message)
+            except ValueError:
+                continue  # Ignored: the watchdog replaces a load balancer that gives no valid answer.
+            self._on_message(checked)
+
+
+class Router:
+    """Sends the table to every load balancer and reports their answers to the sink."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sink: Sink,
+        watchdog_timeout: float = 3.0,
+        waits_for_requests: bool = False,
+    ) -> None:
+        """Create the router; `waits_for_requests` says that a drain waits for what is in flight on the workers.
+
+        That is needed where the workers may end at once when they are told to.
+        """
+        self._loop = loop
+        self._sink = sink
+        self._max_in_flight: int | None = None
+        self._links: dict[str, LbLink] = {}
+        self._applied: dict[str, int] = {}
+        self._views: dict[str, dict[str, str | None]] = {}
+        self._ejections: dict[str, dict[str, str]] = {}
+        self._check_times: dict[str, dict[str, float]] = {}
+        self._valid_from: dict[str, dict[str, int]] = {}
+        """By load balancer and worker: the table version from which on its reports of that worker count."""
+        self._version = 0
+        self._drained_version = 0
+        self._waits_for_requests = waits_for_requests
+        self._busy: dict[str, dict[str, int]] = {}
+        self._ping_timer: asyncio.TimerHandle | None = None
+        self.watchdog_timeout = watchdog_timeout
+        self._unanswered: dict[str, int] = {}
+        self._watched_at = loop.time()
+        self._watchdog = loop.call_later(WATCH_INTERVAL, self._watch)
+        self._waiting: list[tuple[int, asyncio.Future[None]]] = []
+        self.drained: frozenset[str] = frozenset()
+        self.paused_until = 0.0
+        self.given: tuple[UpstreamSpec, ...] = ()
+        self.table: tuple[UpstreamSpec, ...] = ()
+        self._front: messages.Message | None = None
+
+    def attach(self, name: str, instance: int, peer: socket.socket) -> None:
+        """Take over the control connection of a load balancer that was just started or adopted."""
+        self.detach(name)
+        link = LbLink(
+            self._loop,
+            peer,
+            lambda message: self._handle_message(link, instance, message),
+            lambda: self._on_link_closed(link),
+        )
+        link.name = name
+        self._links[name] = link
+        self._applied[name] = 0
+        self._views[name] = {}
+        self._ejections[name] = {}
+        self._check_times[name] = {}
+        self._valid_from[name] = {}
+        self._send_table(link)
+        if self._front is not None:
+            link.send(self._front)
+
+    def inject(self, plan: Mapping[str, Any] | None, folder: str) -> None:
+        """Have load balancers inject these faults at the front; None ends what was ordered before."""
+        if plan is None and self._front is None:
+            return
+        self._front = messages.front(plan or {}, folder)
+        for link in list(self._links.values()):
+            link.send(self._front)
+
+    def rename(self, former: str, name: str) -> None:
+        """Change the name of a load balancer."""
+        link = self._links.pop(former, None)
+        if link is not None:
+            link.name = name
+            self._links[name] = link
+            self._applied[name] = self._applied.pop(former)
+            self._busy[name] = self._busy.pop(former, {})
+            self._views[name] = self._views.pop(former)
+            self._ejections[name] = self._ejections.pop(former)
+            self._check_times[name] = self._check_times.pop(former)
+            self._valid_from[name] = self._valid_from.pop(former)
+            if former in self._unanswered:
+                self._unanswered[name] = self._unanswered.pop(former)
+
+    def configure(self, name: str, settings: messages.Message) -> None:
+        """Send a load balancer the settings that are wanted now, and ask how it sees the workers."""
+        link = self._links.get(name)
+        if link is not None:
+            link.send(messages.settings(settings), messages.status())
+
+    def reopen(self, name: str, run: str, control: str | None, counters: str) -> None:
+        """Tell a load balancer to recreate its files."""
+        link = self._links.get(name)
+        if link is not None:
+            link.send(messages.reopen(run, control, counters))
+
+    def detach(self, name: str) -> None:
+        """Close the connection of a load balancer that has ended."""
+        link = self._links.get(name)
+        if link is not None:
+            link.close()
+
+    def limit(self, max_in_flight: int | None) -> None:
+        """Limit the requests that each load balancer may have in flight on a worker (None: no limit)."""
+        if max_in_flight != self._max_in_flight:
+            self._max_in_flight = max_in_flight
+            self._send_all()
+
+    def order(self, drained: frozenset[str], paused_until: float) -> None:
+        """Let no load balancer send requests to the drained workers, nor to any before `paused_until` (monotonic)."""
+        self.drained, self.paused_until = drained, paused_until
+        self.table = self._with_drained(self.given)
+        self._send_all()
+
+    async def applied(self) -> None:
+        """Return once every load balancer has applied what it was sent until now."""
+        if any(applied < self._version for applied in self._applied.values()):
+            done: asyncio.Future[None] = self._loop.create_future()
+            self._waiting.append((self._version, done))
+            await done
+
+    def publish(self, new: tuple[UpstreamSpec, ...]) -> None:
+        """Make `new` the table, and send it if it differs from the present one."""
+        if new == self.given:
+            return
+        former = {spec.name: spec for spec in self.given}
+        self._version += 1
+        for spec in new:
+            if spec.state == UP and not _keeps_view(former.get(spec.name), spec):
+                for name, views in self._views.items():
+                    views.pop(spec.name, None)
+                    self._ejections[name].pop(spec.name, None)
+                    self._valid_from[name][spec.name] = self._version
+        self.given, self.table = new, self._with_drained(new)
+        for link in list(self._links.values()):
+            self._send_table(link)
+        self._report_drained()
+
+    def _with_drained(self, given: tuple[UpstreamSpec, ...]) -> tuple[UpstreamSpec, ...]:
+        return tuple(
+            replace(each, state=DRAINING) if each.state == UP and each.name in self.drained else each for each in given
+        )
+
+    def _send_all(self) -> None:
+        self._version += 1
+        for link in list(self._links.values()):
+            self._send_table(link)
+
+    def views(self) -> dict[str, dict[str, str | None]]:
+        """Return what each load balancer finds wrong with each worker that it has checked, None for nothing."""
+        return {name: dict(view) for name, view in self._views.items()}
+
+    def check_times(self) -> dict[str, dict[str, float]]:
+        """Return how long each load balancer's last check of each worker took, in ms."""
+        return {name: dict(times) for name, times in self._check_times.items()}
+
+    def ejections(self) -> dict[str, dict[str, str]]:
+        """Return the workers that each load balancer does not use for their answers, with the reasons."""
+        return {name: dict(ejected) for name, ejected in self._ejections.items()}
+
+    def mark_suspect(self, name: str, reason: str) -> None:
+        """Have each load balancer check a worker at once and use the other workers meanwhile."""
+        for link in list(self._links.values()):
+            link.send(messages.suspect(name, reason))
+
+    def drain(self, name: str, grace: float) -> bool:
+        """Ask a load balancer to drain; return False when there is no connection to it."""
+        link = self._links.get(name)
+        if link is None:
+            return False
+        link.send(messages.drain(grace))
+        return True
+
+    def close(self) -> None:
+        self._watchdog.cancel()
+        if self._ping_timer is not None:
+            self._ping_timer.cancel()
+        for link in list(self._links.values()):
+            link.close()
+
+    def _watch(self) -> None:
+        now = self._loop.time()
+        punctual = now - self._watched_at < 1.5 * WATCH_INTERVAL
+        self._watched_at = now
+        self._watchdog = self._loop.call_later(WATCH_INTERVAL, self._watch)
+        for name, link in list(self._links.items()):
+            # Pings are counted only for load balancers that were ready: one that starts has its own deadline.
+            if name not in self._unanswered:
+                continue
+            self._unanswered[name] += punctual
+            if is_hung(self._unanswered[name], self.watchdog_timeout):
+                self._unanswered[name] = 0
+                self._sink(name, None, Hung(f"hung: no answer for {self.watchdog_timeout:g} s"))
+            else:
+                link.send(messages.ping(self._version), table=False)
+
+    def _send_table(self, link: LbLink) -> None:
+        link.send(
+            messages.pause(self.paused_until),
+            messages.upstreams(self.table, self._max_in_flight),
+            messages.ping(self._version),
+            table=True,
+        )
+
+    def _handle_message(self, link: LbLink, instance: int, message: messages.Message) -> None:
+        name, kind = link.name, message["type"]
+        if kind == "ready":
+            self._unanswered[name] = 0
+            self._sink(name, instance, Ready(message["at"]))
+        elif kind == "pong":
+            self._unanswered[name] = 0
+            self._applied[name] = message["id"]
+            self._busy[name] = message["busy"]
+            self._check_times[name].update(message["checks"])
+            self._report_applied()
+        elif kind == "first":
+            upstream = message["upstream"]
+            self._sink(upstream or name, None if upstream else instance, Answered(message["at"]))
+        elif kind == "health":
+            self._update_view(name, message["upstream"], message["healthy"], message["reason"])
+        elif kind == "ejection":
+            self._note_ejection(name, message["upstream"], message)
+        elif kind == "status":
+            for upstream in message["upstreams"]:
+                self._update_view(name, upstream["upstream"], upstream["healthy"], "")
+
+    def _update_view(self, name: str, upstream: str, healthy: bool, reason: str) -> None:
+        if not healthy and not any(spec.name == upstream and spec.state == UP for spec in self.given):
+            return  # The load balancer only repeats what the table says.
+        if not healthy and self._applied[name] < self._valid_from[name].get(upstream, 0):
+            return  # The report is about the worker before its change of address or restart.
+        self._views[name][upstream] = None if healthy else f"{name} finds: {reason or 'no answer'}"
+        self._report_health(upstream)
+
+    def _note_ejection(self, name: str, upstream: str, message: messages.Message) -> None:
+        if message["ejected"]:
+            self._ejections[name][upstream] = message["reason"]
+        else:
+            self._ejections[name].pop(upstream, None)
+        if message["seconds"] or not message["ejected"]:
+            reason = message["reason"] if message["ejected"] else ""
+            self._sink(upstream, None, Ejected(name, reason, message["seconds"]))
+
+    def _report_health(self, upstream: str) -> None:
+        reasons = [reason_given for views in self._views.values() if (reason_given := views.get(upstream)) is not None]
+        self._sink(upstream, None, Health(not reasons, reasons[0] if reasons else ""))
+
+    def _on_link_closed(self, link: LbLink) -> None:
+        name = link.name
+        del self._links[name]
+        del self._applied[name], self._valid_from[name]
+        self._busy.pop(name, None)
+        self._unanswered.pop(name, None)
+        del self._ejections[name], self._check_times[name]
+        for upstream in self._views.pop(name):
+            self._report_health(upstream)
+        self._report_applied()
+
+    def _report_applied(self) -> None:
+        least = min(self._applied.values(), default=self._version)
+        for version, done in self._waiting:
+            if version <= least and not done.done():
+                done.set_result(None)
+        self._waiting = [each for each in self._waiting if not each[1].done()]
+        self._report_drained()
+
+    def _report_drained(self) -> None:
+        """Report draining workers as drained once every load balancer has applied the present table.
+
+        A router that waits for requests also waits until nothing is in flight on them.
+        """
+        if self._drained_version == self._version or any(applied < self._version for applied in self._applied.values()):
+            return
+        draining = [spec.name for spec in self.given if spec.state == DRAINING]
+        busy = {name for counts in self._busy.values() for name in counts} if self._waits_for_requests else set()
+        if not busy.intersection(draining):
+            self._drained_version = self._version
+        elif self._ping_timer is None:
+            self._ping_timer = self._loop.call_later(PING_PAUSE, self._ping_all)
+        for name in draining:
+            if name not in busy:
+                self._loop.call_soon(self._sink, name, None, Drained())
+
+    def _ping_all(self) -> None:
+        self._ping_timer = None
+        for link in list(self._links.values()):
+            link.send(messages.ping(self._version))

@@ -1,0 +1,1 @@
+"""The questions that a comparison puts to each kind, and the tools that measure the answers."""

@@ -1,0 +1,314 @@
+"""Tries attacks from within each kind and measures what the neighbors meet; every attempt is bounded.
+
+An attempt (`attempts`) runs as a process of user nobody, as any program would, and in a container made like the
+workers': same image, same limits, same mounts, no capabilities. The container's ports are not published, and its user
+is nobody, too, except where it fills the folder that the workers may write. Only the fork bomb's container has a lower
+limit, and its title says so. During an attempt, a worker of each kind is asked all the time; its p99 before and during
+shows the effect on others. Every attack is tried in both kinds in every round. The CPU burner, which is judged by its
+neighbors alone (`verdicts`), is tried BURNS times a round, each after a calm period of the same length.
+"""
+
+import contextlib
+import json
+import os
+import pwd
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from comet.common.errors import UserError
+from comet.common.figures import percentile
+from comet.compare.questions import attempts, meter
+from comet.compare.questions.life import answers
+from comet.compare.questions.side import Side
+from comet.compare.results.findings import Attempt, Findings, Kind
+from comet.engine.connection import connect
+from comet.host import confinement, process_identity
+from comet.state.directory import Owner
+
+SOURCE = Path(attempts.__file__).read_text()
+LIMIT = 40
+CALM = 0.6
+CHILDREN, EACH = 4, 200
+FORKS, PIDS = 200, 100
+"""Most forks that an attempt makes, and the limit of processes of the bomb's container.
+
+The workers' own limit is too high to be reached by these forks.
+"""
+
+SPACE = 64
+DATA = "/data"
+"""Where a worker's container has the folder of the database, which is the host's."""
+
+BURN, BURNS = 1.0, 2
+"""Seconds of a burn, and its tries in a round."""
+
+LABEL = "comet.compare"
+LABELS = {LABEL: str(os.getpid())}
+"""The labels of a comparison's own containers, besides the sides' workers."""
+
+MARK = f"comet-decoy-{os.getpid()}"
+NeighborResults = dict[str, dict[str, float | None]]
+"""By kind of the neighbor: its p99 in ms before and during an attempt, and its failures meanwhile."""
+
+
+@dataclass
+class Trial:
+    """One attack: its title, its attempt, its arguments by kind, and the meaning of its outcome."""
+
+    title: str
+    name: str
+    arguments: Callable[[Kind], list[str]]
+    judge: Callable[[Kind, dict[str, Any]], tuple[bool | None, str]]
+    """Returns whether the attack was contained (None: its neighbors decide), and a description."""
+
+    calm: float | None = None
+    """Seconds of calm before it; None: CALM."""
+
+    times: int = 1
+    own_user: bool = False
+    """Whether the container runs as the workers' own user."""
+    pids: int | None = None
+    """The container's limit on processes where it is lowered."""
+    reaches: str | None = None
+    """A folder of the host that is open to every user, whatever is above it."""
+
+
+def measure_all(sides: dict[Kind, Side], kinds: Callable[[int], list[Kind]], round_: int, findings: Findings) -> None:
+    """Run one round: every attempt in both kinds; `kinds` returns them in the order of a turn."""
+    with tempfile.TemporaryDirectory(prefix="comet-compare-") as folder:
+        Path(folder).chmod(0o777)
+        secret = Path(folder, "secret")
+        secret.write_text("a file of the host")
+        secret.chmod(0o644)
+        for turn, trial in enumerate(each for each in trials(folder, secret) for _ in range(each.times)):
+            for kind in kinds(turn):
+                with findings.excused(f"round {round_ + 1}: {kind}, {trial.title}"):
+                    findings.attempts.append(run_attempt(trial, kind, round_, sides))
+
+
+def trials(folder: str, secret: Path) -> list[Trial]:
+    layers: dict[Kind, str] = {"process": folder, "container": "/tmp"}  # nosec B108  # within the container
+    shared: dict[Kind, str] = {"process": folder, "container": DATA}
+    burners = str(2 * (os.cpu_count() or 1))
+    return [
+        Trial("memory hog", "hog", lambda kind: [str(CHILDREN), str(EACH)], _hog),
+        Trial(
+            f"fork bomb (the container's limit lowered to {PIDS})", "bomb", lambda kind: [str(FORKS)], _bomb, pids=PIDS
+        ),
+        Trial("CPU burner", "burn", lambda kind: [burners, str(BURN)], _burn, calm=BURN, times=BURNS),
+        Trial("full disk (its own files)", "fill", lambda kind: [layers[kind], str(SPACE)], _fill, reaches=folder),
+        Trial(
+            "full disk (the folder of the data)",
+            "fill",
+            lambda kind: [shared[kind], str(SPACE)],
+            _fill,
+            own_user=True,
+            reaches=folder,
+        ),
+        Trial("reads a file of the host", "read", lambda kind: [str(secret)], _read, reaches=folder),
+        Trial("ends another process of its user", "see", lambda kind: [MARK], _see),
+        Trial("listens on a privileged port", "port", lambda kind: ["1017"], _port),
+    ]
+
+
+def _hog(kind: Kind, result: dict[str, Any]) -> tuple[bool, str]:
+    if "killed_by" in result:
+        return True, f"{result['killed_by']} when {CHILDREN} children wanted {CHILDREN * EACH} MiB together"
+    contained = result["held_mib"] < result["asked_mib"]
+    limit_kind = (
+        "its limit counts all of its processes"
+        if contained
+        else "a limit on address space (RLIMIT_AS) holds for each process alone"
+    )
+    return contained, f"its {CHILDREN} children got {result['held_mib']} of {result['asked_mib']} MiB: {limit_kind}"
+
+
+def _bomb(kind: Kind, result: dict[str, Any]) -> tuple[bool, str]:
+    forks = f"{result['forked']} of {result['asked']} forks"
+    if result["forked"] == result["asked"]:
+        return False, f"{forks}; it ended only because the comparison bounds it"
+    lowered = f"; the workers' own limit is {result['own_limit']}, lowered to {PIDS} here so that {FORKS} forks meet it"
+    return True, f"{forks}, then {result['refused']}{lowered if 'own_limit' in result else ''}"
+
+
+def _burn(kind: Kind, result: dict[str, Any]) -> tuple[None, str]:
+    return None, f"{result['processes']} processes computed for {result['seconds']:g} s, with no limit on CPU"
+
+
+def _fill(kind: Kind, result: dict[str, Any]) -> tuple[bool, str]:
+    refused = f", then {result['refused']}" if result["refused"] else " and could have gone on"
+    return result["refused"] is not None, f"wrote {result['written_mib']} of {result['asked_mib']} MiB{refused}"
+
+
+def _read(kind: Kind, result: dict[str, Any]) -> tuple[bool, str]:
+    return result["read"] is None, "read it" if result[
+        "read"
+    ] is not None else f"there is no such file in its sight ({result['refused']})"
+
+
+def _see(kind: Kind, result: dict[str, Any]) -> tuple[bool, str]:
+    done = "found it and ended it" if result["signalled"] else "found it" if result["found"] else "did not find it"
+    return not result["found"], f"saw {result['visible']} processes, {done}"
+
+
+def _port(kind: Kind, result: dict[str, Any]) -> tuple[bool, str]:
+    if not result["bound"]:
+        return True, f"refused ({result['refused']})"
+    elsewhere = result["network"] != os.readlink("/proc/self/ns/net")
+    return (
+        elsewhere,
+        "allowed, in a network of its own where it meets nobody" if elsewhere else "allowed, on the host's own network",
+    )
+
+
+# Running one.
+
+
+def run_attempt(trial: Trial, kind: Kind, round_: int, sides: dict[Kind, Side]) -> Attempt:
+    if trial.name == "hog" and meter.available() < 4 * CHILDREN * EACH << 20:
+        return Attempt(trial.title, kind, round_, None, "not tried: too little free memory on this machine")
+    neighbours, result = run_with_neighbors(trial, kind, sides, CALM if trial.calm is None else trial.calm)
+    if isinstance(result, str):
+        return Attempt(trial.title, kind, round_, None, result, False, neighbours)
+    contained, outcome = trial.judge(kind, result)
+    return Attempt(trial.title, kind, round_, contained, outcome, contained is None, neighbours)
+
+
+def run_with_neighbors(
+    trial: Trial, kind: Kind, sides: dict[Kind, Side], calm: float
+) -> tuple[NeighborResults, dict[str, Any] | str]:
+    """Run one attempt after `calm` seconds of calm; return what the neighbors met and the attempt's outcome."""
+    before: dict[str, tuple[float | None, int]] = watch_neighbors(sides, lambda: time.sleep(calm))[0]
+    run = (
+        _as_process
+        if kind == "process"
+        else lambda trial, arguments: _in_container(trial, arguments, sides["container"])
+    )
+    with decoy() if trial.name == "see" else contextlib.nullcontext():
+        during, result = watch_neighbors(sides, lambda: run(trial, trial.arguments(kind)))
+    neighbours: NeighborResults = {}
+    for name in sides:
+        neighbours[name] = {
+            "before_p99_ms": before[name][0],
+            "during_p99_ms": during[name][0],
+            "failures": during[name][1],
+        }
+    return neighbours, result
+
+
+def _as_process(trial: Trial, arguments: list[str]) -> dict[str, Any] | str:
+    owner = _attacker()
+    argv = (sys.executable, "-c", SOURCE, trial.name, *arguments)
+    needs = [
+        *confinement.interpreter(),
+        *([(trial.reaches, trial.reaches, False)] if trial.reaches is not None else []),
+    ]
+    process = confinement.spawn(argv, owner, needs, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                stderr=subprocess.DEVNULL,
+                            cwd="/", text=True, start_new_session=True)  # fmt: skip
+    birth = process_identity.birth_of(process.pid)
+    try:
+        output, _ = process.communicate(timeout=LIMIT)
+    except subprocess.TimeoutExpired:
+        return f"ended by the comparison after {LIMIT} s"
+    finally:
+        process.kill()
+        process_identity.end_members(process.pid, birth, 0.0)
+        process.wait()
+    return _parse_result(output) or {"killed_by": f"ended by signal {-process.returncode}"}
+
+
+def _in_container(trial: Trial, arguments: list[str], side: Side) -> dict[str, Any] | str:
+    api = connect().api
+    worker = api.inspect_container(side.replica("worker-0")["id"])
+    host = worker["HostConfig"] | {"PortBindings": {}}
+    if trial.pids is not None:
+        host["PidsLimit"] = trial.pids
+    container_id = api.create_container(
+        worker["Config"]["Image"],
+        entrypoint=["python3"],
+        command=["-c", SOURCE, trial.name, *arguments],
+        user=worker["Config"]["User"] if trial.own_user else "65534:65534",
+        labels=LABELS,
+        host_config=host,
+    )["Id"]
+    try:
+        api.start(container_id)
+        api.wait(container_id, timeout=LIMIT)
+        state = api.inspect_container(container_id)["State"]
+        output = api.logs(container_id, stdout=True, stderr=False).decode(errors="replace")
+    finally:
+        api.remove_container(container_id, force=True, v=True)
+    oom = "ended by the kernel's OOM killer" if state["OOMKilled"] else f"ended with exit code {state['ExitCode']}"
+    result = _parse_result(output)
+    return {"killed_by": oom} if result is None else result | {"own_limit": worker["HostConfig"]["PidsLimit"]}
+
+
+def _attacker() -> Owner:
+    """Return user nobody, or the invoking user where that is not root, since only root can become another user."""
+    nobody = pwd.getpwnam("nobody")
+    return Owner(nobody.pw_uid, nobody.pw_gid) if os.getuid() == 0 else Owner(os.getuid(), os.getgid())
+
+
+def _parse_result(output: str) -> dict[str, Any] | None:
+    with contextlib.suppress(ValueError, IndexError):
+        result: dict[str, Any] = json.loads(output.strip().splitlines()[-1])
+        return result
+    return None
+
+
+@contextlib.contextmanager
+def decoy() -> Iterator[None]:
+    """Run an idle process of the attacker's user, with MARK in its command line."""
+    owner = _attacker()
+    loop = "import time\nwhile True: time.sleep(60)"
+    argv = (sys.executable, "-c", loop, MARK)
+    with confinement.spawn(argv, owner, confinement.interpreter(), cwd="/", start_new_session=True) as process:
+        try:
+            time.sleep(0.2)
+            if process.poll() is not None:
+                raise UserError("compare: a process of user nobody cannot run the interpreter")
+            yield
+        finally:
+            process.kill()
+
+
+def watch_neighbors(
+    sides: dict[Kind, Side], work: Callable[[], Any]
+) -> tuple[dict[str, tuple[float | None, int]], Any]:
+    """Run `work` while worker-0 of each kind is asked all the time.
+
+    Return (p99 in ms, failures) by kind, and the result of `work`.
+    """
+    finished = threading.Event()
+    times: dict[str, list[float]] = {kind: [] for kind in sides}
+    failures = dict.fromkeys(sides, 0)
+
+    def ask(kind: Kind, port: int) -> None:
+        while not finished.is_set():
+            started = time.monotonic()
+            succeeded = answers(port)
+            times[kind].append((time.monotonic() - started) * 1000)
+            failures[kind] += not succeeded
+            time.sleep(0.005)
+
+    threads = [
+        threading.Thread(target=ask, args=(kind, side.worker_port("worker-0")), daemon=True)
+        for kind, side in sides.items()
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        result = work()
+    finally:
+        finished.set()
+        for thread in threads:
+            thread.join()
+    return {kind: (percentile(times[kind], 99), failures[kind]) for kind in sides}, result

@@ -1,0 +1,1 @@
+"""Runs blocking work and cancelable waits next to an event loop."""

@@ -1,1 +1,0 @@
-"""How each kind of replica is started, observed and signalled."""

@@ -1,0 +1,1 @@
+"""Manages fault orders: what commands ordered for each worker, and the files from which workers read them."""

@@ -1,0 +1,1 @@
+"""The worker image: its base, its packages, its build."""

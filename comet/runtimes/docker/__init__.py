@@ -1,0 +1,1 @@
+"""Replicas that are containers of this machine's engine."""

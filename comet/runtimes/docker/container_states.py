@@ -1,0 +1,90 @@
+"""Decides what became of a container, from its known state and its present state. Pure.
+
+Others start, stop and restart containers, too: the engine itself (`docker update --restart=always`), a person, another
+program. Events about that may arrive late, twice, in another order or never. So no event decides: an event only
+triggers an inspection, which compares the known life with the present one. A container has many lives; each is
+identified by the time when it began (`State.StartedAt`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from comet.common.clock import parse
+from comet.engine.exit_status import of_container
+from comet.reconcile.observations import Exit
+from comet.reconcile.replica import ReplicaSpec
+
+INSPECTED_EVENTS = ("die", "start", "restart", "stop", "pause", "unpause", "destroy")
+"""The events after which a container is inspected."""
+
+
+@dataclass
+class Known:
+    """What is known of a replica's container.
+
+    `life` is when its present life began, by the engine's clock ("": not known).
+    """
+
+    spec: ReplicaSpec
+    instance: int
+    id: str | None = None
+    running: bool = False
+    failed_starts: int = 0
+    life: str = ""
+    pid: int = 0
+
+
+class Verdict(Enum):
+    SAME = "the life that is known goes on"
+    DIED = "it has ended"
+    REPLACED = "it has ended, and somebody else has begun another one"
+    RUNS = "it was thought to be dead and runs"
+    DEAD = "it is dead as it was known to be"
+
+
+def runs(state: Mapping[str, Any]) -> bool:
+    """Return whether a container's State is that of a living container.
+
+    The engine says "running" also for a container that it is about to restart.
+    """
+    return bool(state.get("Running")) and not state.get("Restarting")
+
+
+def compare(running: bool, life: str, state: Mapping[str, Any]) -> Verdict:
+    """Return the verdict of an inspection.
+
+    `running` and `life` are what was known ("": it is not known when the life began), `state` is the present State ({}:
+    no container).
+    """
+    if not runs(state):
+        return Verdict.DIED if running else Verdict.DEAD
+    if not running:
+        return Verdict.RUNS
+    return Verdict.REPLACED if life and began(state) not in ("", life) else Verdict.SAME
+
+
+def began(state: Mapping[str, Any]) -> str:
+    return str(state.get("StartedAt") or "")
+
+
+def is_earlier(record: Mapping[str, Any], life: str) -> bool:
+    """Return whether an event is about a time before this life."""
+    start = parse(life) if life else None
+    at = record.get("timeNano")
+    return start is not None and isinstance(at, int) and at / 1e9 < start
+
+
+def publishes(seen: Mapping[str, Any], port: int) -> bool:
+    """Return whether a running container can be reached at its port."""
+    return bool(((seen.get("NetworkSettings") or {}).get("Ports") or {}).get(f"{port}/tcp"))
+
+
+def ended(state: Mapping[str, Any], oom: bool, noticed: float) -> Exit:
+    """Return the exit of a container's State, whose ExitCode is 128 + N for signal N (docker run(1)).
+
+    `state` is {} where nothing could be read. `noticed` is the wall time at which the death was noticed.
+    """
+    code = state.get("ExitCode")
+    return of_container(None if code is None else int(code), str(state.get("FinishedAt", "")), noticed, oom)

@@ -1,0 +1,1 @@
+"""Workers of one cluster that alternate between containers and plain processes."""

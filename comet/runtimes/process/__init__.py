@@ -1,0 +1,1 @@
+"""Replicas that are OS processes."""

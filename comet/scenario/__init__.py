@@ -1,0 +1,1 @@
+"""Scenario files: parsed, and played on a running cluster."""

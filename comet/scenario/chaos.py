@@ -1,0 +1,210 @@
+"""Kills and freezes replicas of a running cluster at random while clients ask, and accounts for every request.
+
+Requests fall due at a constant rate. One without an answer is explained by the death of the load balancer that had it:
+its connections end with it (docs/http.md promises no more). Every other error is unexplained, and fails the run, as
+does a replica that is not ready again.
+"""
+
+import asyncio
+import contextlib
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from comet.common.errors import UserError
+from comet.events import journal
+from comet.load.closed_model import INJECTED, RequestSpec, percentile_ms
+from comet.load.open_model import CompletedRequest, OpenModel
+from comet.scenario.deaths import Deaths
+from comet.scenario.victims import Chooser
+from comet.state.control_socket import call
+from comet.state.directory import Cluster
+
+KINDS = {"worker": 4, "lb": 4, "freeze": 2, "fault": 2}
+"""The kinds of actions, with how often each comes: SIGKILL of a worker or a load balancer, SIGSTOP, a leased fault."""
+
+FREEZE_SECONDS = 1.0
+"""Seconds until SIGCONT: less than the watchdog's time, so that nothing dies of it."""
+
+FAULT: Mapping[str, Any] = {"failure": 50, "for": 2}
+"""The fault of one worker: its answers say that they are injected."""
+
+DEATH_SPAN = 1.0
+"""Seconds around the death of a load balancer in which its connections may end."""
+
+SETTLE_TIMEOUT = 60.0
+"""Seconds that the replicas have at the end to be ready again."""
+
+CALL_TIMEOUT = 20.0
+
+
+@dataclass(frozen=True)
+class ChaosAction:
+    """What was done to a replica, and when (monotonic seconds)."""
+
+    action: str
+    replica: str
+    at: float
+
+
+@dataclass
+class ChaosRun:
+    """One run on this cluster; `addresses` are those of the load balancers by name."""
+
+    cluster: Cluster
+    addresses: Mapping[str, tuple[str, int]]
+    path: str
+    seconds: float
+    seed: int
+    kinds: Sequence[str]
+    rate: float
+    timeout: float
+    notify: Callable[[str], None]
+    actions: list[ChaosAction] = field(default_factory=list)
+    requests: list[CompletedRequest] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    complete: bool = False
+
+    def __post_init__(self) -> None:
+        self._chooser = Chooser(random.Random(self.seed), {kind: KINDS[kind] for kind in self.kinds})  # nosec B311
+        self._deaths = Deaths(journal.Tail(self.cluster.path("events.jsonl")))
+        self._frozen: set[str] = set()
+
+    def run(self) -> None:
+        """Run to the end; what is frozen goes on, however this ends."""
+        try:
+            asyncio.run(self._run())
+            self.complete = True
+        finally:
+            for name in list(self._frozen):
+                self._thaw(name)
+
+    async def _run(self) -> None:
+        asks = [RequestSpec(self.path)]
+        load = OpenModel(list(self.addresses.values()), asks, self.rate, self.requests.append, timeout=self.timeout)
+        sending = asyncio.create_task(load.send())
+        try:
+            ends = time.monotonic() + self.seconds
+            while (left := ends - time.monotonic()) > 0:
+                await asyncio.sleep(min(left, self._chooser.pause()))
+                if time.monotonic() < ends:
+                    await self._act()
+            await self._settle()
+        finally:
+            sending.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await sending
+            await load.drained()
+            await load.end()
+
+    async def _act(self) -> None:
+        kind = self._chooser.kind()
+        rows = await asyncio.to_thread(self._rows)
+        victim = self._chooser.victim(kind, rows)
+        if victim is None or (kind == "fault" and victim["role"] != "worker"):
+            return
+        name = str(victim["name"])
+        action = ChaosAction(kind, name, time.monotonic())
+        try:
+            await asyncio.to_thread(self._do, kind, name)
+        except UserError as error:  # It has just died, or is of a kind that nobody may kill.
+            self.notify(f"  {kind} {name}: {error.message}")
+            return
+        self.actions.append(action)
+        self.notify(f"  {kind} {name}")
+        if kind == "freeze":
+            await asyncio.sleep(FREEZE_SECONDS)
+            await asyncio.to_thread(self._thaw, name)
+
+    def _do(self, kind: str, name: str) -> None:
+        if kind == "fault":
+            self._call("faults", target=name, **FAULT)
+        elif kind == "freeze":
+            self._frozen.add(name)
+            self._call("kill", name=name, signal="STOP")
+        else:
+            self._call("kill", name=name, signal="KILL")
+            self._deaths.expect(name)
+
+    def _thaw(self, name: str) -> None:
+        with contextlib.suppress(UserError):  # It has died meanwhile.
+            self._call("kill", name=name, signal="CONT")
+        self._frozen.discard(name)
+
+    async def _settle(self) -> None:
+        """Wait until all replicas are ready again, for SETTLE_TIMEOUT at most."""
+        self.notify("waiting until all replicas are ready again")
+        ends = time.monotonic() + SETTLE_TIMEOUT
+        while True:
+            rows = await asyncio.to_thread(self._rows)
+            self.left = [f"{row['name']} {row['state']}" for row in rows if row["state"] != "ready"]
+            away = [name for name, ms in self._deaths.recoveries() if ms is None]
+            if not self.left and not away:
+                return
+            if time.monotonic() > ends:
+                self.left = self.left or [f"{name} not ready again" for name in away]
+                return
+            await asyncio.sleep(0.1)
+
+    def _rows(self) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = self._call("picture")["replicas"]
+        return rows
+
+    def _call(self, command: str, **fields: Any) -> Any:
+        try:
+            return call(self.cluster, command, timeout=CALL_TIMEOUT, **fields)
+        except ConnectionError as error:
+            raise UserError(f"the supervisor no longer answers ({error})") from None
+
+    def report(self) -> dict[str, Any]:
+        """Return what was done, what clients saw, and the verdict."""
+        found = Counter(self._outcome(request) for request in self.requests)
+        unexplained = {what: count for what, count in found.items() if what not in ("ok", "injected", "explained")}
+        times = [each.ended - each.due for each in self.requests if each.answer is not None]
+        recoveries = self._deaths.recoveries()
+        return {
+            "complete": self.complete,
+            "seconds": self.seconds,
+            "seed": self.seed,
+            "kinds": list(self.kinds),
+            "actions": [
+                {
+                    "kind": kind,
+                    "replica": replica,
+                    "times": times_done,
+                    "recovery_ms": _of(recoveries, replica) if kind in ("worker", "lb") else [],
+                }
+                for (kind, replica), times_done in sorted(
+                    Counter((each.action, each.replica) for each in self.actions).items()
+                )
+            ],
+            "requests": len(self.requests),
+            "ok": found["ok"],
+            "injected": found["injected"],
+            "broken_with_lb": found["explained"],
+            "unexplained": dict(sorted(unexplained.items())),
+            "p50_ms": percentile_ms(times, 50),
+            "p99_ms": percentile_ms(times, 99),
+            "not_ready": self.left,
+            "passed": self.complete and not unexplained and not self.left and bool(self.requests),
+        }
+
+    def _outcome(self, request: CompletedRequest) -> str:
+        """Return `ok`, `injected`, `explained`, or what the unexplained error is."""
+        answer = request.answer
+        if answer is not None:
+            return "ok" if 200 <= answer.status < 400 else "injected" if answer.body == INJECTED else str(answer.status)
+        lb = next((name for name, address in self.addresses.items() if address == request.address), "")
+        # The loop's clock is the monotonic one.
+        died = any(
+            each.action == "lb" and each.replica == lb and request.sent - DEATH_SPAN <= each.at <= request.ended
+            for each in self.actions
+        )
+        return "explained" if died else request.failure
+
+
+def _of(recoveries: Sequence[tuple[str, float | None]], name: str) -> list[float]:
+    return [round(ms, 1) for replica, ms in recoveries if replica == name and ms is not None]

@@ -1,0 +1,320 @@
+"""Connects the command line to a running supervisor over a UNIX socket.
+
+The socket lies in `.comet/run/`, reachable only by the cluster's user. Each side sends one JSON object a line:
+{"command": "ps", …} is answered by {"ok": …} or {"error": "…", "exit_code": N, "kind": the name of its class}. The
+server only passes commands to the loop and waits for their results. A client that hangs or sends invalid data does not
+affect the others.
+
+A command may take an hour. A client therefore first asks whether a supervisor is there (`ping`, answered at once), and
+then keeps asking the kernel whether the supervisor is stopped. If the ping is not answered, the command is not sent, so
+that it is not carried out unexpectedly later.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import struct
+import time
+import traceback
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from comet.common.errors import Busy, Unknown, UserError, os_error_text
+from comet.common.json_values import MAX_BYTES, decode, has_shape, mapping
+from comet.concurrency.cancellation import Stopped
+from comet.host import files
+from comet.state.directory import Cluster
+from comet.state.lock import Lock
+
+SOCKET = "supervisor.sock"
+MAX_LINE = 1 << 20
+PING = "ping"
+
+ANSWER_TIMEOUT = 5.0
+"""Seconds within which a supervisor answers a ping."""
+
+STOP_CHECK_PAUSE = 1.0
+"""Seconds between two checks whether a supervisor that carries out a command is stopped."""
+
+BACKLOG = 1024
+"""Connections that may wait to be accepted."""
+
+MAX_PEERS = 256
+"""Connections held at a time; above that, the connection that has been idle longest is closed."""
+
+SOCKET_TIMEOUT = 4.0
+"""Seconds to wait for the socket of a living supervisor."""
+
+Handler = Callable[[dict[str, Any]], Awaitable[Any]]
+
+Shapes = Mapping[str, Mapping[str, Any]]
+"""The types of the fields of each command; a field that may be null may be missing.
+
+Commands that are not listed have no fields, or check theirs themselves.
+"""
+
+
+class NotAnswering(UserError):
+    """The supervisor exists and does not answer."""
+
+
+class SupervisorStopped(NotAnswering):
+    """The supervisor exists and is stopped; it does nothing until it is continued."""
+
+
+class ControlServer:
+    """Answers the commands for which `handlers` has an entry."""
+
+    def __init__(self, cluster: Cluster, handlers: Mapping[str, Handler], shapes: Shapes) -> None:
+        self._cluster = cluster
+        self._shapes = shapes
+        self._handlers = handlers
+        self._server: asyncio.Server | None = None
+        self._file_status: os.stat_result | None = None
+        self._peers: dict[asyncio.StreamWriter, bool] = {}
+        """The connected clients, the longest idle first, and whether each waits for an answer."""
+
+    async def open(self) -> None:
+        listener = self._cluster.listen(SOCKET)
+        self._file_status = files.lstat(self._cluster.path("run", SOCKET))
+        self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=MAX_LINE, backlog=BACKLOG)
+
+    async def repair(self) -> bool:
+        """Listen again if the socket's file is gone or replaced, and return whether it was.
+
+        Connected clients stay connected.
+        """
+        if self._server is None or files.is_same(self._cluster.path("run", SOCKET), self._file_status):
+            return False
+        former, peers = self._server, self._peers
+        await self.open()
+        self._peers = peers
+        former.close()
+        return True
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        for peer in list(self._peers):
+            peer.close()
+        files.remove(self._cluster.path("run", SOCKET))
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._close_idle_peer()
+        self._peers[writer] = False
+        try:
+            while line := await reader.readline():
+                self._peers[writer] = True
+                answer = await self._answer(line)
+                self._peers.pop(writer, None)
+                self._peers[writer] = False  # Clients are ordered by idle time, so this one moves to the end.
+                writer.write(json.dumps(answer).encode() + b"\n")
+                await writer.drain()
+        except ConnectionError:
+            pass  # The client disconnected.
+        except asyncio.CancelledError:
+            pass  # The supervisor has ended while this client waited. Python 3.11 would report it as an error.
+        except ValueError:  # The line is too long, so the start of the next one is unknown.
+            writer.write(
+                json.dumps({"error": f"not a command: longer than {MAX_LINE} bytes", "exit_code": 2}).encode() + b"\n"
+            )
+        finally:
+            self._peers.pop(writer, None)
+            writer.close()
+
+    def _close_idle_peer(self) -> None:
+        idle = next((peer for peer, busy in self._peers.items() if not busy), None)
+        if len(self._peers) >= MAX_PEERS and idle is not None:
+            del self._peers[idle]
+            idle.transport.abort()
+
+    async def _answer(self, line: bytes) -> dict[str, Any]:
+        try:
+            request = read(line, self._shapes)
+            if request["command"] == PING:
+                return {"ok": {}}
+            handler = self._handlers.get(request["command"])
+        except ValueError as error:
+            return {"error": f"not a command: {error}", "exit_code": 2}
+        if handler is None:
+            return {"error": f"{request['command'][:40]!r}: not a command of this version", "exit_code": 2}
+        try:
+            return {"ok": await handler(request)}
+        except Stopped:
+            return {"error": "the cluster is being stopped", "exit_code": 1, "kind": Busy.__name__}
+        except UserError as error:
+            return {"error": error.message, "exit_code": error.exit_code, "kind": type(error).__name__}
+        except OSError as error:
+            named = f"{error.filename}: " if error.filename else ""
+            return {"error": f"{named}{os_error_text(error)}", "exit_code": 1}
+        except Exception as error:
+            with contextlib.suppress(OSError):  # The disk of the log is full.
+                traceback.print_exc()
+            return {"error": f"internal error: {error!r} (the supervisor's log has more)", "exit_code": 1}
+
+
+def read(line: bytes, shapes: Shapes) -> dict[str, Any]:
+    """Return the request in a line, with its `command` and checked fields; raise ValueError that says what is wrong."""
+    request = mapping(decode(line, MAX_LINE))
+    command = request.get("command")
+    if not isinstance(command, str):
+        raise ValueError("command: not a text")
+    for name, hint in shapes.get(command, {}).items():
+        if not has_shape(request.get(name), hint):
+            raise ValueError(f"{command}: {name}: missing, or not of its type")
+    return request
+
+
+def read_answer(line: bytes) -> dict[str, Any]:
+    """Return the answer in a line, with `ok` or with `error` and its fields.
+
+    Raise ValueError where it is neither.
+    """
+    answer = mapping(decode(line))
+    if "error" in answer:
+        if (
+            not isinstance(answer["error"], str)
+            or not has_shape(answer.get("exit_code", 1), int)
+            or not has_shape(answer.get("kind"), str | None)
+        ):
+            raise ValueError("not an error")
+    elif "ok" not in answer:
+        raise ValueError("neither ok nor error")
+    return answer
+
+
+def _connected(cluster: Cluster, ping_timeout: float) -> socket.socket:
+    """Return a connection to the supervisor; raise ConnectionError if there is no supervisor.
+
+    A supervisor whose socket was removed creates it again within a second or two.
+    """
+    deadline = time.monotonic() + SOCKET_TIMEOUT
+    while True:
+        try:
+            return _connect(cluster, ping_timeout)
+        except BlockingIOError:
+            raise _no_answer(cluster, ping_timeout) from None
+        except OSError as error:
+            holder = Lock(cluster).holder()
+            if holder is None:
+                raise ConnectionError(str(error)) from None
+            if _is_stopped(holder):
+                raise _no_answer(cluster, ping_timeout) from None
+            if time.monotonic() > deadline:
+                raise NotAnswering(
+                    f"the supervisor (PID {holder}) cannot be reached: {cluster.path('run', SOCKET)} is missing"
+                ) from None
+        time.sleep(0.05)
+
+
+def ping(cluster: Cluster) -> None:
+    """Check that the supervisor answers.
+
+    Raise NotAnswering if it does not, and ConnectionError if it has no socket (any more).
+    """
+    try:
+        peer = _connect(cluster, ANSWER_TIMEOUT)
+    except BlockingIOError:
+        raise _no_answer(cluster, ANSWER_TIMEOUT) from None
+    except OSError as error:
+        raise ConnectionError(str(error)) from None
+    with contextlib.closing(peer):
+        try:
+            _exchange(cluster, peer, {"command": PING}, ANSWER_TIMEOUT)
+        except OSError as error:
+            raise NotAnswering(f"the supervisor hung up: {error.strerror}") from None
+
+
+def call(cluster: Cluster, command: str, timeout: float = 30.0, **fields: Any) -> Any:
+    """Have the running supervisor carry out a command and return its answer.
+
+    Raise UserError if it refuses, NotAnswering if it exists and does not answer within `timeout` seconds, and
+    ConnectionError if there is none.
+    """
+    ping_timeout = min(timeout, ANSWER_TIMEOUT)
+    peer = _connected(cluster, ping_timeout)
+    with contextlib.closing(peer):
+        try:
+            _exchange(cluster, peer, {"command": PING}, ping_timeout)
+            answer = _exchange(cluster, peer, {"command": command, **fields}, timeout)
+        except OSError as error:
+            raise NotAnswering(f"the supervisor hung up: {error.strerror}") from None
+    if "error" in answer:
+        kind = {"Busy": Busy, "Unknown": Unknown}.get(str(answer.get("kind")), UserError)
+        raise kind(answer["error"], answer.get("exit_code", 1))
+    return answer["ok"]
+
+
+def _connect(cluster: Cluster, ping_timeout: float) -> socket.socket:
+    """Connect, waiting for room in the queue of connections; raise BlockingIOError if there is none in time."""
+    peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        # The kernel waits for room only in a blocking connect(2), and for at most this time.
+        peer.setsockopt(
+            socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", int(ping_timeout), int(ping_timeout % 1 * 1e6))
+        )
+        peer.connect(cluster.socket_address(SOCKET))
+    except OSError:
+        peer.close()
+        raise
+    return peer
+
+
+def _exchange(cluster: Cluster, peer: socket.socket, request: dict[str, Any], timeout: float) -> dict[str, Any]:
+    """Send a request and return its answer; raise NotAnswering if none comes in time, or the supervisor is stopped."""
+    line, deadline, stopped_since = bytearray(), time.monotonic() + timeout, None
+    try:
+        peer.settimeout(timeout)
+        peer.sendall(json.dumps(request).encode() + b"\n")
+        while not line.endswith(b"\n"):
+            peer.settimeout(max(0.01, min(STOP_CHECK_PAUSE, deadline - time.monotonic())))
+            try:
+                data = peer.recv(65536)
+            except TimeoutError:
+                now = time.monotonic()
+                stopped_since = (stopped_since or now) if _is_stopped(Lock(cluster).holder()) else None
+                if now >= deadline or (
+                    stopped_since is not None and now - stopped_since >= ANSWER_TIMEOUT - STOP_CHECK_PAUSE
+                ):
+                    raise
+                continue
+            if not data or len(line) > MAX_BYTES:
+                raise NotAnswering("the supervisor hung up" if not data else "the supervisor's answer has no end")
+            line += data
+    except TimeoutError:
+        raise _no_answer(cluster, timeout) from None
+    try:
+        return read_answer(bytes(line))
+    except ValueError as error:
+        raise NotAnswering(
+            f"the supervisor's answer is not understood ({error}); it may be of another version: restart it"
+        ) from None
+
+
+def _no_answer(cluster: Cluster, timeout: float) -> NotAnswering:
+    pid = Lock(cluster).holder()
+    if _is_stopped(pid):
+        return SupervisorStopped(
+            f"the supervisor (PID {pid}) does not answer: it is stopped; continue it with: kill -CONT {pid}"
+        )
+    return NotAnswering(
+        f"the supervisor does not answer within {timeout:g} s: it is hung, or very busy (see "
+        ".comet/logs/supervisor.log)"
+    )
+
+
+def _is_stopped(pid: int | None) -> bool:
+    """Return whether a process was stopped by a signal or a debugger (proc_pid_stat(5))."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes() if pid is not None else b""
+    except OSError:
+        return False
+    return stat.rpartition(b") ")[2][:1] in (b"T", b"t")
+
+
+def problem(pid: int) -> str:
+    """Return in a few words what is wrong with a running supervisor that did not answer."""
+    return "not answering" + (f": it is stopped; continue it with: kill -CONT {pid}" if _is_stopped(pid) else "")

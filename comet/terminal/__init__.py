@@ -1,0 +1,1 @@
+"""Text output for people: messages while a cluster starts and stops, progress, tables."""

@@ -1,0 +1,1 @@
+"""Turns the config into replica specs: the built-in worker, load balancers, a custom service."""

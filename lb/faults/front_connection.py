@@ -1,0 +1,415 @@
+"""One client's connection at the front: reads its requests and relays them to the data path, with the sampled faults.
+
+The data path gets a connection of its own for each client's connection, so that it treats requests as ever: keep-alive,
+retries, errors, refusals. Its responses are well-formed. What the front does not understand (an invalid head, a tunnel)
+is relayed unchanged from there on, and the data path decides about it.
+
+A response that cannot be completed ends with a RST, so that no client takes it for complete.
+"""
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Final
+
+from lb.faults.front_rules import FrontSample, FrontSettings, Request
+from lb.faults.streams import CHUNK_SIZE, MAX_SIZE, PACE_INTERVAL, Streams, copy, reset
+from lb.http.chunked import ChunkedReader, frame, last
+from lb.http.fields import Refusal
+from lb.http.proxy_protocol import read
+
+FAILURE_BODY: Final = b'{"error":"injected failure"}'
+GARBAGE: Final = b"\x16\x03\x01\x00\xff\x00no HTTP\r\n\x00\xfe\xff\r\n\r\n"
+CHUNKED, UNTIL_CLOSE = -1, -2
+MAX_EARLY: Final = 65536
+"""Bytes of later requests that are read during an exchange."""
+
+HEAD_PIECES: Final = 10
+"""Pieces in which a slow head is sent."""
+
+_REQUEST_LINE = re.compile(r"([!#-'*+.0-9A-Z^_`a-z|~-]+) (\S+) HTTP/1\.([01])").fullmatch
+_OF_FRAMING: Final = (b"content-length", b"transfer-encoding")
+
+OpenInner = Callable[[str | None], Awaitable[Streams]]
+"""Connects to the data path, for a client of the given address, None for that of the connection."""
+
+
+class Input:
+    """Bytes that arrive: heads one by one, and what follows them."""
+
+    def __init__(self, reader: asyncio.StreamReader) -> None:
+        self._reader = reader
+        self.data = b""
+
+    @property
+    def has_ended(self) -> bool:
+        return self._reader.at_eof()
+
+    async def more(self) -> bool:
+        """Read another piece into `data`; return False at the end."""
+        piece = await self._reader.read(CHUNK_SIZE)
+        self.data += piece
+        return bool(piece)
+
+    async def wait(self) -> None:
+        """Return when something has arrived, or the end."""
+        if not self.data:
+            await self.more()
+
+    async def head(self) -> bytes:
+        """Return the next head; b"" where none comes: `data` is then what came instead."""
+        while (end := self.data.find(b"\r\n\r\n")) < 0:
+            if len(self.data) > MAX_SIZE or not await self.more():
+                return b""
+        head, self.data = self.data[: end + 4], self.data[end + 4 :]
+        return head
+
+    async def read(self, size: int) -> bytes:
+        if not self.data and not await self.more():
+            return b""
+        piece, self.data = self.data[:size], self.data[size:]
+        return piece
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A request's head; `length` is that of its body, or CHUNKED."""
+
+    request: Request
+    length: int
+    keeps: bool
+    expects: bool
+
+
+def read_head(head: bytes) -> Head | None:
+    """Return what a head says; None where that is not clear."""
+    first, *lines = head[:-4].decode("latin-1").split("\r\n")
+    match = _REQUEST_LINE(first)
+    fields = {name.lower(): value.strip() for name, colon, value in (line.partition(":") for line in lines) if colon}
+    coding, length = fields.get("transfer-encoding"), fields.get("content-length", "0")
+    if match is None or len(fields) != len(lines) or not length.isascii() or not length.isdigit():
+        return None  # A field that appears twice is read by the data path alone.
+    if coding is not None and (coding.lower() != "chunked" or "content-length" in fields):
+        return None
+    option = fields.get("connection", "").lower()
+    keeps = "close" not in option and (match[3] == "1" or "keep-alive" in option)
+    body = CHUNKED if coding is not None else int(length)
+    return Head(Request(match[1], match[2], fields), body, keeps, "expect" in fields)
+
+
+class FrontConnection:
+    """Serves one client; `sample` samples the faults of a request, `open_inner` connects to the data path."""
+
+    def __init__(
+        self,
+        client: Streams,
+        sample: Callable[[Request], FrontSample],
+        open_inner: OpenInner,
+        head_timeout: float,
+        early: bytes = b"",
+        has_header: bool = False,
+    ) -> None:
+        """Make the connection; `has_header`: it may begin with a header of the PROXY protocol."""
+        self._input = Input(client[0])
+        self._input.data = early
+        self._writer = client[1]
+        self._sample = sample
+        self._open_inner = open_inner
+        self._head_timeout = head_timeout
+        self._has_header = has_header
+        self._address: str | None = None
+        self._inner: tuple[Input, asyncio.StreamWriter] | None = None
+        self._incomplete = self._upgraded = False
+
+    async def run(self) -> None:
+        """Serve requests until the connection ends."""
+        try:
+            if self._has_header:
+                await self._read_header()
+            while await self._serve_next():
+                pass
+        except (OSError, EOFError, Refusal, ValueError, TimeoutError):
+            if self._incomplete:
+                reset(self._writer)
+        finally:
+            self._writer.close()
+            if self._inner is not None:
+                self._inner[1].close()
+
+    async def _read_header(self) -> None:
+        async with asyncio.timeout(self._head_timeout):
+            while (header := read(self._input.data)) is None:
+                if not await self._input.more():
+                    return
+        self._input.data = self._input.data[header.size :]
+        self._address = None if header.address is None else str(header.address)
+
+    async def _serve_next(self) -> bool:
+        async with asyncio.timeout(self._head_timeout):
+            head = await self._input.head()
+        found = read_head(head) if head else None
+        if found is None:
+            if head or self._input.data:
+                await self._tunnel(head)
+            return False
+        sample = self._sample(found.request)
+        if sample.kind in ("hang", "reset", "garbage", "redirect", "failure"):
+            return await self._answer(found, sample)
+        if sample.delay:
+            await asyncio.sleep(sample.delay)
+        return await self._forward(head, found, sample)
+
+    async def _answer(self, head: Head, sample: FrontSample) -> bool:
+        """Treat a request that the data path does not get; return whether the connection goes on."""
+        if sample.kind == "hang":
+            while await self._input.read(CHUNK_SIZE):
+                pass
+            return False
+        if sample.kind == "reset":
+            reset(self._writer)
+            return False
+        if sample.kind == "garbage":
+            self._writer.write(GARBAGE)
+            await self._writer.drain()
+            return False
+        keeps = head.keeps and not head.expects
+        if not head.expects:
+            async for _ in self._request_body(head.length):
+                pass
+        settings = sample.settings
+        if sample.kind == "redirect":
+            settings = FrontSettings(status=302, headers=(f"Location: {head.request.target}",), body="")
+        self._writer.write(own_answer(settings, head.request.method == "HEAD", keeps))
+        await self._writer.drain()
+        return keeps
+
+    # Requests.
+
+    async def _request_body(self, length: int) -> AsyncIterator[bytes]:
+        """Yield the body of a request as it arrived."""
+        if length != CHUNKED:
+            while length > 0:
+                piece = await self._input.read(min(length, CHUNK_SIZE))
+                if not piece:
+                    raise EOFError
+                length -= len(piece)
+                yield piece
+            return
+        reader = ChunkedReader()
+        while not reader.done:
+            piece = await self._input.read(CHUNK_SIZE)
+            if not piece:
+                raise EOFError
+            reader.feed(piece)
+            if reader.done and reader.rest:
+                self._input.data = reader.rest + self._input.data
+                piece = piece[: -len(reader.rest)]
+            yield piece
+
+    async def _forward(self, raw: bytes, head: Head, sample: FrontSample) -> bool:
+        """Relay a request and its response; return whether the connection goes on."""
+        if self._inner is not None and self._inner[0].has_ended:
+            self._inner[1].close()
+            self._inner = None
+        if self._inner is None:
+            reader, writer = await self._open_inner(self._address)
+            self._inner = Input(reader), writer
+        self._inner[1].write(raw)
+        sending = asyncio.ensure_future(self._send(head.length, sample))
+        responding = asyncio.ensure_future(self._respond(head, sample))
+        try:
+            await asyncio.wait((sending, responding), return_when=asyncio.FIRST_COMPLETED)
+            if not responding.done() and sending.exception() is not None:
+                return False  # The client is gone.
+            keeps = await responding and head.keeps
+        finally:
+            sending.cancel()
+            responding.cancel()
+            await asyncio.gather(sending, responding, return_exceptions=True)
+        if self._upgraded:
+            await self._tunnel(b"")
+            return False
+        if keeps and sample.kind == "close-kept":
+            await self._input.wait()
+            return False
+        return keeps
+
+    async def _send(self, length: int, sample: FrontSample) -> None:
+        """Relay the body of a request; then read early requests, so that the end of the client is noticed."""
+        assert self._inner is not None
+        writer = self._inner[1]
+        rate = sample.settings.slow_upload
+        async for piece in self._request_body(length):
+            async for part in self._paced(piece, rate, sample):
+                with contextlib.suppress(OSError):  # The data path has answered already, and reads no more.
+                    writer.write(part)
+                    await writer.drain()
+        while len(self._input.data) < MAX_EARLY and await self._input.more():
+            pass
+        if not self._input.data:
+            with contextlib.suppress(OSError):
+                writer.write_eof()
+
+    async def _paced(self, data: bytes, rate: float, sample: FrontSample) -> AsyncIterator[bytes]:
+        """Yield data in parts, at a rate in bytes per second and with the jitter."""
+        jitter = sample.settings.jitter / 1000
+        size = max(1, int(rate * PACE_INTERVAL)) if rate else len(data)
+        for at in range(0, len(data), max(size, 1)):
+            part = data[at : at + size]
+            if jitter:
+                await asyncio.sleep(sample.random.random() * jitter)
+            yield part
+            if rate:
+                await asyncio.sleep(len(part) / rate)
+
+    # Responses.
+
+    async def _respond(self, head: Head, sample: FrontSample) -> bool:
+        """Relay the response; return whether it keeps the connection."""
+        assert self._inner is not None
+        source, status, raw = self._inner[0], 100, b""
+        while 100 <= status < 200 and status != 101:
+            raw = await source.head()
+            if not raw:
+                self._writer.write(source.data)
+                return False
+            status = int(raw[9:12])
+            if status < 200:
+                self._writer.write(raw)
+        if status == 101:
+            self._upgraded = True
+            return True
+        if sample.kind == "reset-after":
+            reset(self._writer)
+            return False
+        bodiless = head.request.method == "HEAD" or status in (204, 304)
+        length, closes = _framing(raw)
+        return await self._relay(raw, 0 if bodiless else length, closes, sample)
+
+    async def _relay(self, raw: bytes, length: int, closes: bool, sample: FrontSample) -> bool:
+        kind, cut = sample.kind, sample.kind in ("truncate", "reset-body")
+        if kind == "wrong-length":
+            said = length // 2 if length > 0 else 1 if length else 10
+            raw = _without(raw, *_OF_FRAMING) + b"Content-Length: %d\r\n\r\n" % said
+        elif kind == "bad-framing":
+            raw = _without(raw, *_OF_FRAMING) + b"Transfer-Encoding: chunked\r\n\r\nno size\r\n"
+        elif kind == "close-kept":
+            raw = _without(raw, b"connection") + b"\r\n"
+        self._incomplete = True
+        await self._write_head(raw, sample)
+        left = length // 2 if cut and length > 0 else 1 << 62
+        as_chunks = length == CHUNKED and kind not in ("wrong-length", "bad-framing")
+        async for piece in self._response_body(length):
+            piece = piece[: max(len(piece) // 2, 1)] if cut and length < 0 else piece[:left]
+            left -= len(piece)
+            async for part in self._paced(piece, sample.settings.slow_body, sample):
+                self._writer.writelines(frame([part]) if as_chunks else [part])
+                await self._writer.drain()
+            if cut and (length < 0 or left <= 0):
+                break
+        if cut:
+            return await self._cut(kind == "reset-body")
+        if as_chunks:
+            self._writer.write(last([]))
+        await self._writer.drain()
+        self._incomplete = False
+        return not closes and kind != "bad-framing" and not (kind == "wrong-length" and not length)
+
+    async def _cut(self, with_reset: bool) -> bool:
+        """End the connection in the middle of a body."""
+        await self._writer.drain()
+        if with_reset:
+            # Time for the client to read the data: a reset discards what its socket still holds.
+            await asyncio.sleep(PACE_INTERVAL)
+            reset(self._writer)
+        self._incomplete = False
+        return False
+
+    async def _write_head(self, raw: bytes, sample: FrontSample) -> None:
+        pause = sample.settings.slow_head / 1000 / HEAD_PIECES
+        size = -(-len(raw) // HEAD_PIECES) if pause else len(raw)
+        for at in range(0, len(raw), size):
+            if pause:
+                await asyncio.sleep(pause)
+            self._writer.write(raw[at : at + size])
+            await self._writer.drain()
+
+    async def _response_body(self, length: int) -> AsyncIterator[bytes]:
+        """Yield the body of a response, decoded."""
+        assert self._inner is not None
+        source = self._inner[0]
+        reader = ChunkedReader(lax=True) if length == CHUNKED else None
+        while length and not (reader is not None and reader.done):
+            piece = await source.read(CHUNK_SIZE if length < 0 else min(length, CHUNK_SIZE))
+            if not piece and length != UNTIL_CLOSE:
+                raise EOFError
+            if not piece:
+                return
+            if reader is not None:
+                for decoded in reader.feed(piece):
+                    yield decoded
+                if reader.done:
+                    source.data = reader.rest + source.data
+            else:
+                length -= len(piece) if length > 0 else 0
+                yield piece
+
+    async def _tunnel(self, head: bytes) -> None:
+        """Relay everything unchanged from now on."""
+        data = head + self._input.data
+        self._input.data = b""
+        if self._inner is None:
+            reader, writer = await self._open_inner(self._address)
+            self._inner = Input(reader), writer
+        source, writer = self._inner
+        writer.write(data)
+        sending = asyncio.ensure_future(copy(self._input, writer))
+        try:
+            await copy(source, self._writer)
+            await sending
+        finally:
+            sending.cancel()
+
+
+def own_answer(settings: FrontSettings, head_only: bool, keeps: bool) -> bytes:
+    """Return the answer in place of the service's."""
+    status = settings.status
+    try:
+        reason = HTTPStatus(status).phrase
+    except ValueError:
+        reason = "Injected"
+    body = FAILURE_BODY if settings.body is None else settings.body.encode()
+    names = {header.partition(":")[0].strip().lower() for header in settings.headers}
+    lines = [f"HTTP/1.1 {status} {reason}", *settings.headers]
+    if body and "content-type" not in names:
+        lines.append("Content-Type: application/json" if settings.body is None else "Content-Type: text/plain")
+    if status not in (204, 304) and "content-length" not in names:
+        lines.append(f"Content-Length: {len(body)}")
+    if not keeps:
+        lines.append("Connection: close")
+    head = "\r\n".join([*lines, "", ""]).encode("latin-1", "replace")
+    return head if head_only or status in (204, 304) else head + body
+
+
+def _framing(raw: bytes) -> tuple[int, bool]:
+    """Return the length of a response's body, and whether the connection ends with it."""
+    fields = {
+        name.strip().lower(): value.strip()
+        for name, _, value in (line.partition(b":") for line in raw[:-4].split(b"\r\n")[1:])
+    }
+    closes = b"close" in fields.get(b"connection", b"").lower()
+    if b"transfer-encoding" in fields:
+        return CHUNKED, closes
+    if b"content-length" in fields:
+        return int(fields[b"content-length"]), closes
+    return UNTIL_CLOSE, True
+
+
+def _without(raw: bytes, *names: bytes) -> bytes:
+    """Return a head without these fields and without its last, empty line."""
+    lines = raw[:-4].split(b"\r\n")
+    kept = [line for line in lines if line.partition(b":")[0].strip().lower() not in names]
+    return b"\r\n".join([*kept, b""])

@@ -1,0 +1,280 @@
+"""Admits clients while there are descriptors for them, and reserves some for workers, health checks and control.
+
+Clients get at most what is left after the reserve. When all of that is in use, the clients that have been idle the
+longest are closed. While all are busy, new connections wait in the kernel's backlog instead of being accepted and
+dropped. The limit is read every second, because an operator may change it (prlimit). An accept that fails for another
+reason must neither loop nor end the accepting.
+"""
+
+import asyncio
+import contextlib
+import os
+import resource
+import select
+import socket
+from collections.abc import Callable, Coroutine
+from time import monotonic
+from typing import Any, Final
+
+from lb.process import tls
+from lb.process.proxy_header import ProxyHeaderReader
+from lb.process.tls import Certificate
+from lb.proxy.connection_end import IDLE, LINGER
+from lb.proxy.dispatcher import Dispatcher
+from lb.system.shortage import is_local_shortage
+from lb.system.sockets import descriptor, readable
+
+BACKLOG: Final = 4096
+"""create_server calls listen() again, which would reduce the backlog of the socket to 100 otherwise."""
+
+MAX_RESERVE: Final = 4096
+
+OTHER_DESCRIPTORS: Final = 8
+"""Descriptors for control peers and files; each upstream needs one more for its health check."""
+
+MIN_IDLE: Final = 0.1
+"""Seconds after which a client counts as idle: the first request of a new connection may be on its way."""
+
+POLL_INTERVAL: Final = 1.0
+"""Seconds between two checks of the limit."""
+
+QUICK_POLL_INTERVAL: Final = 0.05
+"""Seconds between two checks of the limit while nothing is accepted."""
+
+STALLED_PAUSE: Final = 1.0
+"""Seconds without accepting after accepts that all failed."""
+
+
+def room_for_clients(limit: int, taken: int, *, fault_injection: bool) -> int:
+    """Return how many of `limit` descriptors clients may use if the process itself uses `taken`.
+
+    The reserve is half, so that each busy client can have an upstream connection, but at most MAX_RESERVE, since idle
+    clients need none. With fault injection a request uses four descriptors.
+    """
+    usable = max(limit - taken, 0)
+    return max(usable // 4, 1) if fault_injection else max(usable - min(usable // 2, MAX_RESERVE), 1)
+
+
+class Admission:
+    """Accepts on `listener`, which always stays open."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        proxy: Dispatcher,
+        listener: socket.socket,
+        certificate: Certificate,
+    ) -> None:
+        self._loop = loop
+        self._proxy = proxy
+        self._listener = listener
+        self._diverted: Callable[[], Any] | None = None
+        self._refuses = False
+        self._certificate = certificate
+        self._by_hand = False  # this class accepts, not the loop's own server
+        self._server: asyncio.Server | None = None
+        self._accepting = False
+        self._opening: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self.handshakes: set[asyncio.Task[Any]] = set()
+        """Accepted connections that are not clients yet; `close` leaves them."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._own_descriptors = 0
+        self._client_limit = 1 << 62
+        self._accepted = self._accepted_before = 0
+        self._stalled_before = False
+        self._resume_at = 0.0
+        self._closed = False
+        self._eviction_scheduled = False
+
+    async def open(self) -> None:
+        """Start to accept; raise OSError if that fails."""
+        await self._listen()
+        self._own_descriptors = len(os.listdir("/proc/self/fd"))
+        self._client_limit = self._current_limit()
+        self._timer = self._loop.call_later(POLL_INTERVAL, self._check_limit)
+
+    def close(self) -> None:
+        """Stop accepting."""
+        self._closed = True
+        self._stop_accepting()
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in (self._opening, *self._tasks):
+            if task is not None:
+                task.cancel()
+
+    def free_descriptors(self) -> None:
+        """Free a few descriptors at once, because something more important than an idle connection got none."""
+        if not self._evict(self._batch()):
+            idle = [each for upstream in self._proxy.pool.order for each in upstream.idle]
+            if idle:
+                min(idle, key=lambda each: each.idle_since).close()
+
+    def divert(self, make_client: Callable[[], Any] | None) -> None:
+        """Give new clients another protocol; None: that of the data path."""
+        self._diverted = make_client
+
+    def refuse(self, on: bool) -> None:
+        """Have the address refuse connections, or accept them again.
+
+        The socket keeps its port: shutdown(2) ends the listening of all processes that hold it, listen(2) resumes it.
+        Meanwhile no other socket may share the port, as one with SO_REUSEADDR could with a socket that does not listen.
+        """
+        self._refuses = on
+        with contextlib.suppress(OSError):
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, not on)
+            if on:
+                self._stop_accepting()
+                self._listener.shutdown(socket.SHUT_RD)
+            elif not self._closed:
+                self._listener.listen(BACKLOG)
+                self._check_limit()
+
+    async def _listen(self) -> None:
+        self._by_hand = isinstance(self._loop, asyncio.BaseEventLoop) or self._certificate.context is not None
+        if self._by_hand:
+            # asyncio's own server accepts up to the whole backlog before any other event, and cannot be stopped during
+            # its pause. With TLS the header of the PROXY protocol is read before the handshake.
+            self._listener.setblocking(False)
+            self._loop.add_reader(self._listener, self._accept)
+            self._accepting = True
+            return
+        # The loop gets a duplicate: the original can still be handed to a successor's supervisor.
+        listener = self._listener.dup()
+        try:
+            self._server = await self._loop.create_server(self._admit, sock=listener, backlog=BACKLOG)
+        except OSError:
+            listener.close()
+            raise
+        self._accepting = True
+
+    def _accept(self) -> None:
+        try:
+            sock, _ = self._listener.accept()
+        except OSError as error:
+            if is_local_shortage(error) and not isinstance(error, BlockingIOError):
+                self._pause(STALLED_PAUSE)
+            return
+        sock.setblocking(False)
+        certificate = self._certificate.context
+        if certificate is None:
+            self._keep(self._loop.connect_accepted_socket(self._admit, sock), self._tasks)
+            return
+        self._keep(tls.accept(self._loop, sock, certificate, self._proxy.readers, self._admit_tls), self.handshakes)
+        if len(self.handshakes) + len(self._proxy.clients) + 2 > self._client_limit:
+            self._pause(QUICK_POLL_INTERVAL)  # Handshakes need descriptors, too.
+
+    def _keep(self, work: Coroutine[Any, Any, Any], tasks: set[asyncio.Task[Any]]) -> None:
+        task = self._loop.create_task(work)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    def _current_limit(self) -> int:
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        detour = self._proxy.settings.faults is not None or self._diverted is not None
+        taken = self._own_descriptors + OTHER_DESCRIPTORS + len(self._proxy.pool.order)
+        return room_for_clients(limit, taken, fault_injection=detour)
+
+    def _batch(self) -> int:
+        return max(1, min(self._client_limit // 64, 64))
+
+    def configure(self) -> None:
+        """Follow a change of the settings: begin or stop to speak TLS."""
+        wants = isinstance(self._loop, asyncio.BaseEventLoop) or self._certificate.context is not None
+        if wants != self._by_hand and self._accepting and not self._closed:
+            self._pause(0.0)
+
+    def _admit(self) -> Any:
+        """Return the protocol of a new connection: a client, or what reads a PROXY protocol's header before it."""
+        client = self._admit_tls()
+        awaits_header = self._diverted is None and bool(self._proxy.readers.networks)
+        return ProxyHeaderReader(client) if awaits_header else client
+
+    def _admit_tls(self) -> Any:
+        self._accepted += 1
+        if len(self._proxy.clients) + 2 > self._client_limit and not self._eviction_scheduled:
+            self._eviction_scheduled = True
+            self._loop.call_soon(self._evict_for_room)  # Not here: the loop is still accepting.
+        return self._proxy.make_client() if self._diverted is None else self._diverted()
+
+    def _evict_for_room(self) -> None:
+        self._eviction_scheduled = False
+        over = len(self._proxy.clients) + 2 - self._client_limit
+        if over > 0 and self._evict(max(over, self._batch())) < over and self._accepting:
+            self._pause(QUICK_POLL_INTERVAL)
+
+    def _evict(self, wanted: int) -> int:
+        """Close up to `wanted` clients: the longest idle ones first, then those that were refused and linger."""
+        clients = self._proxy.clients
+        settled = monotonic() + self._proxy.settings.idle_timeout - MIN_IDLE
+        idle = sorted(
+            (each for each in clients if each.state == IDLE and each.deadline <= settled),
+            key=lambda each: each.deadline,
+        )
+        closed = 0
+        for client in idle:
+            if closed < wanted and not readable(descriptor(client.transport)):
+                client.close()
+                closed += 1
+        if closed < wanted:
+            lingering = sorted((each for each in clients if each.state == LINGER), key=lambda each: each.deadline)
+            for client in lingering[: wanted - closed]:
+                client.abort()
+                closed += 1
+        return closed
+
+    def _pause(self, seconds: float) -> None:
+        self._stop_accepting()
+        self._resume_at = monotonic() + seconds
+        self._check_limit()
+
+    def _stop_accepting(self) -> None:
+        self._accepting = False
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        elif self._by_hand:
+            self._loop.remove_reader(self._listener)
+
+    def _check_limit(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._closed:
+            return
+        self._client_limit = self._current_limit()
+        over = len(self._proxy.clients) + 1 - self._client_limit
+        if over > 0:
+            self._evict(over)
+        if self._refuses:
+            pass
+        elif not self._accepting:
+            if over <= 0 and monotonic() >= self._resume_at and (self._opening is None or self._opening.done()):
+                self._opening = self._loop.create_task(self._resume())
+        elif self._stalls():
+            self._pause(STALLED_PAUSE)
+            return
+        pause = QUICK_POLL_INTERVAL if not self._accepting or self._stalled_before else POLL_INTERVAL
+        self._timer = self._loop.call_later(pause, self._check_limit)
+
+    def _stalls(self) -> bool:
+        """Return whether connections wait and none was accepted at two successive checks: every accept fails."""
+        waiting = self._accepted == self._accepted_before and bool(_poll(self._listener))
+        stalls = waiting and self._stalled_before
+        self._stalled_before = waiting and not stalls
+        self._accepted_before = self._accepted
+        return stalls
+
+    async def _resume(self) -> None:
+        try:
+            await self._listen()
+        except OSError:
+            self._resume_at = monotonic() + STALLED_PAUSE
+        if self._closed:
+            self._stop_accepting()
+
+
+def _poll(sock: socket.socket) -> list[tuple[int, int]]:
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return poll.poll(0)

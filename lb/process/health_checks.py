@@ -1,0 +1,188 @@
+"""Runs active health checks: requests the `health_path` of each upstream, independently of the others.
+
+Each check has its own connection. It passes if a status of `health_status` arrives within `health_timeout`, which
+includes connecting. A worker that hangs delays no check but its own. The interval between checks is
+`health_interval`, or 1 s while a state is changing. The first checks are spread over the interval, so that a cluster
+is not checked all at once. `lb.proxy.upstream_pool` and `lb.proxy.dispatcher` decide what a check means.
+
+An upstream that was removed is still checked, at once and every second, while requests are in flight on it. A process
+that ends closes its connections, but an unreachable machine does not even do that, and only these checks notice it for
+the requests that wait.
+"""
+
+import asyncio
+import contextlib
+import errno
+import re
+import time
+from typing import Final, NamedTuple, cast
+
+from lb.interface.settings import Settings, is_among, parse_statuses
+from lb.proxy.dialer import Dialer
+from lb.proxy.dispatcher import Dispatcher
+from lb.proxy.upstream_pool import Upstream
+from lb.system.shortage import is_local_shortage
+
+QUICK_INTERVAL: Final = 1.0
+"""Seconds between checks while a state is changing."""
+
+_UNREACHABLE: Final = frozenset((errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN))
+
+MAX_READ: Final = 256
+"""Bytes of a response that are read."""
+
+_STATUS = re.compile(rb"[\r\n]*HTTP/1\.[0-9][ \t]+([1-9][0-9][0-9])[ \t\r\n]").match
+_VALID_PREFIX = re.compile(rb"[\r\n]*(?:HTTP/1\.?[^\r\n]*|HTTP/?|HTT?|H?)").fullmatch
+
+
+class CheckResult(NamedTuple):
+    """Result of a check.
+
+    `reason` is why it failed (empty: it passed). `silent` means no sign of life at all. `own` means that a shortage on
+    this side prevented the check, which says nothing about the upstream.
+    """
+
+    reason: str
+    silent: bool = False
+    own: bool = False
+
+
+class Probe(asyncio.Protocol):
+    """One check: sends the request and completes `result` with the reason of the failure, or an empty text."""
+
+    def __init__(self, request: bytes, statuses: list[tuple[int, int]], result: asyncio.Future[str]) -> None:
+        self._request = request
+        self._statuses = statuses
+        self._result = result
+        self._data = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        cast(asyncio.Transport, transport).write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        self._data = (self._data + data)[:MAX_READ]
+        match = _STATUS(self._data)
+        if match is not None:
+            self._finish("" if is_among(int(match[1]), self._statuses) else f"status {int(match[1])}")
+        elif len(self._data) == MAX_READ or not _VALID_PREFIX(self._data):
+            self._finish(f"no HTTP answer: {self._data[:32]!r}")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._data:
+            self._finish(f"no HTTP answer: {self._data[:32]!r}")
+        else:
+            self._finish("connection reset" if exc is not None else "closed without an answer")
+
+    def _finish(self, reason: str) -> None:
+        if not self._result.done():
+            self._result.set_result(reason)
+
+
+async def probe(dialer: Dialer, upstream: Upstream, settings: Settings) -> CheckResult:
+    """Make one check."""
+    result: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    path = upstream.health_path or settings.health_path
+    address = f"[{upstream.host}]" if ":" in upstream.host else upstream.host
+    host = upstream.health_host or settings.health_host or f"{address}:{upstream.port}"
+    request = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: comet-health\r\nConnection: close\r\n\r\n"
+    timeout, statuses = settings.health_timeout, parse_statuses(settings.health_status)
+    transport: asyncio.BaseTransport | None = None
+    try:
+        async with asyncio.timeout(timeout):
+            transport = await dialer.connect(
+                lambda: Probe(request.encode(), statuses, result), *upstream.check_address, timeout
+            )
+            return CheckResult(await result)
+    except ConnectionRefusedError:
+        return CheckResult("connection refused")
+    except TimeoutError:
+        return CheckResult(f"no answer in {timeout:g} s", silent=True)
+    except (OSError, ValueError, MemoryError) as error:  # ValueError: an invalid host
+        words = getattr(error, "strerror", None) or type(error).__name__
+        return CheckResult(words, silent=getattr(error, "errno", None) in _UNREACHABLE, own=is_local_shortage(error))
+    finally:
+        if transport is not None:
+            transport.close()
+
+
+class HealthChecker:
+    """Runs a loop of checks per upstream; `check_now` ends its pause."""
+
+    def __init__(self, proxy: Dispatcher) -> None:
+        self._proxy = proxy
+        self._loops: dict[Upstream, asyncio.Task[None]] = {}
+        self._urgent: dict[Upstream, asyncio.Event] = {}
+        self._removed: set[Upstream] = set()
+        self._durations: dict[str, float] = {}
+
+    def update(self) -> None:
+        """Check the present upstreams, and removed ones for which requests still wait."""
+        order = self._proxy.pool.order
+        for upstream in [each for each in self._loops if each not in order and each not in self._removed]:
+            if upstream.in_flight:
+                self._removed.add(upstream)
+                self._urgent[upstream].set()
+            else:
+                self._loops[upstream].cancel()
+                self._stop_checks(upstream)
+        for place, upstream in enumerate(order):
+            if upstream not in self._loops:
+                delay = self._proxy.settings.health_interval * (place + 1) / len(order)
+                self._urgent[upstream] = asyncio.Event()
+                self._loops[upstream] = asyncio.get_running_loop().create_task(self._run_checks(upstream, delay))
+
+    def check_now(self, upstream: Upstream) -> None:
+        """Check at once, because the upstream is suspect."""
+        if (urgent := self._urgent.get(upstream)) is not None:
+            urgent.set()
+
+    def take_durations(self) -> dict[str, float]:
+        """Return how long the last check of each upstream took (ms), of those checked since the last call."""
+        taken, self._durations = self._durations, {}
+        return taken
+
+    def stop(self) -> None:
+        """End all checks."""
+        for task in self._loops.values():
+            task.cancel()
+        self._loops.clear()
+        self._urgent.clear()
+        self._removed.clear()
+
+    def _stop_checks(self, upstream: Upstream) -> None:
+        self._removed.discard(upstream)
+        del self._loops[upstream], self._urgent[upstream]
+
+    async def _run_checks(self, upstream: Upstream, delay: float) -> None:
+        urgent, silences = self._urgent[upstream], 0
+        while True:
+            with contextlib.suppress(
+                TimeoutError
+            ):  # Not wait_for: before Python 3.12 it may swallow `stop`'s cancellation.
+                async with asyncio.timeout(delay):
+                    await urgent.wait()
+            urgent.clear()
+            settings = self._proxy.settings
+            began = time.monotonic()
+            reason, silent, own = await probe(self._proxy.dialer, upstream, settings)
+            self._durations[upstream.name] = round((time.monotonic() - began) * 1000, 2)
+            if own:
+                self._proxy.on_shortage()
+                delay = min(QUICK_INTERVAL, settings.health_interval)
+                continue
+            if upstream in self._removed:
+                silences = silences + 1 if silent else 0
+                if silences >= settings.health_fall:
+                    self._proxy.fail_over_pending(upstream)
+                if not upstream.in_flight:
+                    return self._stop_checks(upstream)
+                delay = QUICK_INTERVAL
+                continue
+            if reason and upstream.up_since > began:
+                # It concerns what was there before: the upstream came into rotation during the check, and only a later
+                # check says something about it.
+                delay = min(QUICK_INTERVAL, settings.health_interval)
+                continue
+            self._proxy.checked(upstream, not reason, reason or "healthy")
+            quick = upstream.health.changing or upstream.suspect
+            delay = min(QUICK_INTERVAL, settings.health_interval) if quick else settings.health_interval

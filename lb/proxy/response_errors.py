@@ -1,0 +1,55 @@
+"""Logs each response that could not be forwarded completely: worker, request, violated rule, offending bytes.
+
+A worker may send anything, so the bytes are escaped and limited. A broken worker fails every request in the same way,
+so the number of lines is limited too: lines above BURST per second are counted, and the next line contains that count.
+"""
+
+import logging
+from time import monotonic
+from typing import Final
+
+logger = logging.getLogger("lb")
+
+BURST: Final = 10
+"""Lines per second."""
+
+EXCERPT: Final = 120
+"""Bytes of a response in a line."""
+
+TARGET: Final = 200
+"""Bytes of a request line in a line."""
+
+
+class ResponseErrorLog:
+    """Writes the log lines and limits their rate."""
+
+    def __init__(self) -> None:
+        self._since = -1.0
+        self._lines = 0
+        self._dropped = 0
+
+    def write(self, worker: str, request: bytes, why: str, data: bytes = b"") -> None:
+        """Log that a response of `worker` was refused or cut off: the request's first line, the reason, the bytes."""
+        now = monotonic()
+        if now - self._since >= 1.0:
+            self._since, self._lines = now, 0
+        if self._lines >= BURST:
+            self._dropped += 1
+            return
+        self._lines += 1
+        more = f" ({self._dropped} similar lines were not logged)" if self._dropped else ""
+        self._dropped = 0
+        logger.warning(
+            "%s: %s: %s%s%s",
+            worker,
+            excerpt(request, TARGET)[2:-1],
+            why,
+            f": {excerpt(data, EXCERPT)}" if data else "",
+            more,
+        )
+
+
+def excerpt(data: bytes, most: int) -> str:
+    """Return at most `most` bytes as an escaped literal, followed by the total number if some are left out."""
+    shown = repr(data[:most])
+    return shown if len(data) <= most else f"{shown}… ({len(data)} bytes)"

@@ -1,0 +1,1 @@
+"""Errors, identity, set-up and protection of the worker's process."""

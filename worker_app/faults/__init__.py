@@ -1,0 +1,1 @@
+"""Faults injected by the worker."""

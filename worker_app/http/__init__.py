@@ -1,0 +1,1 @@
+"""The Flask application behind waitress on an event loop."""

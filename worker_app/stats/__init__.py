@@ -1,0 +1,1 @@
+"""Exact statistics: batches, the commit queue, SQLite and PostgreSQL."""

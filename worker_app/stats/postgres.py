@@ -1,0 +1,253 @@
+"""Connects to PostgreSQL with a timeout for every wait, and reports its errors in one line.
+
+A server that is stopped, frozen or unreachable must not hold the writer thread longer than a response may wait. libpq
+has no timeout for a query, so the waiting is done here, on psycopg's own generators. A session that timed out is
+closed, because its state is unknown.
+"""
+
+from __future__ import annotations
+
+import re
+import select
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg import conninfo, errors, pq
+from psycopg.abc import PQGen
+from psycopg.pq.abc import PGconn, PGresult
+
+from worker_app.common.errors import WorkerError
+from worker_app.stats import layout
+
+TIMEOUT = 10.0
+"""Seconds a start or a command waits for the connection, for each response, and for locks."""
+
+EXAMPLE = "postgresql://user:password@host:5432/database"
+DEFAULTS = {"application_name": "comet"}
+
+_READ, _WRITE = 1, 2
+"""Values of psycopg's Wait and Ready."""
+
+_INTEREST = {_READ: select.POLLIN, _WRITE: select.POLLOUT, _READ | _WRITE: select.POLLIN | select.POLLOUT}
+_T = TypeVar("_T")
+
+
+class ServerTimeout(psycopg.OperationalError):
+    """The server did not respond in time; the session is closed."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A statement that is prepared once per session; its parameters are $1, $2, ..."""
+
+    name: bytes
+    text: bytes
+
+
+class Session(psycopg.Connection[tuple[Any, ...]]):
+    """A connection that waits at most `timeout` seconds for each response of the server."""
+
+    timeout = TIMEOUT
+
+    def __init__(self, pgconn: PGconn) -> None:
+        super().__init__(pgconn)
+        self._statements: set[bytes] = set()
+
+    def wait(self, gen: PQGen[_T], *_: Any, **__: Any) -> _T:
+        poll, watched = select.poll(), -1
+        deadline = time.monotonic() + self.timeout
+        try:
+            wanted = next(gen)
+            while True:
+                if wanted != watched:
+                    poll.register(self.pgconn.socket, _INTEREST[wanted])
+                    watched = wanted
+                events = poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
+                if not events:
+                    gen.close()
+                    self.pgconn.finish()
+                    raise ServerTimeout(f"the server does not respond within {self.timeout:g} s")
+                mask = events[0][1]
+                ready = (_READ if mask & ~select.POLLOUT else 0) | (_WRITE if mask & select.POLLOUT else 0)
+                wanted = gen.send(ready & wanted or wanted)
+        except StopIteration as end:
+            answer: _T = end.value
+            return answer
+
+    def prepared(self, statement: Prepared, values: Sequence[bytes]) -> PGresult:
+        """Execute a statement by libpq's own calls; all values are text. Raise psycopg.Error like `execute`.
+
+        A cursor would double the time of a commit.
+        """
+        if statement.name not in self._statements:
+            self.pgconn.send_prepare(statement.name, statement.text)
+            self._result()
+            self._statements.add(statement.name)
+        self.pgconn.send_query_prepared(statement.name, values)
+        return self._result()
+
+    def _result(self) -> PGresult:
+        """Return the single result; it is final only when the server is ready for the next statement."""
+        pgconn, deadline = self.pgconn, time.monotonic() + self.timeout
+        while pgconn.flush():
+            self._poll(select.POLLIN | select.POLLOUT, deadline)
+            pgconn.consume_input()
+        found: list[PGresult] = []
+        while True:
+            while pgconn.is_busy():
+                self._poll(select.POLLIN, deadline)
+                pgconn.consume_input()
+            result = pgconn.get_result()
+            if result is None:
+                break
+            if result.status not in (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK):
+                found.insert(0, result)
+            else:
+                found.append(result)
+        if not found:
+            raise psycopg.OperationalError("the server ended the session")
+        if found[0].status not in (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK):
+            raise errors.error_from_result(found[0])
+        return found[0]
+
+    def _poll(self, events: int, deadline: float) -> None:
+        poll = select.poll()
+        poll.register(self.pgconn.socket, events)
+        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            self.pgconn.finish()
+            raise ServerTimeout(f"the server does not respond within {self.timeout:g} s")
+
+    def lost(self) -> bool:
+        """Return whether the server has closed the session; send nothing."""
+        poll = select.poll()
+        # A server that shuts down first sends a message; the end of the stream is seen only after that is read.
+        while self.pgconn.status == pq.ConnStatus.OK:
+            poll.register(self.pgconn.socket, select.POLLIN)
+            if not poll.poll(0):
+                return False
+            try:
+                self.pgconn.consume_input()
+            except psycopg.OperationalError:
+                return True
+        return True
+
+
+def parameters(url: str) -> dict[str, Any]:
+    """Return libpq's parameters of a URL.
+
+    WorkerError: it is not usable; the message does not repeat the URL, which may contain a password.
+    """
+    try:
+        return DEFAULTS | conninfo.conninfo_to_dict(url)
+    except psycopg.Error:
+        raise WorkerError(
+            f"not a usable PostgreSQL URL (allowed: {EXAMPLE}, special characters percent-encoded)"
+        ) from None
+
+
+def display_url(params: dict[str, Any]) -> str:
+    """Return the URL for messages, without the password."""
+    user, host, port = (params.get(key) for key in ("user", "host", "port"))
+    path = f"/{params['dbname']}" if params.get("dbname") else ""
+    if host and host.startswith("/"):
+        path, host = f"{path}?host={host}", ""
+    return f"postgresql://{f'{user}@' if user else ''}{host or ''}{f':{port}' if port else ''}{path}"
+
+
+def connect(
+    params: dict[str, Any], timeout: float, lock_timeout: float | None = None, autocommit: bool = True
+) -> Session:
+    """Open a session within `timeout` seconds; raise psycopg.OperationalError if that fails.
+
+    `timeout` also limits each later wait of the session. `lock_timeout` limits its waits for locks (seconds; default:
+    the same).
+    """
+    deadline = time.monotonic() + timeout
+    pgconn = pq.PGconn.connect_start(conninfo.make_conninfo("", **params).encode())
+    while True:
+        if pgconn.status == pq.ConnStatus.BAD:
+            raise psycopg.OperationalError(_error_message(pgconn))
+        state = pgconn.connect_poll()
+        if state == pq.PollingStatus.OK:
+            break
+        if state == pq.PollingStatus.FAILED:
+            raise psycopg.OperationalError(_error_message(pgconn))
+        poll = select.poll()
+        poll.register(pgconn.socket, select.POLLIN if state == pq.PollingStatus.READING else select.POLLOUT)
+        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            pgconn.finish()
+            raise ServerTimeout(f"the server does not respond within {timeout:g} s")
+    pgconn.nonblocking = 1
+    session = Session(pgconn)
+    session.timeout = timeout
+    session.autocommit = True
+    wait = round((timeout if lock_timeout is None else lock_timeout) * 1000)
+    try:
+        # Without synchronous_commit a crash of the server could lose commits whose responses have already been sent.
+        session.execute(
+            "SELECT set_config('lock_timeout', %s, false),"
+            " set_config('synchronous_commit', replace(current_setting('synchronous_commit'), 'off', 'on'), false)",
+            (str(wait),),
+        )
+    except psycopg.Error:
+        session.close()
+        raise
+    session.autocommit = autocommit
+    return session
+
+
+def _error_message(pgconn: PGconn) -> str:
+    message = pgconn.get_error_message()
+    pgconn.finish()
+    return message
+
+
+def is_current(session: Session) -> bool:
+    """Return whether the tables exist, of the current version: the case at almost every start."""
+    try:
+        tables = ", ".join(f"to_regclass('{name}')" for name in layout.TABLES)
+        found = session.execute(f"SELECT version, num_nulls({tables}) FROM comet_schema").fetchone()  # nosec B608
+    except errors.UndefinedTable:
+        return False
+    return found == (layout.VERSION, 0)
+
+
+HINTS = (
+    ("does not respond within", "is it stopped, or does a firewall drop the packets?"),
+    ("no password supplied", "give the password in the URL, or correct the server's pg_hba.conf"),
+    (
+        "permission denied for schema",
+        "grant CREATE on the schema to this user, or make the user the owner of the database",
+    ),
+    ("permission denied", "grant this user all rights on Comet's tables"),
+    ("Peer authentication failed", "over a socket the server checks the uid; name a host, or correct its pg_hba.conf"),
+    ("read-only transaction", "a standby server cannot store statistics; name the primary server"),
+    ("no schema has been selected", "the schema of its search_path does not exist, or this user may not use it"),
+    ("lock timeout", "another session has held the lock for too long"),
+)
+"""Pairs of a text in the server's message and what helps."""
+
+
+def explain(error: BaseException) -> str:
+    """Return one line for the user: the server's message without repetitions, and what helps."""
+    original = getattr(error, "orig", None) or error
+    primary = original.diag.message_primary if isinstance(original, psycopg.Error) else None
+    message = primary or _first_reason(str(original))
+    hint = next((hint for sign, hint in HINTS if sign in message), None)
+    return f"{message} ({hint})" if hint else message
+
+
+def _first_reason(text: str) -> str:
+    """Return the first reason in a message of libpq, which has one line per address tried."""
+    reasons = []
+    for line in text.splitlines():
+        reason = re.sub(r"^.*failed: (?=FATAL)", "", line.strip())
+        reason = re.sub(r"^(connection failed: |FATAL: +)+", "", reason)
+        if reason and reason not in reasons:
+            reasons.append(reason)
+    if len(reasons) > 1 and reasons[1].startswith("Is the server running"):
+        return f"{reasons[0]} (is the server running there?)"
+    return reasons[0] if reasons else "unknown error"

@@ -1,0 +1,87 @@
+"""Provides a PostgreSQL database to the commands and to the start of a worker."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import psycopg
+
+from worker_app.common.errors import WorkerError
+from worker_app.stats import postgres
+from worker_app.stats.postgres_store import PostgresReader, PostgresStore
+from worker_app.stats.store import ChooseName
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+WRITE_CHECKS = (
+    "INSERT INTO workers"
+    " (name, first_started, updated, successful, failed, unplanned, disconnected, duration_us, last_batch)"
+    " VALUES ('check of a start', 0, 0, 0, 0, 0, 0, 0, 0)",
+    "UPDATE workers SET updated = 0 WHERE false",
+    "DELETE FROM workers WHERE false",
+    (
+        "INSERT INTO latency (worker, bucket, count) SELECT 'x', 0, 0 WHERE false ON CONFLICT (worker, bucket) "
+        "DO UPDATE SET count = 0"
+    ),
+    "DELETE FROM latency WHERE false",
+    (
+        "INSERT INTO injections (worker, kind, count) SELECT 'x', 'x', 0 WHERE false ON CONFLICT (worker, kind) "
+        "DO UPDATE SET count = 0"
+    ),
+    "DELETE FROM injections WHERE false",
+    "INSERT INTO counted_requests (worker, id, failed) SELECT 'x', 'x', false WHERE false",
+)
+"""Each fails for the same reasons as a later commit, registration, merge or reset; none of them changes anything."""
+
+
+class PostgresDatabase:
+    """The `Database` at a PostgreSQL URL; see `address.Database`."""
+
+    errors: tuple[type[Exception], ...] = (psycopg.Error,)
+
+    def __init__(self, url: str) -> None:
+        self._params = postgres.parameters(url)
+        self.name = postgres.display_url(self._params)
+
+    def create(self) -> None:
+        try:
+            with contextlib.closing(postgres.connect(self._params, postgres.TIMEOUT)) as session:
+                if not postgres.is_current(session):
+                    from worker_app.stats import schema
+
+                    schema.build(schema.postgres_engine(self._params))
+                with session.transaction(force_rollback=True):
+                    for statement in WRITE_CHECKS:
+                        session.execute(statement)
+        except WorkerError as error:
+            raise WorkerError(f"{self.name}: {error}") from None
+        except psycopg.Error as error:
+            raise WorkerError(f"{self.name}: {self.explain(error)}") from None
+
+    def require(self) -> None:
+        from worker_app.stats import schema
+
+        try:
+            ready = schema.check(schema.postgres_engine(self._params))
+        except WorkerError as error:
+            raise WorkerError(f"{self.name}: {error}") from None
+        except psycopg.Error as error:
+            raise WorkerError(f"{self.name}: {self.explain(error)}") from None
+        if not ready:
+            raise WorkerError(f"{self.name}: not a Comet statistics database yet (`create` makes it one)")
+
+    def store(self, choose_name: ChooseName) -> PostgresStore:
+        return PostgresStore(self._params, choose_name)
+
+    def reader(self) -> PostgresReader:
+        return PostgresReader(self._params)
+
+    def engine(self) -> Engine:
+        from worker_app.stats import schema
+
+        return schema.postgres_engine(self._params)
+
+    def explain(self, error: BaseException) -> str:
+        return postgres.explain(error)
