@@ -2,7 +2,7 @@
 # Benches: scripts/bench.sh [MODE] [options]; scripts/bench.sh --help lists the modes.
 #
 # Installs what a mode needs from the distribution where it is missing (root or passwordless sudo), and says so. All load goes to
-# 127.0.0.1, every mode ends by itself, prints tables and writes JSON, pictures (PNG, SVG) and an HTML page into .comet/bench/.
+# 127.0.0.1, every mode ends by itself, prints tables and writes JSON, pictures (PNG, SVG) and an HTML page into .comet/bench/ of the folder it is about.
 set -euo pipefail
 
 here=$(dirname -- "${BASH_SOURCE[0]}")
@@ -16,8 +16,6 @@ here=$(dirname -- "${BASH_SOURCE[0]}")
 . "$here/lib/needs.sh"
 # shellcheck source=scripts/lib/tools.sh
 . "$here/lib/tools.sh"
-# shellcheck source=scripts/lib/postgres.sh
-. "$here/lib/postgres.sh"
 # shellcheck source=scripts/lib/swarm.sh
 . "$here/lib/swarm.sh"
 
@@ -48,11 +46,10 @@ done
 ensure_venv bench
 ensure_compiled
 case $mode in
-  lb | idle | all) need nginx haproxy wrk rsvg-convert ;;
-  load | stats | inflight) need wrk rsvg-convert ;;
+  lb | all) need nginx haproxy wrk rsvg-convert ;;
+  load) need wrk rsvg-convert ;;
   recovery | chaos) need rsvg-convert ;;
 esac
-case $mode in stats | all) ensure_postgres "one of the databases measured" ;; esac
 case $mode in swarm | all) ensure_swarm_tools "a swarm of this machine's own" ;; esac
 if [ "$mode" = load ] && [ -z "$runtime" ]; then
   [ -e "$config" ] || config=$ROOT/config.yaml

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# What a machine can say about the code without running it: ruff's rules and format, mypy --strict.
+# What a machine can say about the code without running it: ruff's rules and format, mypy --strict, and the audits of lib/audits.sh.
 #
-# ruff does not read setup.cfg, so its settings stand here. (What must not import what is a test: tests/test_architecture.py.)
+# The settings of ruff are in ruff.toml, those of mypy in setup.cfg, where editors find them. (What must not import what is a test:
+# tests/test_architecture.py.)
 set -euo pipefail
 
 here=$(dirname -- "${BASH_SOURCE[0]}")
@@ -9,19 +10,30 @@ here=$(dirname -- "${BASH_SOURCE[0]}")
 . "$here/lib/common.sh"
 # shellcheck source=scripts/lib/venv.sh
 . "$here/lib/venv.sh"
+# shellcheck source=scripts/lib/audits.sh
+. "$here/lib/audits.sh"
 
 ensure_venv test
 cd -- "$ROOT"
 
-paths=(supervisor.py setup.py comet lb worker_app docker scripts tests)
-rules=E,F,W,I,B,UP,SIM,RUF,PT,C4,PIE,PERF,RET
-options=(--isolated --line-length 140 --target-version py311)
-# The folder docker/ beside the code is not the package of that name.
-imports="lint.isort.known-third-party = ['docker']"
+paths=(supervisor.py setup.py comet fault_rules lb worker_app docker scripts tests)
+
+# The slow ones run meanwhile; what they say comes in one piece each.
+heard=$(mktemp -d)
+trap 'rm -rf -- "$heard"' EXIT
+jobs=()
+for audit in audit_imports audit_use audit_safety; do
+  "$audit" >"$heard/$audit" 2>&1 &
+  jobs+=($!)
+done
 
 status=0
-"$VENV/bin/ruff" check "${options[@]}" --select "$rules" --config "$imports" "${paths[@]}" || status=1
-"$VENV/bin/ruff" format --check --quiet "${options[@]}" "${paths[@]}" ||
-  { say "ruff would format these files otherwise; mend with: .venv/bin/ruff format ${options[*]} FILE…" && status=1; }
-"$VENV/bin/mypy" --strict supervisor.py comet lb worker_app || status=1
+"$VENV/bin/ruff" check --quiet "${paths[@]}" || status=1
+"$VENV/bin/ruff" format --check --quiet "${paths[@]}" ||
+  { say "ruff would format these files otherwise; mend with: .venv/bin/ruff format FILE…" && status=1; }
+"$VENV/bin/mypy" || status=1
+for job in "${jobs[@]}"; do
+  wait "$job" || { status=1 && touch "$heard/failed"; }
+done
+if [ -e "$heard/failed" ]; then cat -- "$heard"/audit_*; fi
 exit "$status"

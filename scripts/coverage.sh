@@ -3,7 +3,7 @@
 #
 # The package is lb (the default) or another with a folder in tests/; fails below 95 percent; lines and branches not reached are named.
 # Processes that the tests start are counted. Load balancers that a supervisor forks are not: coverage does not follow a forkserver. So
-# what only they run, the faults of `fault-point: lb` (lb/gate.py, lb/faults.py; tests/faults, whole clusters), is left out of the sum.
+# what only they run, the faults of `fault-point: lb` (lb/faults/injector.py, lb/faults/rules.py; tests/process, whole clusters), is left out of the sum.
 set -euo pipefail
 
 here=$(dirname -- "${BASH_SOURCE[0]}")
@@ -31,4 +31,4 @@ export COVERAGE_FILE=$folder/data
 
 "$VENV/bin/python" -m coverage run -m pytest -q -m 'not docker' "tests/$package" "$@"
 "$VENV/bin/python" -m coverage combine --quiet
-"$VENV/bin/python" -m coverage report --include="$package/*" --omit=lb/gate.py,lb/faults.py --show-missing --skip-covered --fail-under=95
+"$VENV/bin/python" -m coverage report --include="$package/*" --omit=lb/faults/injector.py,lb/faults/rules.py --show-missing --skip-covered --fail-under=95

@@ -1,8 +1,8 @@
-"""Draw docs/terminal.svg: a short session with a real cluster, as a terminal shows it.
+"""Draws docs/terminal.svg: a short session with a real cluster, as a terminal shows it.
 
     .venv/bin/python scripts/picture.py
 
-Runs the default cluster in a temporary folder, with its ports, and stops it again. The picture refers to nothing outside itself.
+Runs the default cluster in a temporary folder, on its ports, and stops it again. The picture refers to no other file.
 """
 
 import os
@@ -32,7 +32,7 @@ FORMAT = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height
 
 
 class Session:
-    """Commands in one folder, and what they printed."""
+    """Commands in one folder, and their output."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -43,7 +43,13 @@ class Session:
         shell = command.replace("python supervisor.py", f"{sys.executable} {ROOT}/supervisor.py")
         environment = os.environ | {"FORCE_COLOR": "1", "COLUMNS": "112"}
         done = subprocess.run(
-            shell, shell=True, cwd=self.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+            shell,
+            shell=True,
+            cwd=self.folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
         )
         output = done.stdout.decode().rstrip().splitlines()
         self.console.print(Text("$ ", style="bold cyan") + Text(command, style="bold"))
@@ -65,7 +71,9 @@ def main() -> None:
         (ROOT / "docs").mkdir(exist_ok=True)
         session.console.save_svg(str(ROOT / "docs/terminal.svg"), title="comet", code_format=FORMAT)
     finally:
-        subprocess.run([sys.executable, str(ROOT / "supervisor.py"), "stop"], cwd=folder, capture_output=True, check=False)
+        subprocess.run(
+            [sys.executable, str(ROOT / "supervisor.py"), "stop"], cwd=folder, capture_output=True, check=False
+        )
         shutil.rmtree(folder, ignore_errors=True)
 
 

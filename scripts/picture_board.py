@@ -1,9 +1,10 @@
-"""Draw docs/board-calm.svg and docs/board-chaos.svg: the board of a real cluster under load, in peace and while replicas are killed.
+"""Draws docs/board-calm.svg and docs/board-chaos.svg: the board of a real cluster under load, undisturbed and while
+replicas are killed.
 
     .venv/bin/python scripts/picture_board.py
 
-Runs three containers and two load balancers on free ports in a temporary folder, `run` in a terminal of its own; a picture is that
-terminal's screen, cell by cell. The chaos kills one replica after another.
+Runs three containers and two load balancers on free ports in a temporary folder, with `run` in its own terminal; a
+picture is that terminal's screen, cell by cell. In the second, one replica after another is killed.
 """
 
 import re
@@ -25,8 +26,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from scripts.picture import FORMAT  # noqa: E402
-from tests.comet.terminal import Terminal, terminal  # noqa: E402
-from tests.integration.clusters import House, house  # noqa: E402
+from tests.support.cluster import TestCluster, open_cluster  # noqa: E402
+from tests.support.terminal import Terminal, terminal  # noqa: E402
 
 WIDTH, HEIGHT = 142, 30
 CLIENTS = 6
@@ -35,28 +36,30 @@ HEX = re.compile(r"[0-9a-f]{6}")
 
 
 class Load:
-    """Clients that ask both load balancers as fast as they are answered, until it is closed."""
+    """Clients that send requests to both load balancers as fast as they are answered, until closed."""
 
-    def __init__(self, cluster: House) -> None:
-        self._over = threading.Event()
-        self._threads = [threading.Thread(target=self._ask, args=(cluster.lb(number % 2),), daemon=True) for number in range(CLIENTS)]
+    def __init__(self, cluster: TestCluster) -> None:
+        self._finished = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._ask, args=(cluster.lb(number % 2),), daemon=True) for number in range(CLIENTS)
+        ]
         for thread in self._threads:
             thread.start()
 
     def _ask(self, url: str) -> None:
         with requests.Session() as session:
-            while not self._over.is_set():
+            while not self._finished.is_set():
                 with suppress(requests.RequestException):
                     session.get(f"{url}/api/v1/hello", timeout=10)
 
     def close(self) -> None:
-        self._over.set()
+        self._finished.set()
         for thread in self._threads:
             thread.join(15)
 
 
 def styled(screen: pyte.Screen) -> list[Text]:
-    """The lines of a screen in their colours."""
+    """Return the lines of a screen with their colors."""
     lines = []
     for number in range(screen.lines):
         line = Text(no_wrap=True)
@@ -83,7 +86,7 @@ def draw(shown: Terminal, name: str, title: str) -> None:
 def main() -> None:
     with (
         tempfile.TemporaryDirectory() as folder,
-        house(Path(folder), worker=3, pool=2, avg_delay=40, failure=2) as cluster,
+        open_cluster(Path(folder), worker=3, pool=2, avg_delay=40, failure=2) as cluster,
         terminal([*cluster.command, "run"], Path(folder), WIDTH, HEIGHT) as shown,
     ):
         shown.shows("LAST EVENTS", 300)

@@ -1,9 +1,10 @@
-"""Take the README's pictures of the page from a running cluster: calm, in the midst of killing, and on a telephone.
+"""Takes the README's pictures of the page from a running cluster: calm, during kills, and on a phone.
 
     .venv/bin/python scripts/screenshots.py [FOLDER]
 
-Needs Chromium and the packages of the extra `test`. Runs a cluster of three containers behind two load balancers on the default ports
-in a temporary folder for some five minutes, asks it some 40 times a second, and writes docs/page-*.png (or into FOLDER).
+Needs Chromium and the packages of the extra `test`. Runs a cluster of three containers behind two load balancers on the
+default ports in a temporary folder for about five minutes, sends it about 40 requests a second, and writes
+docs/page-*.png (or into FOLDER).
 """
 
 import signal
@@ -31,7 +32,9 @@ CLIENTS, PAUSE = 6, 0.1
 
 CALM = 90.0
 TRIES = 6
-"""Kills, until one falls together with a look of the page: each is followed by a longer backoff than the one before."""
+"""Maximum number of kills, until one coincides with an update of the page: each is followed by a longer backoff than
+the one before.
+"""
 
 STORM: tuple[tuple[float, tuple[str, ...]], ...] = (
     (5, ("kill", "lb-0")),
@@ -45,14 +48,14 @@ STORM: tuple[tuple[float, tuple[str, ...]], ...] = (
     (14, ("kill", "worker-3", "--signal", "SEGV")),
     (8, ("kill", "lb-1")),
 )
-"""Seconds to wait, then a command."""
+"""Pairs of seconds to wait and a command."""
 
 
 class Clients:
-    """Ask the load balancers in turn, until told to end."""
+    """Send requests to the load balancers in turn, until told to end."""
 
     def __init__(self) -> None:
-        self._over = threading.Event()
+        self._finished = threading.Event()
         self._threads = [threading.Thread(target=self._ask, args=(number,)) for number in range(CLIENTS)]
 
     def __enter__(self) -> None:
@@ -60,20 +63,26 @@ class Clients:
             thread.start()
 
     def __exit__(self, *error: object) -> None:
-        self._over.set()
+        self._finished.set()
         for thread in self._threads:
             thread.join()
 
     def _ask(self, number: int) -> None:
         with requests.Session() as session:
-            while not self._over.wait(PAUSE):
+            while not self._finished.wait(PAUSE):
                 try:
                     session.get(f"http://127.0.0.1:{5050 + number % 2}/api/v1/hello", timeout=10)
                 except requests.RequestException:
                     session.close()
 
 
-def shoot(browser: Browser, path: Path, size: tuple[int, int], theme: str, then: Callable[[Watched], None] = lambda watched: None) -> None:
+def shoot(
+    browser: Browser,
+    path: Path,
+    size: tuple[int, int],
+    theme: str,
+    then: Callable[[Watched], None] = lambda watched: None,
+) -> None:
     with opened(browser, size, theme, home=HOME) as watched:
         watched.page.locator("#pulse[data-level=good]").wait_for()
         time.sleep(2.5)
@@ -85,20 +94,20 @@ def shoot(browser: Browser, path: Path, size: tuple[int, int], theme: str, then:
 def play(comet: Callable[..., None], browser: Browser, folder: Path) -> None:
     with Clients():
         time.sleep(CALM)
-        shoot(browser, folder / "page-calm.png", (1440, 1000), "light")
+        shoot(browser, folder / "page-calm.png", (1440, 1290), "light")
         for pause, command in STORM:
             time.sleep(pause)
             comet(*command)
 
         def one_more(watched: Watched) -> None:
-            """The picture is of the moment in which the page says that one is dead or on its way back."""
+            """Take the picture when the page shows a replica as dead or restarting."""
             for _ in range(TRIES):
                 comet("kill", "worker-1")
                 with suppress(TimeoutError):
                     watched.page.locator("#verdict:not([data-level=good])").wait_for(timeout=2500)
                     return
 
-        shoot(browser, folder / "page-chaos.png", (1440, 1000), "dark", one_more)
+        shoot(browser, folder / "page-chaos.png", (1440, 1290), "dark", one_more)
         shoot(browser, folder / "page-phone.png", (360, 780), "light")
 
 
@@ -110,7 +119,12 @@ def main() -> None:
         Path(place, "config.yaml").write_text("".join(f"{key}: {value}\n" for key, value in CONFIG.items()))
 
         def comet(*arguments: str) -> None:
-            subprocess.run([sys.executable, str(ROOT / "supervisor.py"), *arguments], cwd=place, stdout=subprocess.DEVNULL, check=True)
+            subprocess.run(
+                [sys.executable, str(ROOT / "supervisor.py"), *arguments],
+                cwd=place,
+                stdout=subprocess.DEVNULL,
+                check=True,
+            )
 
         comet("run", "--detach")
         try:

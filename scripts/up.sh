@@ -15,9 +15,21 @@ here=$(dirname -- "${BASH_SOURCE[0]}")
 # shellcheck source=scripts/lib/needs.sh
 . "$here/lib/needs.sh"
 
+compiling=
+trap 'if [ -n "$compiling" ]; then kill -- "-$compiling" 2>/dev/null || true; fi' EXIT
+end_on_signals
 ensure_venv none
-ensure_compiled &
-compiling=$!
-if needs_engine "$@"; then ensure_engine "$@"; fi
-wait "$compiling"
+if ! is_compiled || [ -e "$UNTRANSLATED" ]; then
+  # In a process group of its own, so that it can be ended with all that it started, however this script ends.
+  set -m
+  ensure_compiled </dev/null &
+  compiling=$!
+  set +m
+fi
+if needs_engine "$@"; then
+  ensure_engine "$@"
+  # While the compiler takes one core, the image can have the other.
+  if [ -n "$compiling" ]; then prepare_image; fi
+fi
+if [ -n "$compiling" ]; then wait "$compiling" || true; fi
 exec "$VENV/bin/python" "$ROOT/supervisor.py" "$@"

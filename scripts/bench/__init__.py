@@ -1,5 +1,6 @@
-"""Load tests with one harness and one way to report: see `scripts/bench.sh --help`.
+"""Load tests with one harness and one report format: see `scripts/bench.sh --help`.
 
-Layers, lowest first: `stats`, `table`, `chart`, `ledger` are pure; `report` puts a result together and writes it; `machine`, `proc`,
-`wrk`, `strict`, `cluster` touch the system; one module per mode uses all of these. Nothing here is imported by the product.
+Layers, lowest first: `stats`, `table`, `chart`, `ledger` are pure; `report` builds and writes a result; `machine`,
+`proc`, `wrk`, `strict`, `cluster` use the system; each mode has a module that uses all of these. The product imports
+nothing from here.
 """

@@ -1,4 +1,7 @@
-"""Reads the LBs' access logs while they grow: each is two files that bound it, and a long run writes more than these hold."""
+"""Reads the load balancers' access logs while they grow.
+
+Each log is limited to two files; a long run writes more than these hold.
+"""
 
 import contextlib
 import json
@@ -10,7 +13,7 @@ from scripts.bench.ids import Line
 
 
 class AccessLogs:
-    """Every line of the logs since the beginning, if `read` is called more often than a log fills a file."""
+    """All lines of the logs since the start, provided that `read` is called before a log has filled a file."""
 
     def __init__(self, folder: Path, names: list[str]) -> None:
         self._paths = {name: folder / f"{name}.access.log" for name in names}
@@ -20,7 +23,7 @@ class AccessLogs:
         self.lines: list[tuple[str, Line]] = []
 
     def read(self) -> None:
-        """Take what has come."""
+        """Read the new lines."""
         for name, path in self._paths.items():
             file = self._open.get(name)
             if file is None:

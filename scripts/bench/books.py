@@ -1,7 +1,8 @@
-"""The books of a load test: what the clients, the LBs and the workers counted of it, and whether these agree. `settle` is pure.
+"""Compares what clients, load balancers and workers counted in a load test. `settle` is pure.
 
-A closed model's clients leave with a request out on every connection, at the end of every slice: so many answers the LBs may have given,
-and the workers counted, that no client saw. An open model waits for the last answer, so its books must agree to the request.
+When a slice of a closed model ends, each connection may have one request in flight: the load balancers may have
+answered it, and the workers counted it, without any client seeing it. An open model waits for the last answer, so its
+counts must agree exactly.
 """
 
 import contextlib
@@ -10,21 +11,22 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from comet import database, tallies
-from comet.cluster import Cluster, worker_owner
-from comet.config import load
-from comet.errors import UserError
-from lb import counters
+from comet.balancers import request_statistics
+from comet.common.errors import UserError
+from comet.config.schema import load
+from comet.state.directory import Cluster, worker_owner
+from comet.statistics import database
+from lb.interface import counters
 from scripts.bench.cluster import BenchCluster
 from scripts.bench.observed import BY_WORKER, OK, ORDERED, Observed
 from scripts.bench.proc import tree_cpu
 
-UNSEEN = ("hang", "reset", "truncate")  # injected, and no answer that says so
+UNSEEN = ("hang", "reset", "truncate")  # injected, and not visible in the answer
 
 
 @dataclass(frozen=True)
 class Row:
-    """What a worker counted: requests, those that failed, and microseconds in it."""
+    """What a worker counted: requests, failed requests, and microseconds of work."""
 
     count: int = 0
     failed: int = 0
@@ -32,9 +34,10 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Look:
-    """All that counts, at one moment: by LB, by worker, what was injected by kind, CPU seconds by replica, and the answers that the LBs
-    had from each worker."""
+class Reading:
+    """All counts at one time: by load balancer, by worker, injected faults by kind, CPU seconds by replica, and each
+    load balancer's responses by worker.
+    """
 
     at: float
     lbs: Mapping[str, Mapping[str, int]]
@@ -46,7 +49,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Growth:
-    """What came to it between two looks; `cpu` in percent of a core."""
+    """The increase between two readings; `cpu` in percent of a core."""
 
     lbs: Mapping[str, Mapping[str, int]]
     workers: Mapping[str, Row]
@@ -62,70 +65,87 @@ class Growth:
         return sum(self.all_lbs(f"responses_{digit}xx") for digit in (2, 3, 4, 5))
 
 
-def look(of: BenchCluster) -> Look:
-    """Read all books. BenchError: the cluster does not tell."""
-    rows = of.rows()
+def read_counts(bench_cluster: BenchCluster) -> Reading:
+    """Read all counts; BenchError if the cluster does not provide them."""
+    rows = bench_cluster.rows()
     names = {str(row["id"]): name for name, row in rows.items() if row["role"] == "worker"}
-    workers, injected = _workers(of, names)
-    lbs = {name: of.counters(name) for name, row in rows.items() if row["role"] == "lb"}
+    workers, injected = _workers(bench_cluster, names)
+    lbs = {name: bench_cluster.counters(name) for name, row in rows.items() if row["role"] == "lb"}
     cpu = {name: tree_cpu(int(row["pid"])) for name, row in rows.items() if row["pid"]}
-    return Look(time.monotonic(), lbs, workers, injected, cpu, _shares(of))
+    return Reading(time.monotonic(), lbs, workers, injected, cpu, _shares(bench_cluster))
 
 
-def total(of: BenchCluster, names: Sequence[str]) -> dict[str, int]:
-    """The LBs' counters, added up."""
-    return dict(sum((Counter(of.counters(name)) for name in names), Counter()))
+def total(bench_cluster: BenchCluster, names: Sequence[str]) -> dict[str, int]:
+    """Return the sum of these load balancers' counters."""
+    return dict(sum((Counter(bench_cluster.counters(name)) for name in names), Counter()))
 
 
-def _shares(of: BenchCluster) -> dict[str, int]:
+def _shares(bench_cluster: BenchCluster) -> dict[str, int]:
     found: Counter[str] = Counter()
-    for path in (of.folder / ".comet" / "run").glob("lb-*.counters"):
+    for path in (bench_cluster.folder / ".comet" / "run").glob("lb-*.counters"):
         with contextlib.suppress(OSError, ValueError):
-            for name, edge in counters.look(path).edges().items():
+            for name, edge in counters.read_counters(path).edges().items():
                 if name:
                     found[name] += sum(edge[1:6])  # by the status's first digit
     return dict(found)
 
 
-def _workers(of: BenchCluster, names: Mapping[str, str]) -> tuple[dict[str, Row], dict[str, int]]:
-    """From the database, or, for a service of one's own, from the LBs; a worker goes by its replica's name where it is known."""
-    cluster = Cluster(of.folder)
+def _workers(bench_cluster: BenchCluster, names: Mapping[str, str]) -> tuple[dict[str, Row], dict[str, int]]:
+    """Return the counts by worker, from the database or, for a custom service, from the load balancers.
+
+    A worker is listed under its replica's name if that is known.
+    """
+    cluster = Cluster(bench_cluster.folder)
     try:
-        config = load(of.path)
-        if config.own_service:
-            told = tallies.report(cluster)
+        config = load(bench_cluster.path)
+        if config.custom_service:
+            rows_by_name = request_statistics.report(cluster)
         else:
-            told = database.report(database.place(config, cluster), worker_owner())
+            rows_by_name = database.report(database.place(config, cluster), worker_owner())
             if config.fault_point == "lb":
-                told["total"]["injections"] = tallies.report(cluster)["total"]["injections"]
+                rows_by_name["total"]["injections"] = request_statistics.report(cluster)["total"]["injections"]
     except UserError:
         return {}, {}
     found = {}
-    for row in told["workers"]:
+    for row in rows_by_name["workers"]:
         count = row["successful"] + row["failed"]
         name = names.get(row["name"]) or names.get(row["name"].partition(".")[0]) or row["name"]
         found[name] = Row(count, row["failed"], row["mean_ms"] * count * 1000)
-    return found, dict(told["total"]["injections"])
+    return found, dict(rows_by_name["total"]["injections"])
 
 
-def growth(before: Look, after: Look) -> Growth:
-    """Workers that did nothing are in it with zeros, those that have ended are not."""
+def growth(before: Reading, after: Reading) -> Growth:
+    """Return the increase between two readings.
+
+    Workers that did nothing are included with zeros; workers that have ended are left out.
+    """
     workers = {}
     for name, now in after.workers.items():
         then = before.workers.get(name, Row())
         if now.count >= then.count and (name in after.cpu or now.count > then.count):
             workers[name] = Row(now.count - then.count, now.failed - then.failed, now.micros - then.micros)
-    lbs = {name: {key: value - before.lbs.get(name, {}).get(key, 0) for key, value in now.items()} for name, now in after.lbs.items()}
+    lbs = {
+        name: {key: value - before.lbs.get(name, {}).get(key, 0) for key, value in now.items()}
+        for name, now in after.lbs.items()
+    }
     injected = {kind: count - before.injected.get(kind, 0) for kind, count in after.injected.items()}
     span = after.at - before.at
-    cpu = {name: (spent - before.cpu[name]) / span * 100 for name, spent in after.cpu.items() if spent >= before.cpu.get(name, spent + 1)}
-    shares = {name: count - before.shares.get(name, 0) for name, count in after.shares.items() if count > before.shares.get(name, 0)}
+    cpu = {
+        name: (spent - before.cpu[name]) / span * 100
+        for name, spent in after.cpu.items()
+        if spent >= before.cpu.get(name, spent + 1)
+    }
+    shares = {
+        name: count - before.shares.get(name, 0)
+        for name, count in after.shares.items()
+        if count > before.shares.get(name, 0)
+    }
     return Growth(lbs, workers, injected, cpu, shares)
 
 
 @dataclass(frozen=True)
-class Settled:
-    """Answers by book, and what is wrong with them, in words; `workers` is None where they do not count what was asked."""
+class CountComparison:
+    """The counts of answers by source, and the differences; `workers` is None if they do not count all requests."""
 
     clients: int
     lbs: int
@@ -135,33 +155,45 @@ class Settled:
     def __str__(self) -> str:
         counted = "" if self.workers is None else f", workers counted {self.workers:,}"
         beyond = max(self.lbs, self.workers or 0) - self.clients
-        rest = f"; {beyond:,} went to clients that had broken off" if beyond > 0 and not self.wrong else ""
+        rest = f"; {beyond:,} went to clients that had disconnected" if beyond > 0 and not self.wrong else ""
         verdict = "they do NOT agree: " + "; ".join(self.wrong) if self.wrong else "they agree"
-        return f"clients had {self.clients:,} answers, LBs gave {self.lbs:,}{counted}: {verdict}{rest}"
+        return f"clients received {self.clients:,} answers, LBs sent {self.lbs:,}{counted}: {verdict}{rest}"
 
 
-def settle(seen: Observed, grown: Growth, counted: bool) -> Settled:
-    """Compare. `counted`: the workers count all that was asked."""
+def compare_counts(seen: Observed, grown: Growth, counted: bool) -> CountComparison:
+    """Compare the counts; `counted` means that the workers count all requests."""
     clients, lbs = seen.answered, grown.responses
     wrong = []
-    loose = seen.unanswered
+    in_flight = seen.unanswered
     if clients > lbs:
-        wrong.append(f"{clients - lbs:,} answers stand in no LB's book")
-    if lbs > clients + loose:
-        wrong.append(f"the LBs answered {lbs - clients - loose:,} more than these clients asked (does somebody else use the cluster?)")
+        wrong.append(f"{clients - lbs:,} answers were not counted by any LB")
+    if lbs > clients + in_flight:
+        wrong.append(
+            f"the LBs answered {lbs - clients - in_flight:,} more than these clients sent (are there "
+            "other clients of the cluster?)"
+        )
     workers = sum(row.count for row in grown.workers.values()) if counted and grown.workers else None
     if workers is not None:
-        sure = seen.kinds[OK] + seen.kinds[ORDERED]
-        most = sure + seen.kinds[BY_WORKER] + loose + grown.all_lbs("retries") + sum(grown.injected.get(kind, 0) for kind in UNSEEN)
-        if workers < sure:
-            wrong.append(f"{sure - workers:,} answers stand in no worker's book")
-        if workers > most:
-            wrong.append(f"the workers counted {workers - most:,} more than these clients asked (does somebody else use the cluster?)")
-    return Settled(clients, lbs, workers, wrong)
+        certain = seen.kinds[OK] + seen.kinds[ORDERED]
+        max_workers = (
+            certain
+            + seen.kinds[BY_WORKER]
+            + in_flight
+            + grown.all_lbs("retries")
+            + sum(grown.injected.get(kind, 0) for kind in UNSEEN)
+        )
+        if workers < certain:
+            wrong.append(f"{certain - workers:,} answers were not counted by any worker")
+        if workers > max_workers:
+            wrong.append(
+                f"the workers counted {workers - max_workers:,} more than these clients sent (are there "
+                "other clients of the cluster?)"
+            )
+    return CountComparison(clients, lbs, workers, wrong)
 
 
-def quiet(of: BenchCluster, names: list[str]) -> bool:
-    """Whether no LB has anything in flight."""
+def is_idle(bench_cluster: BenchCluster, names: list[str]) -> bool:
+    """Return whether no load balancer has a request in flight."""
     with contextlib.suppress(OSError, ValueError):
-        return not any(of.counters(name).get("in_flight", 0) for name in names)
+        return not any(bench_cluster.counters(name).get("in_flight", 0) for name in names)
     return False

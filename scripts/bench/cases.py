@@ -1,6 +1,7 @@
-"""The cases of `bench.sh lb`: what clients send, what workers answer, and the ratio we ask of ourselves.
+"""The cases of `bench.sh lb`: what clients send, what workers answer, and the goal for each.
 
-Identical and unique heads have the same fields of the same lengths; in the latter path, query and three fields differ in every request.
+Identical and unique heads have the same fields of the same lengths; in unique heads, path, query and three fields
+differ in every request.
 """
 
 from dataclasses import dataclass
@@ -29,15 +30,17 @@ request = function()
   n = n + 1
   local id = string.format("%08x", n)
   return "GET /item/" .. id .. "?page=" .. id .. " HTTP/1.1\\r\\nHost: " .. host ..
-    "\\r\\nUser-Agent: python-requests/2.32.3\\r\\nAccept: */*\\r\\nAccept-Encoding: gzip, deflate\\r\\nX-Request-Id: 5f0c9a3e" .. id ..
-    "\\r\\nCookie: session=91b2c6d4" .. id .. "\\r\\nTraceparent: 00-4bf92f3577b34da6a3ce929d" .. id .. "-00f067aa0ba902b7-01\\r\\n\\r\\n"
+    "\\r\\nUser-Agent: python-requests/2.32.3\\r\\nAccept: */*\\r\\nAccept-Encoding: gzip, deflate" ..
+    "\\r\\nX-Request-Id: 5f0c9a3e" .. id ..
+    "\\r\\nCookie: session=91b2c6d4" .. id ..
+    "\\r\\nTraceparent: 00-4bf92f3577b34da6a3ce929d" .. id .. "-00f067aa0ba902b7-01\\r\\n\\r\\n"
 end
 """
 
 
 @dataclass(frozen=True)
 class Case:
-    """`goal` is the highest median ratio of CPU time per request to the best rival that we ask of ourselves; None: reported only."""
+    """`goal` is the highest acceptable median ratio of CPU time per request to the best rival; None: reported only."""
 
     key: str
     title: str
@@ -48,7 +51,7 @@ class Case:
 
     @property
     def lua(self) -> str:
-        """The whole script for wrk."""
+        """The complete script for wrk."""
         return self.script + DONE
 
 
@@ -57,9 +60,16 @@ CASES = (
     Case("identical", "identical heads, 64 connections", PLAIN, goal=1.0),
     Case("unique", "unique heads, 64 connections", UNIQUE, goal=1.15),
     Case("16k", "16 KiB responses, 64 connections", PLAIN, path="/16k", goal=1.15),
-    Case("post", "4 KiB POSTs, 64 connections", PLAIN + 'wrk.method = "POST"\nwrk.body = string.rep("x", 4096)\n', goal=1.15),
+    Case(
+        "post",
+        "4 KiB POSTs, 64 connections",
+        PLAIN + 'wrk.method = "POST"\nwrk.body = string.rep("x", 4096)\n',
+        goal=1.15,
+    ),
     Case("stream", "1 MiB responses, 16 connections", PLAIN, path="/1m", connections=16),
-    Case("new", "a new connection per request, 64 at a time", PLAIN + 'wrk.headers["Connection"] = "close"\n', goal=2.0),
+    Case(
+        "new", "a new connection per request, 64 at a time", PLAIN + 'wrk.headers["Connection"] = "close"\n', goal=2.0
+    ),
     Case("c1", "identical heads, 1 connection", PLAIN, connections=1),
     Case("c512", "identical heads, 512 connections", PLAIN, connections=512),
 )

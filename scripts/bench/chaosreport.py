@@ -1,22 +1,21 @@
-"""What a chaos run found, as tables. No system is touched here."""
+"""Renders the findings of a chaos run as tables, without access to the system."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from scripts.bench.chart import Chart
+from comet.report.model import Bars, Table
 from scripts.bench.ids import Account
 from scripts.bench.ledger import ClientBook, Death, LbBook, Verdict, WorkerBook, unexplained_repeats
-from scripts.bench.report import Report, Samples
+from scripts.bench.report import Result, Samples
 from scripts.bench.stats import median
-from scripts.bench.table import Table
 
-TOLD = 20
-"""Reasons of one kind that are told; the JSON has all."""
+MAX_SHOWN = 20
+"""Maximum number of reasons of one kind that are shown; the JSON has all."""
 
 
 @dataclass(frozen=True)
 class Parties:
-    """The books of all, and who was killed."""
+    """The counts of all parties, and the kills."""
 
     clients: Mapping[str, ClientBook]
     lbs: Mapping[str, LbBook]
@@ -25,29 +24,42 @@ class Parties:
 
 
 def fill(
-    report: Report, parties: Parties, verdict: Verdict, by_id: Account, complaints: Sequence[str],
+    report: Result, parties: Parties, verdict: Verdict, by_id: Account, complaints: Sequence[str],
     repeats: Sequence[tuple[float, int]], seconds: float,
 ) -> None:  # fmt: skip
-    """Make the report of what was found. `repeats`: samples of time and the LBs' running total."""
+    """Fill the report. `repeats` are samples of time and the load balancers' running total of retries."""
     over, shares = unexplained_repeats(repeats, parties.deaths)
     unexplained = [*verdict.reasons, *complaints, *["a repeat while no worker was dead"] * over, *by_id.unexplained]
     sent = sum(each.sent for each in parties.clients.values())
-    explained = Table("Repeats by the death that explains them", ["death", "repeats"], [[key, value] for key, value in shares.items()])
-    report.tables += [_ledger(verdict, len(unexplained), over, sent), _single(by_id), *_books(parties), _killed(parties.deaths), explained]
+    explained = Table(
+        "Repeats by the death that explains them", ["death", "repeats"], [[key, value] for key, value in shares.items()]
+    )
+    report.parts += [
+        _ledger(verdict, len(unexplained), over, sent),
+        _single(by_id),
+        *_books(parties),
+        _killed(parties.deaths),
+        explained,
+    ]
     report.notes.append(f"{sent / seconds:,.0f} requests/s over {seconds:.0f} s, {len(parties.deaths)} kills")
-    report.notes.extend(unexplained[:TOLD])
-    report.notes.extend(f"request {id} was answered and not counted" for id in by_id.lost[:TOLD])
-    report.notes.extend(f"request {id} was counted more often than it was sent" for id in by_id.doubled[:TOLD])
+    report.notes.extend(unexplained[:MAX_SHOWN])
+    report.notes.extend(f"request {id} was answered and not counted" for id in by_id.lost[:MAX_SHOWN])
+    report.notes.extend(f"request {id} was counted more often than it was sent" for id in by_id.doubled[:MAX_SHOWN])
     report.passed = verdict.clean and by_id.clean and not unexplained
     report.notes.append("all zero" if report.passed else "NOT all zero")
     deaths = [vars(death) for death in parties.deaths]
     report.data = {"deaths": deaths, "unexplained": unexplained, "verdict": vars(verdict), "by_id": vars(by_id)}
     back = [death.back - death.at for death in parties.deaths if death.back is not None]
-    report.samples = {"requests": Samples("1/s", "more", [sent / seconds]), "kill until ready": Samples("s", "less", back)}
-    counts = [[float(value)] for value in (verdict.lost, verdict.doubled, len(unexplained), verdict.repeated, verdict.broken)]
+    report.samples = {
+        "requests": Samples("1/s", "more", [sent / seconds]),
+        "kill until ready": Samples("s", "less", back),
+    }
+    counts = [
+        [float(value)] for value in (verdict.lost, verdict.doubled, len(unexplained), verdict.repeated, verdict.broken)
+    ]
     labels = ["lost", "counted twice", "unexplained", "repeated", "broken with their LB"]
-    told = f"{sent:,} requests, {len(parties.deaths)} kills; the first three must be zero"
-    report.charts.append(Chart("Chaos", told, ["requests"], labels, counts))
+    caption = f"{sent:,} requests, {len(parties.deaths)} kills; the first three must be zero"
+    report.parts.append(Bars("Chaos", caption, ["requests"], labels, counts))
 
 
 def _ledger(verdict: Verdict, unexplained: int, over: int, sent: int) -> Table:
@@ -78,8 +90,19 @@ def _single(by_id: Account) -> Table:
 
 
 def _books(parties: Parties) -> tuple[Table, Table]:
-    """What clients and LBs counted, and what clients and workers did."""
-    columns = ["LB", "sent", "200", "injected", "broken", "LB requests", "LB responses", "LB aborted", "LB repeats", "kills"]
+    """Tabulate what clients and load balancers counted, and clients and workers."""
+    columns = [
+        "LB",
+        "sent",
+        "200",
+        "injected",
+        "broken",
+        "LB requests",
+        "LB responses",
+        "LB aborted",
+        "LB repeats",
+        "kills",
+    ]
     by_lb = Table("Client and LB", columns)
     for name, each in parties.clients.items():
         lb = parties.lbs[name]
@@ -88,7 +111,9 @@ def _books(parties: Parties) -> tuple[Table, Table]:
         by_lb.rows.append([name, *seen, lb.requests, lb.responses, lb.aborted, lb.retries, kills])
     by_row = Table("Client and worker", ["row", "200 at the client", "successes at the worker"])
     for name in sorted(parties.workers.successes):
-        by_row.rows.append([name, sum(each.served.get(name, 0) for each in parties.clients.values()), parties.workers.successes[name]])
+        by_row.rows.append(
+            [name, sum(each.served.get(name, 0) for each in parties.clients.values()), parties.workers.successes[name]]
+        )
     injected = sum(each.injected for each in parties.clients.values())
     by_row.rows.append(["injected failures, all", injected, parties.workers.failures])
     return by_lb, by_row

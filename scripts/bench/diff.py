@@ -1,8 +1,9 @@
-"""`bench.sh diff A B`: two result files of one bench, and which of their differences exceed the noise.
+"""`bench.sh diff A B`: shows which differences between two result files of one bench exceed the noise.
 
-Every result holds repeated measurements (slices, rounds, kills). For each thing that both measured at least twice, the difference of the
-means and its 95 % interval (Welch's t, for noise that differs between the two): an interval that holds zero is no difference. It knows the
-noise within each run only; what changes from run to run (other work on the machine, a warm cache) it cannot see, so repeat A after B.
+Every result has repeated measurements (slices, rounds, kills). For each value that both files measured at least twice,
+this computes the difference of the means and its 95 % interval (Welch's t, for noise that differs between the two). An
+interval that contains zero means no difference. Only the noise within each run is considered, not what changes from run
+to run (other load on the machine, a warm cache): repeat A after B to see that.
 """
 
 import argparse
@@ -14,22 +15,25 @@ from pathlib import Path
 from statistics import mean, variance
 from typing import Any
 
-from comet.compare.figures import student
+from comet.compare.results.figures import student
+from comet.report import terminal
+from comet.report.model import Cell, Report, Table
 from scripts.bench.proc import BenchError
 from scripts.bench.report import say
-from scripts.bench.table import Cell, Table, render
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("a", type=Path, metavar="A", help="a result (JSON), the one to compare with")
     parser.add_argument("b", type=Path, metavar="B", help="another result of the same bench")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the table as JSON too")
-    parser.add_argument("--fail-on-worse", action="store_true", help="exit 1 when something is worse beyond the noise")
+    parser.add_argument("--fail-on-worse", action="store_true", help="exit 1 if something is worse beyond the noise")
 
 
 @dataclass(frozen=True)
 class Difference:
-    """B's mean less A's with its 95 % interval; None: one of them has fewer than two values, so that its noise is unknown."""
+    """B's mean minus A's with its 95 % interval; None if one of them has fewer than two values, so that its noise is
+    unknown.
+    """
 
     a: float
     b: float
@@ -38,12 +42,12 @@ class Difference:
 
     @property
     def certain(self) -> bool:
-        """Whether it exceeds the noise."""
+        """Whether the difference exceeds the noise."""
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
 
 def welch(a: Sequence[float], b: Sequence[float]) -> Difference:
-    """Compare means. ValueError: no values."""
+    """Compare the means; ValueError for no values."""
     if not a or not b:
         raise ValueError("nothing to compare")
     middle_a, middle_b = mean(a), mean(b)
@@ -58,34 +62,35 @@ def welch(a: Sequence[float], b: Sequence[float]) -> Difference:
     return Difference(middle_a, middle_b, middle_b - middle_a - margin, middle_b - middle_a + margin)
 
 
-def verdict(of: Difference, better: str) -> str:
-    """In one word or few."""
-    if of.low is None:
-        return "noise unknown (one value)" if of.a != of.b else "the same"
-    if not of.certain:
-        return "the same" if of.low == of.high else "within the noise"
-    return "better" if (of.b > of.a) == (better == "more") else "WORSE"
+def verdict(difference: Difference, better: str) -> str:
+    """Return the verdict in one or a few words."""
+    if difference.low is None:
+        return "noise unknown (one value)" if difference.a != difference.b else "the same"
+    if not difference.certain:
+        return "the same" if difference.low == difference.high else "within the noise"
+    return "better" if (difference.b > difference.a) == (better == "more") else "WORSE"
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A result. BenchError: it is none."""
+    """Read a result file; BenchError if it is not one."""
     try:
-        told = json.loads(path.read_text())
-        if not isinstance(told["samples"], dict) or not isinstance(told["bench"], str):
+        data = json.loads(path.read_text())
+        if not isinstance(data["samples"], dict) or not isinstance(data["bench"], str):
             raise ValueError
     except OSError as error:
         raise BenchError(f"{path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError):
         raise BenchError(f"{path}: not a result of scripts/bench.sh (a JSON file that it wrote)") from None
-    return dict(told)
+    return dict(data)
 
 
 def compare(a: dict[str, Any], b: dict[str, Any]) -> Table:
-    """What both measured, in A's order. BenchError: they are not of one bench, or share nothing."""
+    """Return what both files measured, in A's order. BenchError if they are of different benches or share nothing."""
     if a["bench"] != b["bench"]:
         raise BenchError(f"one is a result of {a['bench']}, the other of {b['bench']}: compare two of the same bench")
     table = Table(
-        "B against A (means; difference with its 95 % interval)", ["what", "unit", "A", "B", "B - A", "from", "to", "change %", "verdict"]
+        "B against A (means; difference with its 95 % interval)",
+        ["what", "unit", "A", "B", "B - A", "from", "to", "change %", "verdict"],
     )
     for name, of_a in a["samples"].items():
         of_b = b["samples"].get(name)
@@ -100,28 +105,32 @@ def compare(a: dict[str, Any], b: dict[str, Any]) -> Table:
     return table
 
 
-def unlike(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
-    """What was not the same in the two but for the measurements: differences may come from it."""
+def other_differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
+    """Return what else differs between the two results: it may explain differences."""
     found = []
     for part in ("settings", "versions", "machine"):
         for key in dict.fromkeys([*a.get(part, {}), *b.get(part, {})]):
             one, other = a.get(part, {}).get(key), b.get(part, {}).get(key)
-            if one != other and key not in ("load_average_before", "seed"):
+            if one != other and key not in ("load_before", "seed"):
                 found.append(f"{key}: A {one}, B {other}")
     return found
 
 
 def run(options: argparse.Namespace) -> int:
-    a, b = read(options.a), read(options.b)
+    paths = (options.a, options.b)
+    a, b = map(read, paths)
     table = compare(a, b)
-    print(f"A: {a['bench']}, {a['at']}, {options.a}\nB: {b['bench']}, {b['at']}, {options.b}\n")
-    print(render(table))
-    print()
-    for told in unlike(a, b):
-        print(f"* not the same: {told}")
     words = [str(row[-1]) for row in table.rows]
     worse, better = words.count("WORSE"), words.count("better")
-    print(f"* beyond the noise: {better} better, {worse} worse, of {len(words)}; noise is that within the runs, not between them")
+    report = Report("diff", parts=[table], notes=[f"not the same: {each}" for each in other_differences(a, b)])
+    report.settings = {
+        name: f"{of['bench']}, {of['at']}, {path}" for name, of, path in zip("AB", (a, b), paths, strict=True)
+    }
+    report.notes.append(
+        f"beyond the noise: {better} better, {worse} worse, of {len(words)}; noise is that within the runs, not "
+        "between them"
+    )
+    terminal.show(report)
     if options.json:
         try:
             options.json.write_text(json.dumps({"columns": list(table.columns), "rows": table.rows}, indent=1) + "\n")

@@ -1,14 +1,15 @@
-"""The ledger of a chaos run, request by request: what one id met at its client, at its LB and at the workers. Pure.
+"""Accounts for a chaos run request by request: what one id met at its client, its load balancer and the workers. Pure.
 
-Every request has an id of its own, and is sent once. What must hold of each:
-- Answered at the client: counted by the worker that answered (else lost; an injected failure does not tell its row, there any failure
-  counted will do), and logged by its LB once, with what the client saw. An LB writes
-  its log a moment behind: a line may go with the LB that dies within `UNWRITTEN` seconds after the answer.
-- Counted n times: its LB says that it repeated it n - 1 times or more (an attempt may die uncounted). Where the line went with the LB, a
-  worker must have been dead meanwhile. Otherwise it was counted twice without a repeat.
-- Repeated: while a worker was dead.
-- Known to an LB or a worker: a client sent it.
-- What a worker keeps one by one adds up to what it counts.
+Every request has its own id, and is sent once. These rules must hold for each:
+- Answered at the client: the worker that answered counted it (else it is lost; an injected failure does not name its
+  row, so any counted failure is accepted), and its load balancer logged it once, with what the client saw. A load
+  balancer writes its log with a delay: a line may be lost with a load balancer that dies within `UNWRITTEN` seconds
+  after the answer.
+- Counted n times: its load balancer reports n - 1 or more retries (an attempt may die uncounted). If the line was lost
+  with the load balancer, a worker must have been dead at that time. Otherwise it was counted twice without a retry.
+- Retried: while a worker was dead.
+- Known to a load balancer or a worker: a client sent it.
+- A worker's single entries add up to its counts.
 """
 
 from collections import Counter, defaultdict
@@ -17,13 +18,16 @@ from dataclasses import dataclass, field
 
 from scripts.bench.ledger import AFTERMATH, SLACK, Death
 
-UNWRITTEN = 0.5  # seconds: lb.access.FLUSH, and as much again for a busy machine
+UNWRITTEN = 0.5  # seconds: lb.proxy.access_log.FLUSH_INTERVAL, and as much again for a busy machine
 
 
 @dataclass(frozen=True)
 class Seen:
-    """One request at its client. `status` None: no whole answer came. `row` is what the worker that answered calls itself, None where its
-    answer does not tell; `worker` its name as the LB gives it."""
+    """One request at its client.
+
+    `status` None means no complete answer. `row` is the answering worker's own name, None if its answer does not
+    contain it; `worker` is its name according to the load balancer.
+    """
 
     lb: str
     status: int | None
@@ -35,7 +39,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Line:
-    """One request in an LB's access log."""
+    """One request in a load balancer's access log."""
 
     lb: str
     status: int
@@ -53,8 +57,11 @@ class Entry:
 
 @dataclass
 class Account:
-    """The ids that were lost or counted twice without a repeat, and reasons for what is unexplained; all must be empty. `unwritten` counts
-    the lines that went with their LB, `repeated` the requests that an LB says it repeated, `counted_again` those counted more than once."""
+    """The ids that were lost or counted twice without a retry, and reasons for what is unexplained; all must be empty.
+
+    `unwritten` counts the lines lost with their load balancer, `repeated` the requests that a load balancer reports as
+    retried, `counted_again` those counted more than once.
+    """
 
     lost: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
@@ -78,7 +85,7 @@ def account(
     counts: Mapping[str, tuple[int, int]],
     deaths: Sequence[Death],
 ) -> Account:
-    """Follow every id through the three books. `counts` has the successes and failures of each worker's row."""
+    """Follow every id through the three records. `counts` has the successes and failures of each worker's row."""
     logged: dict[str, list[Line]] = defaultdict(list)
     counted: dict[str, list[Entry]] = defaultdict(list)
     for id, line in lines:
@@ -95,11 +102,15 @@ def account(
         good, bad = counts.get(row, (0, 0))
         one_by_one = kept[row, False], kept[row, True]
         if one_by_one != (good, bad):
-            found.unexplained.append(f"row {row} counts {good} and {bad}, kept one by one are {one_by_one[0]} and {one_by_one[1]}")
+            found.unexplained.append(
+                f"row {row} counts {good} and {bad}, kept one by one are {one_by_one[0]} and {one_by_one[1]}"
+            )
     return found
 
 
-def _follow(id: str, seen: Seen, lines: Sequence[Line], entries: Sequence[Entry], deaths: Sequence[Death], found: Account) -> None:
+def _follow(
+    id: str, seen: Seen, lines: Sequence[Line], entries: Sequence[Entry], deaths: Sequence[Death], found: Account
+) -> None:
     where = f"request {id} through {seen.lb}"
     if seen.status in (200, 500) and not any(_fits(entry, seen) for entry in entries):
         found.lost.append(id)
@@ -133,17 +144,25 @@ def _compare(where: str, seen: Seen, line: Line, found: Account) -> None:
     if line.lb != seen.lb:
         found.unexplained.append(f"{where}: logged by {line.lb}")
     if seen.status is not None and (line.status, line.worker) != (seen.status, seen.worker):
-        found.unexplained.append(f"{where}: its client saw {seen.status} by {seen.worker}, its log says {line.status} by {line.worker}")
+        found.unexplained.append(
+            f"{where}: its client saw {seen.status} by {seen.worker}, its log says {line.status} by {line.worker}"
+        )
 
 
 def _line_went(seen: Seen, deaths: Iterable[Death]) -> bool:
-    """Whether the LB died before it wrote the line, or in the midst of the exchange."""
+    """Return whether the load balancer died before it wrote the line, or during the exchange."""
     return any(
-        death.replica == seen.lb and death.at <= seen.ended + UNWRITTEN and seen.began - SLACK <= (death.gone or death.at)
+        death.replica == seen.lb
+        and death.at <= seen.ended + UNWRITTEN
+        and seen.began - SLACK <= (death.gone or death.at)
         for death in deaths
     )
 
 
 def _absences(deaths: Iterable[Death]) -> Iterable[tuple[float, float]]:
-    """When a worker was dead, or connections of its former life might still show."""
-    return ((death.at - SLACK, (death.back or float("inf")) + AFTERMATH) for death in deaths if death.replica.startswith("worker"))
+    """Return the intervals in which a worker was dead, or its old connections could still fail."""
+    return (
+        (death.at - SLACK, (death.back or float("inf")) + AFTERMATH)
+        for death in deaths
+        if death.replica.startswith("worker")
+    )

@@ -1,4 +1,6 @@
-"""Others who keep a process or a container alive: supervisord, circus, `docker run --restart always`, systemd. Each with its defaults."""
+"""Other programs that keep a process or a container alive: supervisord, circus, `docker run --restart always`, systemd;
+each with its defaults.
+"""
 
 import contextlib
 import os
@@ -11,35 +13,18 @@ from typing import Any
 
 import psutil
 
+from scripts.bench import programs
 from scripts.bench.kills import Target
 from scripts.bench.proc import accepts, free_ports, running, serving, wait_for
-from scripts.bench.report import RESULTS, ROOT, say
+from scripts.bench.report import ROOT
 
-PACKAGES = ("supervisor", "circus")
-VENV = RESULTS / "venv"
 UP = 60.0  # seconds in which a keeper on a busy machine has its LB up; one is usual
 
 
-def ensure_venv() -> bool:
-    """Make sure of a venv with supervisord and circus, apart from the project's. False: it could not be made (no network)."""
-    if all((VENV / "bin" / name).exists() for name in ("supervisord", "circusd")):
-        return True
-    say(f"installing {' and '.join(PACKAGES)} into {VENV}, once")
-    VENV.parent.mkdir(parents=True, exist_ok=True)
-    steps = ([sys.executable, "-m", "venv", str(VENV)], [str(VENV / "bin" / "pip"), "install", "-q", "--timeout", "15", *PACKAGES])
-    done = [subprocess.run(step, capture_output=True, text=True, check=False).returncode for step in steps]
-    return not any(done)
-
-
-def versions() -> dict[str, str]:
-    """Of what `ensure_venv` installed."""
-    done = subprocess.run([VENV / "bin" / "pip", "list", "--format", "freeze"], capture_output=True, text=True, check=False)
-    listed = dict(line.split("==") for line in done.stdout.split() if "==" in line)
-    return {name: listed.get(name, "missing") for name in PACKAGES}
-
-
 def environment(own: Mapping[str, str]) -> dict[str, str]:
-    """The bench's environment for the keepers: without PYTHONPATH, by which our supervisor.py would hide supervisord's package."""
+    """Return the bench's environment for the keepers, without PYTHONPATH, where our supervisor.py would hide
+    supervisord's package.
+    """
     return {name: value for name, value in own.items() if name != "PYTHONPATH"}
 
 
@@ -58,14 +43,14 @@ def _child(keeper: int, port: int) -> int | None:
 
 @contextlib.contextmanager
 def supervisord(folder: Path, worker: int) -> Iterator[Target]:
-    """An LB under supervisord: autorestart=true, all else its defaults."""
+    """Run a load balancer under supervisord: autorestart=true, everything else default."""
     port = free_ports(1)[0]
     config = folder / "supervisord.conf"
     config.write_text(
         f"[supervisord]\nnodaemon=true\nlogfile={folder}/supervisord.log\npidfile={folder}/supervisord.pid\nchildlogdir={folder}\n"
         f"[program:lb]\ncommand={_lb(port, worker)}\ndirectory={ROOT}\nautorestart=true\n"
     )
-    command = [str(VENV / "bin" / "supervisord"), "-n", "-c", str(config)]
+    command = [str(programs.VENV / "bin" / "supervisord"), "-n", "-c", str(config)]
     log = folder / "supervisord.out"
     with running(command, log, environment(os.environ)) as keeper:
         serving(keeper, port, log, "the LB under supervisord", UP)
@@ -74,7 +59,7 @@ def supervisord(folder: Path, worker: int) -> Iterator[Target]:
 
 @contextlib.contextmanager
 def circus(folder: Path, worker: int) -> Iterator[Target]:
-    """An LB under circus, with its defaults."""
+    """Run a load balancer under circus with its defaults."""
     port, endpoint, publish = free_ports(3)
     config = folder / "circus.ini"
     config.write_text(
@@ -82,7 +67,9 @@ def circus(folder: Path, worker: int) -> Iterator[Target]:
         f"[watcher:lb]\ncmd = {_lb(port, worker)}\nworking_dir = {ROOT}\ncopy_env = True\nnumprocesses = 1\n"
     )
     log = folder / "circus.out"
-    with running([str(VENV / "bin" / "circusd"), str(config)], log, environment(os.environ), grace=8) as keeper:
+    with running(
+        [str(programs.VENV / "bin" / "circusd"), str(config)], log, environment(os.environ), grace=8
+    ) as keeper:
         serving(keeper, port, log, "the LB under circus", UP)
         yield Target("circus", "LB", port, "/healthz", lambda: _child(keeper.pid, port))
 
@@ -93,14 +80,18 @@ def has_systemd() -> bool:
 
 @contextlib.contextmanager
 def systemd(_folder: Path, worker: int) -> Iterator[Target]:
-    """An LB as a transient unit with Restart=always; only the limit of starts is lifted."""
+    """Run a load balancer as a transient unit with Restart=always; only the limit of starts is removed."""
     port = free_ports(1)[0]
     unit = f"comet-bench-{os.getpid()}"
     properties = ("-p", "Restart=always", "-p", "StartLimitIntervalSec=0", "-p", f"WorkingDirectory={ROOT}")
-    subprocess.run(["systemd-run", "--unit", unit, *properties, *_lb(port, worker).split()], check=True, capture_output=True)
+    subprocess.run(
+        ["systemd-run", "--unit", unit, *properties, *_lb(port, worker).split()], check=True, capture_output=True
+    )
 
     def pid() -> int | None:
-        shown = subprocess.run(["systemctl", "show", "-p", "MainPID", "--value", unit], capture_output=True, text=True, check=False)
+        shown = subprocess.run(
+            ["systemctl", "show", "-p", "MainPID", "--value", unit], capture_output=True, text=True, check=False
+        )
         return int(shown.stdout.strip() or 0) or None
 
     try:
@@ -112,21 +103,29 @@ def systemd(_folder: Path, worker: int) -> Iterator[Target]:
 
 @contextlib.contextmanager
 def docker_restart(folder: Path, like: dict[str, Any]) -> Iterator[Target]:
-    """The worker's container under Docker's own restart policy, with the options of `like`, the inspection of one of Comet's."""
+    """Run the worker's container under Docker's own restart policy, with the options of `like`, the inspection of one
+    of Comet's containers.
+    """
     port = free_ports(1)[0]
     data = folder / "data"
     data.mkdir()
     data.chmod(0o777)
     given = like["HostConfig"]
-    command = ["docker", "run", "-d", "--restart", "always", "--init", "-p", f"127.0.0.1:{port}:8080", "--read-only", "--cap-drop", "ALL",
-               "--tmpfs", "/tmp:size=16m,mode=1777", "--memory", str(given["Memory"]), "--pids-limit", str(given["PidsLimit"]),
+    command = ["docker", "run", "-d", "--restart", "always", "--init", "-p", f"127.0.0.1:{port}:8080", "--read-only",
+               "--cap-drop", "ALL",
+               "--tmpfs", "/tmp:size=16m,mode=1777", "--memory", str(given["Memory"]), "--pids-limit",
+               str(given["PidsLimit"]),
                "--security-opt", "no-new-privileges:true", "-u", like["Config"]["User"], "-v", f"{data}:/data",
                "-e", "COMET_DATABASE=sqlite:////data/stats.db", like["Config"]["Image"]]  # fmt: skip
-    started = subprocess.run([*command, *without_faults(like["Config"]["Cmd"])], capture_output=True, text=True, check=True)
+    started = subprocess.run(
+        [*command, *without_faults(like["Config"]["Cmd"])], capture_output=True, text=True, check=True
+    )
     container = started.stdout.strip()
 
     def pid() -> int | None:
-        shown = subprocess.run(["docker", "inspect", "-f", "{{.State.Pid}}", container], capture_output=True, text=True, check=False)
+        shown = subprocess.run(
+            ["docker", "inspect", "-f", "{{.State.Pid}}", container], capture_output=True, text=True, check=False
+        )
         return int(shown.stdout.strip() or 0) or None
 
     try:
@@ -137,7 +136,7 @@ def docker_restart(folder: Path, like: dict[str, Any]) -> Iterator[Target]:
 
 
 def without_faults(arguments: list[str]) -> list[str]:
-    """The worker's arguments less the file of injected faults, which lies in a folder that only Comet mounts."""
+    """Return the worker's arguments without the file of injected faults, whose folder only Comet mounts."""
     if "--faults" not in arguments:
         return arguments
     place = arguments.index("--faults")

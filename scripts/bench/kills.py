@@ -1,8 +1,8 @@
-"""One kill and what clients see of it: the time to the next 200, and every refused or broken attempt on the way there.
+"""Kills one process and measures what clients see of it: the time to the next 200, and every failed attempt before it.
 
-Attempts follow each other, but one that gets no answer at once is left waiting while the next one goes: a published port may accept and
-keep silent while its container starts (the engine's proxy repeats its SYN after a second), and must not keep the clock running for those
-who come later.
+Attempts follow each other, but an attempt without a quick answer is left waiting while the next one starts: a published
+port may accept and stay silent while its container starts (the engine's proxy repeats its SYN after a second), and such
+an attempt must not delay later ones.
 """
 
 import os
@@ -18,13 +18,15 @@ from dataclasses import dataclass, field
 from scripts.bench.proc import BenchError
 
 PAUSE = 0.0002  # seconds between two attempts: a client in a hurry that still leaves the core to others
-GIVE_UP = 30.0
-AT_ONCE = 0.02  # seconds that an attempt is waited for before the next one goes
-PATIENCE = 10.0  # seconds until an attempt is over without an answer
+KILL_TIMEOUT = 30.0
+QUICK_ANSWER = 0.02  # seconds that an attempt is waited for before the next one goes
+ANSWER_TIMEOUT = 10.0  # seconds until an attempt is over without an answer
 
 
 class Attempt:
-    """One GET on a connection of its own; over when `word` is "200" or another status, "refused", "broken" or "timeout"."""
+    """One GET on its own connection; it is over when `word` is "200" or another status, "refused", "broken" or
+    "timeout".
+    """
 
     def __init__(self, port: int, path: str) -> None:
         self.word = ""
@@ -32,7 +34,7 @@ class Attempt:
         self._answer = b""
         self._began = time.monotonic()
         self._socket = socket.socket()
-        self._socket.settimeout(PATIENCE)
+        self._socket.settimeout(ANSWER_TIMEOUT)
         self._request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n".encode()
         try:
             self._socket.connect(("127.0.0.1", port))
@@ -44,13 +46,13 @@ class Attempt:
         except OSError:
             self._end("broken")
 
-    def go_on(self, seconds: float) -> str:
-        """Wait for the answer, at most so long; returns `word`."""
+    def advance(self, seconds: float) -> str:
+        """Wait for the answer for at most `seconds`, and read what has come; return `word`."""
         until = time.monotonic() + seconds
         while not self.word:
-            if time.monotonic() > self._began + PATIENCE:
+            if time.monotonic() > self._began + ANSWER_TIMEOUT:
                 self._end("timeout")
-            elif (left := until - time.monotonic()) <= 0 or not select.select([self._socket], [], [], left)[0]:
+            elif not select.select([self._socket], [], [], max(0.0, until - time.monotonic()))[0]:
                 break
             else:
                 self._read()
@@ -76,14 +78,17 @@ class Attempt:
 
 
 def ask(port: int, path: str) -> str:
-    """One attempt, to its end."""
+    """Run one attempt to its end."""
     attempt = Attempt(port, path)
-    return attempt.go_on(PATIENCE + 1)
+    return attempt.advance(ANSWER_TIMEOUT + 1)
 
 
-def first_200(port: int, path: str, seconds: float, all_of_them: bool = False) -> tuple[float | None, dict[str, int]]:
-    """Ask until an answer is 200, at most so long: when that was, in monotonic seconds, and how often attempts before it met what else.
-    With `all_of_them` those are waited for that were not answered yet."""
+def first_200(port: int, path: str, seconds: float, wait_for_all: bool = False) -> tuple[float | None, dict[str, int]]:
+    """Send requests until an answer is 200, for at most `seconds`.
+
+    Return its time (monotonic), and the failed attempts before it by kind. With `wait_for_all` the attempts still open
+    then are waited for.
+    """
     met: Counter[str] = Counter()
     waiting: list[Attempt] = []
     until = time.monotonic() + seconds
@@ -91,12 +96,12 @@ def first_200(port: int, path: str, seconds: float, all_of_them: bool = False) -
         while time.monotonic() < until:
             attempt = Attempt(port, path)
             waiting.append(attempt)
-            attempt.go_on(AT_ONCE)
+            attempt.advance(QUICK_ANSWER)
             for each in waiting:
-                each.go_on(0)
+                each.advance(0)
             if good := [each.at for each in waiting if each.word == "200"]:
-                if all_of_them:
-                    met.update(each.go_on(PATIENCE + 1) for each in waiting)
+                if wait_for_all:
+                    met.update(each.advance(ANSWER_TIMEOUT + 1) for each in waiting)
                     del met["200"]
                 return min(good), dict(met)
             met.update(each.word for each in waiting if each.word)
@@ -111,7 +116,9 @@ def first_200(port: int, path: str, seconds: float, all_of_them: bool = False) -
 
 @dataclass(frozen=True)
 class Target:
-    """What is killed and where it is missed. `beside` is a port through which nothing should be seen of it (an LB before a worker)."""
+    """The process to kill and the port where it is missed. `beside` is a port where nothing of the kill should be seen
+    (a load balancer in front of a worker).
+    """
 
     name: str
     what: str
@@ -123,7 +130,9 @@ class Target:
 
 @dataclass
 class Outcome:
-    """Milliseconds from the kill to death and to the first 200 (None: it did not come), and what the attempts in between met."""
+    """Milliseconds from the kill to the death and to the first 200 (None: none), and the failed attempts meanwhile by
+    kind.
+    """
 
     at: float
     died_ms: float
@@ -133,7 +142,7 @@ class Outcome:
 
 
 class Bystander(threading.Thread):
-    """Asks through another port all the while, and counts the answers."""
+    """Sends requests to another port meanwhile, and counts the answers."""
 
     def __init__(self, port: int, path: str) -> None:
         super().__init__(daemon=True)
@@ -154,8 +163,11 @@ class Bystander(threading.Thread):
 
 
 def kill_and_wait(pid: int) -> float:
-    """Kill by SIGKILL; when the death was seen (a pidfd tells), in monotonic seconds. On a busy machine it takes its time.
-    ProcessLookupError: it is dead already. BenchError: it does not die."""
+    """Kill with SIGKILL and return the time of death (monotonic), which a pidfd reports.
+
+    On a busy machine a death takes a while. ProcessLookupError if the process is dead already, BenchError if it does
+    not die.
+    """
     descriptor = os.pidfd_open(pid)
     try:
         os.kill(pid, signal.SIGKILL)
@@ -167,7 +179,9 @@ def kill_and_wait(pid: int) -> float:
 
 
 def kill(target: Target) -> Outcome:
-    """Kill by SIGKILL, wait for the death, ask until the answer is 200 or GIVE_UP is over. BenchError: nothing to kill."""
+    """Kill with SIGKILL, wait for the death, and send requests until the answer is 200 or GIVE_UP has passed.
+    BenchError if there is nothing to kill.
+    """
     pid = target.pid()
     if pid is None:
         raise BenchError(f"{target.name}: no process to kill")
@@ -176,6 +190,6 @@ def kill(target: Target) -> Outcome:
         bystander.start()
     at, began = time.time(), time.monotonic()
     died = kill_and_wait(pid)
-    answered, attempts = first_200(target.port, target.path, GIVE_UP)
+    answered, attempts = first_200(target.port, target.path, KILL_TIMEOUT)
     seen = bystander.finish() if bystander is not None else {}
     return Outcome(at, (died - began) * 1000, None if answered is None else (answered - began) * 1000, attempts, seen)

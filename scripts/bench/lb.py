@@ -1,7 +1,8 @@
-"""`bench.sh lb`: what a request costs in Comet's LB, next to HAProxy and nginx (and Go's ReverseProxy where Go is installed).
+"""`bench.sh lb`: measures the cost of a request in Comet's load balancer, next to those of `scripts.bench.rivals`.
 
-All proxies run all the time before the same workers; each round gives every case to every proxy in turn, so that a disturbance of the
-machine falls on neighbours alike. Compared is CPU time per completed request, over the proxy's whole process tree.
+All proxies run all the time in front of the same workers. Each round gives every case to every proxy in turn, so that a
+disturbance of the machine affects neighbors alike. The comparison is of CPU time per completed request, over the
+proxy's whole process tree.
 """
 
 import argparse
@@ -11,17 +12,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from comet.report.model import Bars, Table
 from scripts.bench import machine
 from scripts.bench.cases import CASES, Case
-from scripts.bench.chart import Chart
-from scripts.bench.proc import accepts, free_ports, memory, reset_peak, running, serving, tree_cpu, wait_for
-from scripts.bench.report import ROOT, Report, Samples, finish, say
-from scripts.bench.rivals import Rival, backends, contestants
+from scripts.bench.proc import BenchError, accepts, free_ports, memory, reset_peak, running, serving, tree_cpu, wait_for
+from scripts.bench.report import ROOT, Result, Samples, begin, finish, say
+from scripts.bench.rivals import OTHERS, Rival, backends, contestants
 from scripts.bench.stats import best_rival, median, ratios_to_best, spread
-from scripts.bench.table import Table
 from scripts.bench.wrk import TIMES, Burst, burst
 
-BEST = ("haproxy", "nginx")  # whom the goals are measured against
+REFERENCE_RIVALS = ("haproxy", "nginx")  # the rivals that the goals refer to
 
 
 @dataclass
@@ -39,14 +39,23 @@ class Series:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="three rounds of short bursts: under a minute, coarser")
-    parser.add_argument("--only", action="append", choices=[case.key for case in CASES], metavar="CASE", help="only this case (repeatable)")
+    parser.add_argument(
+        "--only",
+        action="append",
+        choices=[case.key for case in CASES],
+        metavar="CASE",
+        help="run only this case (repeatable)",
+    )
+    known = (*REFERENCE_RIVALS, *(name for name, *_ in OTHERS))
+    told = f"measure only this proxy next to Comet (repeatable): {', '.join(known)}"
+    parser.add_argument("--rival", action="append", choices=known, metavar="NAME", help=told)
     parser.add_argument("--rounds", type=int, metavar="N", help="default 5, quick 3")
     parser.add_argument("--seconds", type=float, metavar="S", help="length of a burst; default 1.5, quick 0.5")
-    parser.add_argument("--check", action="store_true", help="exit 1 when a goal is missed")
+    parser.add_argument("--check", action="store_true", help="exit 1 if a goal is missed")
 
 
 class Arena:
-    """The proxies, running, and what is measured of them."""
+    """The running proxies, and the measurements of them."""
 
     def __init__(self, stack: ExitStack, rivals: list[Rival]) -> None:
         self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="comet-bench-")))
@@ -60,9 +69,15 @@ class Arena:
         self.pid: dict[str, int] = {}
         for rival in rivals:
             log = self.folder / f"{rival.name}.log"
-            process = stack.enter_context(running(rival.command(self.folder, self.port[rival.name], self.workers), log, cwd=ROOT))
-            serving(process, self.port[rival.name], log, rival.name)
-            self.pid[rival.name] = process.pid
+            command = rival.command(self.folder, self.port[rival.name], self.workers)
+            process = stack.enter_context(running(command, log, cwd=ROOT))
+            try:
+                serving(process, self.port[rival.name], log, rival.name)
+                self.pid[rival.name] = process.pid
+            except BenchError as error:
+                if rival.name in ("comet", *REFERENCE_RIVALS):
+                    raise
+                say(f"left out: {error}")
 
     def measure(self, name: str, case: Case, seconds: float, into: Series) -> None:
         script = self.folder / f"{case.key}.lua"
@@ -82,18 +97,21 @@ def run(options: argparse.Namespace) -> int:
     rounds = options.rounds or (3 if options.quick else 5)
     seconds = options.seconds or (0.5 if options.quick else 1.5)
     cases = [case for case in CASES if not options.only or case.key in options.only]
-    rivals = contestants()
-    names = [rival.name for rival in rivals]
-    report = Report("lb", versions={rival.name: rival.version for rival in rivals} | {"wrk": machine.number("wrk", "-v")})
-    say(f"{len(cases)} cases, {rounds} rounds, {len(rivals)} proxies: about {len(cases) * rounds * len(rivals) * (seconds + 0.15):.0f} s")
-    series = {case.key: {name: Series() for name in names} for case in cases}
+    rivals = contestants(options.rival)
     with ExitStack() as stack:
         arena = Arena(stack, rivals)
+        rivals = [rival for rival in rivals if rival.name in arena.pid]
+        names = [rival.name for rival in rivals]
+        series = {case.key: {name: Series() for name in names} for case in cases}
+        planned = len(cases) * rounds * len(rivals) * (seconds + 0.15)
+        say(f"{len(cases)} cases, {rounds} rounds, {len(rivals)} proxies: about {planned:.0f} s")
         for number in range(rounds):
             say(f"round {number + 1} of {rounds}")
             for case in cases:
                 for name in names[number % len(names) :] + names[: number % len(names)]:
                     arena.measure(name, case, seconds, series[case.key][name])
+    versions = {rival.name: rival.version for rival in rivals} | {"wrk": machine.number("wrk", "-v")}
+    report = begin("lb", versions)
     report.settings = {rival.name: rival.setting for rival in rivals}
     report.settings["load"] = f"wrk, 1 thread, {rounds} rounds of {seconds:g} s a case, 3 nginx workers, loopback"
     report.settings["p50, p99, p99.9"] = TIMES
@@ -104,41 +122,54 @@ def run(options: argparse.Namespace) -> int:
 
 
 FULL = ("case", "proxy", "CPU us/request", "+-%", "requests/s", "p50 ms", "p99 ms", "p99.9 ms", "peak MiB", "errors")
-VERDICT = ("best rival", "ratio", "lowest", "highest", "goal", "met", "p99 ratio")
+COMMIT_TIMEOUT = ("best rival", "ratio", "lowest", "highest", "goal", "met", "p99 ratio")
 
 
-def fill(report: Report, cases: list[Case], names: list[str], series: dict[str, dict[str, Series]]) -> None:
-    """Make tables, picture and raw data of what was measured."""
+def fill(report: Result, cases: list[Case], names: list[str], series: dict[str, dict[str, Series]]) -> None:
+    """Make tables, picture and raw data from the measurements."""
     full = Table("CPU time per request and more (medians of the rounds)", FULL)
     title = "Comet to the best of HAProxy and nginx (CPU time per request, median of the rounds' ratios)"
-    short = Table(title, ["case", *[f"{name} us" for name in names], *VERDICT])
+    short = Table(title, ["case", *[f"{name} us" for name in names], *COMMIT_TIMEOUT])
     costs = []
     for case in cases:
         of = series[case.key]
         costs.append([median(of[name].cpu_us) for name in names])
         full.rows.extend(_row(case, name, of[name]) for name in names)
         short.rows.append([case.title, *costs[-1], *_verdict(case, of)])
-    report.tables += [full, short]
-    failed = {f"{case.key}/{name}": count for case in cases for name in names if (count := series[case.key][name].errors)}
+    report.parts += [full, short]
+    failed = {
+        f"{case.key}/{name}": count for case in cases for name in names if (count := series[case.key][name].errors)
+    }
     report.notes.append(f"failed requests: {failed}" if failed else "no failed request in any burst")
-    report.notes.append("ratio: to whichever rival was cheaper in each round; p99 ratio: to the rival with the smaller median p99")
+    report.notes.append(
+        "ratio: to whichever rival was cheaper in each round; p99 ratio: to the rival with the smaller median p99"
+    )
     met = all(row[short.columns.index("met")] != "NO" for row in short.rows)
-    report.data = {"goals_met": met, "series": {key: {name: _raw(each) for name, each in of.items()} for key, of in series.items()}}
+    report.data = {
+        "goals_met": met,
+        "series": {key: {name: _raw(each) for name, each in of.items()} for key, of in series.items()},
+    }
     costs_of = {f"{case.title}: {name}": series[case.key][name].cpu_us for case in cases for name in names}
     report.samples = {name: Samples("CPU us/request", "less", values) for name, values in costs_of.items()}
     note = "less is better; each case has its own scale"
-    report.charts.append(Chart("CPU time per request, microseconds", note, names, [case.title for case in cases], costs))
+    report.parts.append(Bars("CPU time per request, microseconds", note, names, [case.title for case in cases], costs))
 
 
 def _verdict(case: Case, of: dict[str, Series]) -> list[str | float | None]:
-    ratios = ratios_to_best(of["comet"].cpu_us, {name: of[name].cpu_us for name in BEST})
-    latest = {name: _p99(of[name]) for name in BEST}
-    p99 = [ratio for name in (best_rival(latest),) if name for ratio in ratios_to_best(_p99(of["comet"]), {name: latest[name]})]
+    reference = [name for name in REFERENCE_RIVALS if name in of]
+    ratios = ratios_to_best(of["comet"].cpu_us, {name: of[name].cpu_us for name in reference})
+    latest = {name: _p99(of[name]) for name in reference}
+    p99 = [
+        ratio
+        for name in (best_rival(latest),)
+        if name
+        for ratio in ratios_to_best(_p99(of["comet"]), {name: latest[name]})
+    ]
     if not ratios:
-        return [None] * len(VERDICT)
+        return [None] * len(COMMIT_TIMEOUT)
     ratio = median(ratios)
     met = None if case.goal is None else "yes" if round(ratio, 2) <= case.goal else "NO"
-    best = best_rival({name: of[name].cpu_us for name in BEST})
+    best = best_rival({name: of[name].cpu_us for name in reference})
     return [best, ratio, min(ratios), max(ratios), case.goal, met, median(p99) if p99 else None]
 
 
@@ -157,4 +188,8 @@ def _row(case: Case, name: str, series: Series) -> list[str | int | float | None
 
 
 def _raw(series: Series) -> dict[str, Any]:
-    return {"cpu_us": series.cpu_us, "peak_bytes": series.peak_bytes, "bursts": [asdict(each) for each in series.bursts]}
+    return {
+        "cpu_us": series.cpu_us,
+        "peak_bytes": series.peak_bytes,
+        "bursts": [asdict(each) for each in series.bursts],
+    }

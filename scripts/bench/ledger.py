@@ -1,12 +1,14 @@
-"""The ledger of a chaos run: what clients saw, what the LBs counted, what the workers counted, and what is left over. Pure.
+"""Accounts for a chaos run by counters: what clients saw, what load balancers and workers counted, and what differs.
+Pure.
 
-Three books are kept by three parties that do not know of each other. What may differ, and why:
-- A client's exchange breaks only with the death of its LB (`explains`); any other failure is unexplained.
-- An LB's book: answered at the client <= responses written + exchanges open when it was killed; and no response is written that neither
-  arrived nor broke on its way.
-- The workers' book, row by row: nothing that arrived may be missing (lost). What is counted and did not arrive must be matched by
-  exchanges that broke or were repeated (an attempt whose answer never came through); more than these is counted twice.
-- A repeat is explained by the death of a worker that was not back yet.
+Three parties count independently. These are the differences that are allowed:
+- A client's exchange breaks only with the death of its load balancer (`explains`); any other failure is unexplained.
+- A load balancer: answers at the client <= responses written + exchanges open when it was killed. No response may be
+  written that neither arrived nor broke on its way.
+- The workers, by row: every success that arrived must be counted (else it is lost). What is counted and did not arrive
+  must be matched by exchanges that broke or were retried (an attempt whose answer never arrived); anything beyond these
+  is counted twice.
+- A retry is explained by the death of a worker that was not ready again yet.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,8 +21,12 @@ AFTERMATH = 1.0  # seconds after a worker's return in which connections of its f
 
 @dataclass(frozen=True)
 class Death:
-    """A kill at `at` (monotonic seconds); `back` is when its replica was ready again, None if it was not seen. `gone` is when the process
-    was seen to be dead: on a busy machine it takes a while until it gets the CPU to die on, and till then its kernel takes in requests."""
+    """A kill at `at` (monotonic seconds).
+
+    `back` is when its replica was ready again, None if that was not seen. `gone` is when the process was seen to be
+    dead: on a busy machine it takes a while until it gets the CPU time to die, and until then its kernel accepts
+    requests.
+    """
 
     replica: str
     how: str
@@ -43,7 +49,7 @@ class Failure:
 
 @dataclass
 class ClientBook:
-    """What clients saw through one LB. `served` counts successes by the worker's own name for itself."""
+    """What clients saw through one load balancer. `served` counts successes by the worker's own name."""
 
     sent: int = 0
     injected: int = 0
@@ -52,7 +58,7 @@ class ClientBook:
 
     @property
     def answered(self) -> int:
-        """Complete responses of whatever status."""
+        """Complete responses of any status."""
         statuses = sum(failure.kind.startswith("status") for failure in self.failures)
         return self.injected + sum(self.served.values()) + statuses
 
@@ -72,7 +78,7 @@ class LbBook:
 
 @dataclass(frozen=True)
 class WorkerBook:
-    """Successes by row, and failures (all injected) in all."""
+    """Successes by row, and the total of failures (all injected)."""
 
     successes: Mapping[str, int]
     failures: int
@@ -80,7 +86,7 @@ class WorkerBook:
 
 @dataclass(frozen=True)
 class Verdict:
-    """All three of `lost`, `doubled` and `unexplained` must be zero. `reasons` says what was unexplained."""
+    """The result: `lost`, `doubled` and `unexplained` must all be zero. `reasons` describes what is unexplained."""
 
     lost: int
     doubled: int
@@ -95,23 +101,34 @@ class Verdict:
 
 
 def explains(failure: Failure, deaths: Iterable[Death]) -> bool:
-    """Whether the failure is the exchange that broke with its LB."""
+    """Return whether the failure is the exchange that broke with its load balancer."""
     if failure.kind != "broken":
         return False
     window = failure.began - SLACK, failure.ended + SLACK
-    return any(death.replica == failure.lb and death.at <= window[1] and window[0] <= (death.gone or death.at) for death in deaths)
+    return any(
+        death.replica == failure.lb and death.at <= window[1] and window[0] <= (death.gone or death.at)
+        for death in deaths
+    )
 
 
 def context(failure: Failure, deaths: Iterable[Death]) -> str:
-    """When it ended, told from the latest kill before."""
+    """Return when the failure ended, relative to the latest kill before it."""
     before = max((death for death in deaths if death.at <= failure.ended), key=lambda death: death.at, default=None)
     took = f"after {failure.ended - failure.began:.3f} s"
-    return took if before is None else f"{took}, {failure.ended - before.at:.2f} s behind {before.how} of {before.replica}"
+    return (
+        took if before is None else f"{took}, {failure.ended - before.at:.2f} s behind {before.how} of {before.replica}"
+    )
 
 
 def unexplained_repeats(samples: Sequence[tuple[float, int]], deaths: Iterable[Death]) -> tuple[int, dict[str, int]]:
-    """Share out repeats (samples of time and their running total) among the deaths of workers that were not back; and what is over."""
-    spans = [(death.at - SLACK, (death.back or float("inf")) + AFTERMATH, death) for death in deaths if death.replica.startswith("worker")]
+    """Assign retries (samples of time and their running total) to the deaths of workers that were not ready again;
+    return what is left.
+    """
+    spans = [
+        (death.at - SLACK, (death.back or float("inf")) + AFTERMATH, death)
+        for death in deaths
+        if death.replica.startswith("worker")
+    ]
     over = 0
     shares: dict[str, int] = {}
     for (before, former), (now, total) in pairwise(samples):
@@ -127,14 +144,19 @@ def unexplained_repeats(samples: Sequence[tuple[float, int]], deaths: Iterable[D
     return over, shares
 
 
-def settle(clients: Mapping[str, ClientBook], lbs: Mapping[str, LbBook], workers: WorkerBook, deaths: Sequence[Death]) -> Verdict:
-    """Compare the books."""
+def settle(
+    clients: Mapping[str, ClientBook], lbs: Mapping[str, LbBook], workers: WorkerBook, deaths: Sequence[Death]
+) -> Verdict:
+    """Compare the counts of all parties."""
     reasons: list[str] = []
     for name, book in clients.items():
         for failure in book.failures:
             if not explains(failure, deaths):
                 used = "a used" if failure.reused else "a new"
-                reasons.append(f"request {failure.number} through {name} on {used} connection, {context(failure, deaths)}: {failure.kind}")
+                reasons.append(
+                    f"request {failure.number} through {name} on {used} connection, {context(failure, deaths)}: "
+                    f"{failure.kind}"
+                )
         reasons.extend(_lb_reasons(name, book, lbs[name]))
     lost, surplus = _rows(clients.values(), workers)
     broken = sum(book.broken for book in clients.values())
@@ -143,19 +165,23 @@ def settle(clients: Mapping[str, ClientBook], lbs: Mapping[str, LbBook], workers
 
 
 def _lb_reasons(name: str, client: ClientBook, lb: LbBook) -> Iterable[str]:
-    """An entry for each exchange by which the LB's book does not fit the clients'."""
-    cut = lb.requests - lb.responses - lb.aborted  # open when it was killed
-    missing = client.answered - lb.responses - max(0, cut)
+    """Yield a reason for each exchange by which the load balancer's counts differ from the clients'."""
+    broken_at_kill = lb.requests - lb.responses - lb.aborted  # open when it was killed
+    missing = client.answered - lb.responses - max(0, broken_at_kill)
     extra = lb.responses - client.answered - client.broken
     unsent = lb.requests - client.sent
-    for count, told in ((missing, "answered but not in its counters"), (extra, "in its counters but never asked"), (unsent, "never sent")):
+    for count, told in (
+        (missing, "answered but not in its counters"),
+        (extra, "in its counters but never asked"),
+        (unsent, "never sent"),
+    ):
         yield from [f"{name}: a request {told}"] * max(0, count)
-    if cut < 0:
-        yield from [f"{name}: a response without a request"] * -cut
+    if broken_at_kill < 0:
+        yield from [f"{name}: a response without a request"] * -broken_at_kill
 
 
 def _rows(clients: Iterable[ClientBook], workers: WorkerBook) -> tuple[int, int]:
-    """What the workers miss of what arrived, and what they count beyond it."""
+    """Return what the workers lack of what arrived, and what they count beyond it."""
     books = list(clients)
     lost = surplus = 0
     seen: dict[str, int] = {}

@@ -1,9 +1,9 @@
-"""Load on all LBs of a cluster at once: closed (so many clients, each waits for its answer; wrk) or open (a constant rate, whatever the
-answers do; paced).
+"""Loads all load balancers of a cluster at once: closed (a number of clients, each waits for its answer; wrk) or open
+(a constant rate; paced).
 
-Slices of its time are repeated measurements, by which two results can be told apart from noise. An open model's clients sort their requests
-into them. wrk cannot, and to have it wait for each slice's last answers would disturb what is measured: so the LBs' counters are read at
-every slice's end instead.
+The time is divided into slices, which are repeated measurements, so that differences between two results can be told
+from noise. An open model's clients assign their requests to slices. wrk cannot, and waiting for each slice's last
+answers would disturb the measurement: so the load balancers' counters are read at the end of every slice instead.
 """
 
 import tempfile
@@ -16,8 +16,8 @@ from pathlib import Path
 
 import psutil
 
-from comet.crowd import Ask
-from comet.rates import BUCKETS, percentile
+from comet.load.closed_model import RequestSpec
+from comet.telemetry.rates import BUCKETS, percentile
 from scripts.bench import paced
 from scripts.bench.observed import Observed, beside, in_turn
 from scripts.bench.paced import Sending
@@ -27,20 +27,22 @@ from scripts.bench.wrk import observe, sorting
 
 @dataclass(frozen=True)
 class Load:
-    """What is offered. Open where `rate` is given; `clients` is then the most requests at a time."""
+    """The load. It is an open model if `rate` is given; `clients` is then the maximum of requests in flight."""
 
-    asks: Sequence[Ask]
+    asks: Sequence[RequestSpec]
     seconds: float
     slices: int
     clients: int
     rate: float | None = None
 
     def connections(self, lbs: int) -> int:
-        """At each LB."""
+        """Connections at each load balancer."""
         return max(1, self.clients // lbs)
 
     def __str__(self) -> str:
-        what = ", ".join(f"{ask.method} {ask.path}" + (f" with {len(ask.body):,} bytes" if ask.body else "") for ask in self.asks)
+        what = ", ".join(
+            f"{ask.method} {ask.path}" + (f" with {len(ask.body):,} bytes" if ask.body else "") for ask in self.asks
+        )
         how = (
             f"open model, {self.rate:g} requests/s, at most {self.clients} at a time"
             if self.rate
@@ -54,7 +56,9 @@ Counts = Mapping[str, int]
 
 @dataclass(frozen=True)
 class Passage:
-    """One slice as the LBs counted it, all together: answers a second, ms of their time there, and the LBs' own errors."""
+    """One slice as all load balancers counted it: answers a second, their duration in ms, and the load balancers' own
+    errors.
+    """
 
     rate: float
     p50_ms: float
@@ -64,8 +68,11 @@ class Passage:
 
 @dataclass(frozen=True)
 class Seen:
-    """By slice (one of a closed model) and LB; the generators' CPU in percent of a core (the mean of them), how the rate was kept (open),
-    and what the LBs counted at every slice's end (closed)."""
+    """The observations by slice (a closed model has one) and load balancer.
+
+    Also the generators' CPU in percent of a core (their mean), how the rate was kept (open), and what the load
+    balancers counted at the end of every slice (closed).
+    """
 
     slices: Sequence[Mapping[str, Observed]]
     generator_cpu: float
@@ -83,13 +90,13 @@ class Seen:
         return in_turn(self.by_slice())
 
     def passages(self) -> list[Passage]:
-        """Slices in which something was answered."""
+        """The slices in which something was answered."""
         found = [passage(*before, *after) for before, after in pairwise(self.marks)]
         return [each for each in found if each is not None]
 
 
 def passage(began: float, before: Counts, ended: float, after: Counts) -> Passage | None:
-    """What came between two looks at the LBs' counters; None where nothing did."""
+    """Return the increase between two readings of the load balancers' counters; None if there is none."""
     grown = {name: count - before.get(name, 0) for name, count in after.items()}
     times = [grown.get(f"latency_{bucket}", 0) for bucket in range(BUCKETS)]
     p50, p99 = percentile(times, 0.5), percentile(times, 0.99)
@@ -100,7 +107,7 @@ def passage(began: float, before: Counts, ended: float, after: Counts) -> Passag
 
 
 def offer(load: Load, ports: Mapping[str, int], look: Callable[[], Counts]) -> Seen:
-    """Load the LBs; `look` reads their counters, added up. BenchError: a generator failed."""
+    """Load the load balancers; `look` returns the sum of their counters. BenchError if a generator fails."""
     if load.rate:
         slices, sending = paced.run(ports, load.asks, load.rate, load.seconds, load.slices, load.clients)
         return Seen(slices, sending.cpu, 1, sending)
@@ -117,7 +124,7 @@ def offer(load: Load, ports: Mapping[str, int], look: Callable[[], Counts]) -> S
 def _closed(
     load: Load, ports: Mapping[str, int], script: Path, look: Callable[[], Counts]
 ) -> tuple[dict[str, Observed], list[tuple[float, Counts]]]:
-    """One wrk for each LB, side by side, and looks at the counters meanwhile."""
+    """Run one wrk per load balancer at the same time, and read the counters meanwhile."""
     found: dict[str, Observed] = {}
     failed: list[str] = []
 

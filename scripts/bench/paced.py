@@ -1,12 +1,14 @@
-"""The open model's generator, a process of its own: requests at a constant rate, each timed from when it was due and from when it was sent.
+"""The generator of the open model, a separate process: requests at a constant rate, each timed from when it was due and
+from when it was sent.
 
     python -m scripts.bench.paced < SPECIFICATION > RESULT
 
-Ours, for none of the well-kept ones that Debian has does it: wrk has no rate; h2load's --rps (1.52) and hey's -q (0.1.4) send one request
-on every connection in the same instant and then none until the next tick, so that an even rate becomes volleys; they time from the real
-send, their logs name no connection by which that could be mended, and they keep neither the answers' X-Comet-Worker nor their bodies, by
-which failures are told apart. Vegeta paces evenly and keeps all that, but is no package of Debian, PyPI or npm; it too times from the real
-send. The pacing is comet.pace, which `compare` uses too; on uvloop a request costs it about 0.1 ms of CPU time.
+None of the maintained generators in Debian can do this. wrk has no rate. h2load's --rps (1.52) and hey's -q (0.1.4)
+send one request on every connection at the same time and then none until the next tick, so that an even rate becomes
+bursts; they time from the actual send, their logs do not name the connection, so this cannot be corrected, and they
+keep neither the answers' X-Comet-Worker nor their bodies, which distinguish failures. Vegeta sends evenly and keeps all
+of that, but is no package of Debian, PyPI or npm; it also times from the actual send. The requests are sent by
+comet.load.open_model, which `compare` uses too; on uvloop a request costs it about 0.1 ms of CPU time.
 """
 
 import asyncio
@@ -21,21 +23,24 @@ from typing import Any
 
 import uvloop
 
-from comet.crowd import Ask
-from comet.pace import Ended, Pace
+from comet.load.closed_model import RequestSpec
+from comet.load.open_model import CompletedRequest, OpenModel
 from scripts.bench.observed import Observed, kind_of, kind_of_trouble
 from scripts.bench.proc import BenchError
 from scripts.bench.report import ROOT
 
 HOST = "127.0.0.1"
 LATE = 0.010  # seconds after which a request was not sent when it was due
-PATIENCE = 15.0  # seconds for an answer
+ANSWER_TIMEOUT = 15.0  # seconds for an answer
 
 
 @dataclass(frozen=True)
 class Sending:
-    """How the rate was kept. `late` requests left more than LATE after their time, `waited` of these because every connection was busy;
-    `unsent` were due and never left, for the time was over. CPU in percent of a core."""
+    """How the rate was kept.
+
+    `late` requests were sent more than LATE after they were due, `waited` of these because every connection was busy;
+    `unsent` were due but not sent before the end. CPU is in percent of a core.
+    """
 
     due: int
     late: int
@@ -46,12 +51,12 @@ class Sending:
 
     @property
     def kept(self) -> bool:
-        """Whether at least 99 % were sent when they were due."""
+        """Whether at least 99 % of the requests were sent when they were due."""
         return self.late + self.unsent <= self.due / 100
 
 
 class Tally:
-    """Sorts what ended into slices of time, by when it was due, and LBs."""
+    """Assigns ended requests to slices of time, by when they were due, and to load balancers."""
 
     def __init__(self, names: Sequence[str], ports: Sequence[int], rate: float, seconds: float, slices: int) -> None:
         self._of = dict(zip(ports, names, strict=True))
@@ -63,9 +68,11 @@ class Tally:
     def at(self, number: int, port: int) -> Observed:
         return self.slices[min(len(self.slices) - 1, int(number / self._share))][self._of[port]]
 
-    def note(self, ended: Ended) -> None:
+    def note(self, ended: CompletedRequest) -> None:
         into, answer = self.at(ended.number, ended.address[1]), ended.answer
-        into.kinds[kind_of_trouble(ended.trouble) if answer is None else kind_of(answer.status, answer.worker, answer.body)] += 1
+        into.kinds[
+            kind_of_trouble(ended.failure) if answer is None else kind_of(answer.status, answer.worker, answer.body)
+        ] += 1
         if answer is not None and answer.worker:
             into.workers[answer.worker] += 1
         # A request without an answer took its time too: a client waited as long.
@@ -77,11 +84,13 @@ class Tally:
             self.latest = max(self.latest, lateness)
 
 
-async def offer(ports: Mapping[str, int], asks: Sequence[Ask], rate: float, seconds: float, slices: int, most: int) -> dict[str, Any]:
-    """Send for so long, wait for the answers, and tell."""
+async def offer(
+    ports: Mapping[str, int], asks: Sequence[RequestSpec], rate: float, seconds: float, slices: int, most: int
+) -> dict[str, Any]:
+    """Send for this many seconds, wait for the answers, and return the results."""
     tally = Tally(list(ports), list(ports.values()), rate, seconds, slices)
     addresses = [(HOST, port) for port in ports.values()]
-    pace = Pace(addresses, asks, rate, tally.note, most, PATIENCE)
+    pace = OpenModel(addresses, asks, rate, tally.note, most, ANSWER_TIMEOUT)
     due, clock = max(1, round(rate * seconds)), asyncio.get_running_loop().time
     sender = asyncio.create_task(pace.send(due))
     began, spent = time.monotonic(), time.process_time()
@@ -105,14 +114,24 @@ async def offer(ports: Mapping[str, int], asks: Sequence[Ask], rate: float, seco
 
 
 def run(
-    ports: Mapping[str, int], asks: Sequence[Ask], rate: float, seconds: float, slices: int, most: int
+    ports: Mapping[str, int], asks: Sequence[RequestSpec], rate: float, seconds: float, slices: int, most: int
 ) -> tuple[list[dict[str, Observed]], Sending]:
-    """`offer` in a process of its own: by slice and LB what was observed, and how the rate was kept. BenchError: it did not report."""
-    told = [[ask.path, ask.method, len(ask.body)] for ask in asks]
-    specification = {"ports": dict(ports), "asks": told, "rate": rate, "seconds": seconds, "slices": slices, "most": most}
+    """Run `offer` in a separate process; return the observations by slice and load balancer, and how the rate was kept.
+    BenchError if it does not report.
+    """
+    specification_text = [[ask.path, ask.method, len(ask.body)] for ask in asks]
+    specification = {
+        "ports": dict(ports),
+        "asks": specification_text,
+        "rate": rate,
+        "seconds": seconds,
+        "slices": slices,
+        "most": most,
+    }
     done = subprocess.run(
-        [sys.executable, "-m", "scripts.bench.paced"], input=json.dumps(specification), cwd=ROOT, capture_output=True, text=True,
-        timeout=seconds + PATIENCE + 30, check=False,
+        [sys.executable, "-m", "scripts.bench.paced"], input=json.dumps(specification), cwd=ROOT, capture_output=True,
+        text=True,
+        timeout=seconds + ANSWER_TIMEOUT + 30, check=False,
     )  # fmt: skip
     if done.returncode:
         raise BenchError(f"the open model's generator failed: {done.stderr.strip().splitlines()[-1:]}")
@@ -123,5 +142,5 @@ def run(
 
 if __name__ == "__main__":
     given = json.load(sys.stdin)
-    given["asks"] = [Ask(path, method, b"x" * length) for path, method, length in given["asks"]]
+    given["asks"] = [RequestSpec(path, method, b"x" * length) for path, method, length in given["asks"]]
     json.dump(uvloop.run(offer(**given)), sys.stdout)

@@ -1,62 +1,47 @@
-"""`bench.sh page`: docs/benchmarks.md from the latest result of every bench, with the pictures beside it."""
+"""Writes results into docs/benchmarks.md, a section each, with the pictures next to it.
 
-import argparse
-import json
+A section that no result is given for stays as it is, also that of a bench which is gone.
+"""
+
+import re
 import shutil
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from comet.report.cells import label, text
+from comet.report.model import Table
 from scripts.bench.modes import BENCHES
-from scripts.bench.proc import BenchError
-from scripts.bench.report import RESULTS, ROOT, say
-from scripts.bench.table import Table, label, markdown
 
 OPENING = """# Benchmarks
 
-{how}.
+Written by `scripts/bench.sh all`; each section says when, where, and how to repeat it.
 
-Figures of one machine, shared with other work as it may be: compare within a table, which is always one run with its rounds interleaved,
-never between tables.
+Figures of one machine, shared with other work as it may be: compare within a table, which is always one run with its
+rounds interleaved, never between tables.
 """
+FAILED = "What failed"
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where the results lie; default .comet/bench")
-    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "benchmarks.md", metavar="FILE", help="default docs/benchmarks.md")
-
-
-def run(options: argparse.Namespace) -> int:
-    results = {}
-    for bench in BENCHES:
-        path: Path = options.results / f"{bench.name}.json"
-        if path.exists():
-            results[bench.name] = json.loads(path.read_text())
-        else:
-            say(f"no result of {bench.name}: left out ({bench.command} --json {path} makes one)")
-    if not results:
-        raise BenchError(f"no result lies in {options.results}: scripts/bench.sh all makes all of them")
-    write(options.page, options.results, results, "Written by `scripts/bench.sh page` from the latest results")
-    return 0
-
-
-def write(page: Path, folder: Path, results: Mapping[str, dict[str, Any]], how: str, failed: Sequence[str] = ()) -> None:
-    """The page, and beside it the pictures of these results that lie in `folder`; `failed` says of each bench that failed why."""
-    parts = [OPENING.format(how=how)]
-    parts += [_machine(next(iter(results.values())))] if results else []
-    if failed:
-        parts.append("\n".join(["## What failed", "", *[f"- {each}" for each in failed], ""]))
+def write(page: Path, folder: Path, results: Mapping[str, dict[str, Any]], failed: Sequence[str] = ()) -> None:
+    """Write the sections of these results, and their pictures from `folder`; `failed` has a sentence for each bench
+    that failed.
+    """
     page.parent.mkdir(parents=True, exist_ok=True)
+    kept = re.split(r"^## ", page.read_text() if page.exists() else "", flags=re.MULTILINE)[1:]
+    sections = {each.partition("\n")[0]: f"## {each.rstrip()}\n" for each in kept}
+    sections[FAILED] = "\n".join([f"## {FAILED}", "", *[f"- {each}" for each in failed], ""]) if failed else ""
     for bench in BENCHES:
         if bench.name in results:
-            parts.append(section(bench.name, bench.title, results[bench.name], _pictures(bench.name, folder, page.parent)))
-    page.write_text("\n".join(parts))
+            pictures = _pictures(bench.name, folder, page.parent)
+            sections[bench.title] = section(bench.name, bench.title, results[bench.name], pictures)
+    first = dict.fromkeys([FAILED, *(bench.title for bench in BENCHES)])
+    page.write_text("\n".join([OPENING, *(sections[title] for title in first | sections if sections.get(title))]))
     print(f"written: {page}")
 
 
 def _pictures(name: str, folder: Path, target: Path) -> list[str]:
-    """Copy a bench's pictures beside the page, remove what an earlier page had of it; their names."""
+    """Copy a bench's pictures next to the page, remove those of an earlier page, and return their names."""
     for old in [*target.glob(f"benchmarks-{name}.svg"), *target.glob(f"benchmarks-{name}-[0-9].svg")]:
         old.unlink()
     found = []
@@ -66,28 +51,13 @@ def _pictures(name: str, folder: Path, target: Path) -> list[str]:
     return found
 
 
-def _machine(result: dict[str, Any]) -> str:
-    told = {key: value for key, value in result["machine"].items() if key != "load_average_before"}
-    facts = [f"| {label(key)} | {value} |" for key, value in told.items()]
-    day = datetime.fromisoformat(result["at"]).date()
-    return "\n".join(
-        ["| machine | |", "| --- | --- |", f"| date | {day} |", *facts, f"| commit | {result['versions'].get('commit', '')} |", ""]
-    )
-
-
 def section(bench: str, title: str, result: dict[str, Any], pictures: Sequence[str]) -> str:
-    """One bench's part of the page."""
-    load = result["machine"].get("load_average_before")
-    lines = [
-        f"## {title}",
-        "",
-        f"`{result.get('command', f'scripts/bench.sh {bench}')}`, {result['at']}, load average before it {load}.",
-        "",
-    ]
+    """Return one bench's part of the page."""
+    machine = ", ".join(f"{label(key)} {value}" for key, value in result["machine"].items())
+    lines = [f"## {title}", "", f"`{result.get('command', f'scripts/bench.sh {bench}')}`, {result['at']}.", ""]
     if not result.get("passed", True):
         lines += ["**It did not pass: see the notes below its tables.**", ""]
-    versions = ", ".join(f"{key} {value}" for key, value in result["versions"].items() if key != "commit")
-    lines += [f"- versions: {versions}"] if versions else []
+    lines += [f"- machine: {machine}", "- versions: " + ", ".join(map(" ".join, result["versions"].items()))]
     lines += [f"- {label(key)}: {value}" for key, value in result["settings"].items()]
     for table in result["tables"]:
         lines += ["", markdown(Table(table["title"], table["columns"], table["rows"]))]
@@ -95,3 +65,12 @@ def section(bench: str, title: str, result: dict[str, Any], pictures: Sequence[s
     for picture in pictures:
         lines += ["", f"![{title}]({picture})"]
     return "\n".join([*lines, ""])
+
+
+def markdown(table: Table) -> str:
+    """Return the table as Markdown."""
+    rules = ["---:" if table.is_right(index) and table.rows else "---" for index in range(len(table.columns))]
+    lines = [f"**{table.title}**", ""] if table.title else []
+    lines += ["| " + " | ".join(row) + " |" for row in (table.columns, rules)]
+    lines += ["| " + " | ".join(text(cell) for cell in row) + " |" for row in table.rows]
+    return "\n".join(lines)

@@ -1,32 +1,33 @@
-"""One result of one bench, and the forms it takes: tables in the terminal, JSON, pictures (SVG and PNG), and one page with all (HTML)."""
+"""Begins the report of a bench, and prints and writes it: JSON, pictures (SVG and PNG), and one HTML page."""
 
 import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from math import inf
 from pathlib import Path
 from typing import Any
 
-from scripts.bench import chart, curve, htmlpage, machine
-from scripts.bench.chart import Chart
-from scripts.bench.curve import Curve
+from comet.report import page, svg, terminal
+from comet.report.model import Cell, Report, Table
+from scripts.bench import machine
 from scripts.bench.proc import BenchError
-from scripts.bench.table import Cell, Table, label, render, text
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / ".comet" / "bench"
 
 
-def say(told: str) -> None:
-    """Tell of progress, on stderr: stdout belongs to the result."""
-    print(f"bench: {told}", file=sys.stderr, flush=True)
+def say(text: str) -> None:
+    """Print progress on stderr: stdout is for the result."""
+    print(f"bench: {text}", file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Repeated measurements of one thing, by which two results can be compared; `better` is "less" or "more"."""
+    """Repeated measurements of one value, by which two results can be compared; `better` is "less" or "more"."""
 
     unit: str
     better: str
@@ -34,90 +35,74 @@ class Samples:
 
 
 @dataclass
-class Report:
-    """`data` is what the tables were made from; `samples` by name are what `diff` compares; `notes` are sentences the reader must not miss;
-    `passed` sets the exit code."""
+class Result(Report):
+    """A report of a bench: `samples` by name are what two results are compared by, `data` is what the tables were made
+    from.
+    """
 
-    bench: str
-    versions: dict[str, str] = field(default_factory=dict)
-    settings: dict[str, Any] = field(default_factory=dict)
-    tables: list[Table] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    charts: list[Chart | Curve] = field(default_factory=list)
     samples: dict[str, Samples] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
-    passed: bool = True
-    machine: dict[str, Any] = field(default_factory=machine.describe)
-    began: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     def as_dict(self) -> dict[str, Any]:
-        """The JSON document."""
+        """Return the JSON document."""
         tables = [
-            {"title": table.title, "columns": list(table.columns), "rows": [list(map(_plain, row)) for row in table.rows]}
-            for table in self.tables
+            {"title": each.title, "columns": list(each.columns), "rows": [list(map(_plain, row)) for row in each.rows]}
+            for each in self.tables
         ]
-        return {
-            "bench": self.bench,
-            "at": self.began,
-            "machine": self.machine,
-            "versions": self.versions | {"commit": machine.commit(ROOT)},
-            "settings": self.settings,
-            "passed": self.passed,
-            "notes": self.notes,
-            "tables": tables,
-            "samples": {name: vars(each) for name, each in self.samples.items()},
-            "data": self.data,
-        }
-
-    def as_text(self) -> str:
-        """What the terminal shows."""
-        known = self.as_dict()
-        facts = ", ".join(f"{label(key)} {value}" for key, value in self.machine.items())
-        parts = [f"{self.bench}, {self.began}", f"machine: {facts}"]
-        parts.append("versions: " + ", ".join(f"{key} {value}" for key, value in known["versions"].items()))
-        parts.extend(f"{key}: {value}" for key, value in self.settings.items())
-        parts.extend(f"\n{render(table)}" for table in self.tables)
-        if self.notes:
-            parts.append("\n" + "\n".join(f"* {note}" for note in self.notes))
-        return "\n".join(parts)
+        whole = {name: getattr(self, name) for name in ("machine", "versions", "settings", "passed", "notes")}
+        samples = {name: vars(each) for name, each in self.samples.items()}
+        return {"bench": self.title, "at": self.at, **whole, "tables": tables, "samples": samples, "data": self.data}
 
 
 def _plain(cell: Cell) -> Cell:
-    """JSON knows no infinity."""
-    return text(cell) if cell == float("inf") else cell
+    """Replace infinity, which JSON does not have."""
+    return "never" if cell == inf else cell
 
 
-def drawn(picture: Chart | Curve) -> str:
-    """As SVG."""
-    return curve.svg(picture) if isinstance(picture, Curve) else chart.svg(picture)
+def begin(bench: str, versions: Mapping[str, str] | None = None) -> Result:
+    """Return an empty report of this machine at this time."""
+    known = {**(versions or {}), "commit": machine.commit(ROOT)}
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    return Result(bench, "scripts/bench.sh", machine.facts(), known, passed=True, at=at)
 
 
-def finish(report: Report, target: Path | None) -> int:
-    """Print, write, and return the exit code. `target` names the JSON file; pictures and page go beside it. BenchError: they cannot."""
-    print(report.as_text(), flush=True)
-    path = target or RESULTS / f"{report.bench}.json"
-    page = path.with_suffix(".html")
-    pictures = [drawn(each) for each in report.charts]
+def finish(report: Result, target: Path | None, folder: Path = ROOT) -> int:
+    """Print and write the result, and return the exit code.
+
+    `target` is the JSON file; pictures and page are written next to it. Without one it is a new file, named after the
+    time, in the folder of the cluster that was measured. BenchError if they cannot be written.
+    """
+    terminal.show(report)
+    sys.stdout.flush()
+    path = target or unused(folder / ".comet" / "bench", report)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(report.as_dict(), indent=1) + "\n")
-        written = [path, *_pictures(pictures, path)]
-        page.write_text(htmlpage.page(report.as_dict(), report.tables, pictures))
+        written = [path, *_pictures(report, path), path.with_suffix(".html")]
+        written[-1].write_text(page.render(report))
     except OSError as error:
         raise BenchError(f"the result cannot be written: {error.filename or path}: {error.strerror}") from None
-    print("\nwritten: " + ", ".join(map(str, [*written, page])), flush=True)
+    print("\nwritten: " + ", ".join(map(str, written)), flush=True)
     return 0 if report.passed else 1
 
 
-def _pictures(pictures: list[str], beside: Path) -> list[Path]:
-    """Each as SVG, and as PNG where librsvg's rsvg-convert is there (scripts/bench.sh installs it)."""
+def unused(folder: Path, report: Report) -> Path:
+    """Return a file's path that no earlier result has."""
+    stamp = datetime.fromisoformat(report.at).strftime("%Y%m%d-%H%M%S")
+    names = (f"{stamp}-{report.title}{f'-{number}' if number else ''}.json" for number in range(1000))
+    return next(folder / name for name in names if not (folder / name).exists())
+
+
+def _pictures(report: Report, beside: Path) -> list[Path]:
+    """Write each picture as SVG, and as PNG if librsvg's rsvg-convert is installed (scripts/bench.sh installs it)."""
     written = []
-    for number, text_ in enumerate(pictures):
-        svg = beside.with_name(f"{beside.stem}{f'-{number + 1}' if number else ''}.svg")
-        svg.write_text(text_)
-        written.append(svg)
+    pictures = [part for part in report.parts if not isinstance(part, Table)]
+    for number, picture in enumerate(pictures):
+        path = beside.with_name(f"{beside.stem}{f'-{number + 1}' if number else ''}.svg")
+        path.write_text(svg.draw(picture))
+        written.append(path)
         if shutil.which("rsvg-convert"):
-            png = svg.with_suffix(".png")
-            subprocess.run(["rsvg-convert", "--width", "1800", "--output", str(png), str(svg)], check=True)
+            png = path.with_suffix(".png")
+            subprocess.run(["rsvg-convert", "--width", "1800", "--output", str(png), str(path)], check=True)
             written.append(png)
     return written

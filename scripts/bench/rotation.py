@@ -1,4 +1,4 @@
-"""When a dead worker is out of the rotation of every load balancer, told from Docker's own word of the death."""
+"""Measures when a dead worker is out of the rotation of every load balancer, from Docker's own report of the death."""
 
 import json
 import threading
@@ -10,15 +10,16 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from comet import engine
-from comet.cluster import Cluster
-from lb import messages
+from comet.engine import connection as engine
+from comet.state.directory import Cluster
+from lb.interface import messages
 from scripts.bench.proc import BenchError, wait_for
 
 
 class Watched(threading.Thread):
-    """Asks one load balancer over and over how it sees a worker, and notes when that changes: `changes` has wall-clock times and words,
-    `looks` the times of all looks."""
+    """Polls one load balancer for its view of a worker, and records changes: `changes` has wall-clock times and words,
+    `looks` the times of all polls.
+    """
 
     def __init__(self, cluster: Cluster, control: str, worker: str) -> None:
         super().__init__(daemon=True)
@@ -43,17 +44,19 @@ class Watched(threading.Thread):
         while True:
             data = self._peer.recv(65536)
             if not data:
-                raise BenchError("the load balancer hung up")
+                raise BenchError("the load balancer closed the connection")
             for message in self._decoder.feed(data):
                 if message["type"] == "status":
                     return str(next(each["state"] for each in message["upstreams"] if each["name"] == self._worker))
 
     def change(self, state: str, after: float) -> float | None:
-        """When it first saw this after that moment; None: not yet."""
+        """Return when this state was first seen after that time; None if not yet."""
         return next((at for at, each in self.changes if at > after and each == state), None)
 
     def blind(self, begin: float, end: float) -> float:
-        """The longest time without a look between two moments: what the machine did to us it did to the load balancer."""
+        """Return the longest time without a poll between two times: a delay of the machine affects the load balancer
+        too.
+        """
         looks = [begin, *(at for at in self.looks if begin < at < end), end]
         return max(later - earlier for earlier, later in pairwise(looks))
 
@@ -76,12 +79,17 @@ def watching(folder: Path, worker: str) -> Iterator[list[Watched]]:
 
 
 def out_after(watched: list[Watched], container: str, since: float) -> float | None:
-    """Seconds from Docker's die event after `since` until the last LB had the worker out of its rotation, infinite where one had not.
-    None: Docker tells of no death."""
+    """Return the seconds from Docker's die event after `since` until the last load balancer had the worker out of its
+    rotation.
+
+    Infinite if one did not. None if Docker reports no death.
+    """
     out = [each.change("down", since) for each in watched]
     with closing(engine.connect()) as client:
         filters = {"container": container, "event": "die"}
-        died: list[dict[str, Any]] = list(client.api.events(since=since, until=time.time(), filters=filters, decode=True))
+        died: list[dict[str, Any]] = list(
+            client.api.events(since=since, until=time.time(), filters=filters, decode=True)
+        )
     if not died:
         return None
     return max(inf if at is None else at for at in out) - died[0]["timeNano"] / 1e9

@@ -1,7 +1,7 @@
-"""What is made of raw figures: medians, percentiles, spreads, ratios. Pure.
+"""Computes medians, percentiles, spreads and ratios. Pure.
 
-Machines that run benches are shared, so nothing here is a mean: one disturbed burst must not move a result. Ratios are taken within
-a round, between neighbours in time, and their median is the result.
+Machines that run benches are shared, so no means are used: one disturbed burst must not change a result. Ratios are
+taken within a round, between neighbors in time, and their median is the result.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,9 @@ from math import ceil, floor
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The value below which `percent` of 100 lie, interpolated linearly between neighbours. ValueError: no values."""
+    """Return the value below which `percent` of 100 lie, interpolated linearly between neighbors. ValueError for no
+    values.
+    """
     if not values:
         raise ValueError("percentile of nothing")
     ordered = sorted(values)
@@ -19,20 +21,20 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 
 def median(values: Sequence[float]) -> float:
-    """The middle value. ValueError: no values."""
+    """Return the middle value. ValueError for no values."""
     return percentile(values, 50)
 
 
 def spread(values: Sequence[float]) -> float:
-    """Half the distance between the quartiles as a share of the median: how far apart repeated measurements lie."""
+    """Return half the distance between the quartiles as a share of the median: the spread of repeated measurements."""
     middle = median(values)
     return (percentile(values, 75) - percentile(values, 25)) / 2 / middle if middle else 0.0
 
 
 def ratios_to_best(subject: Sequence[float], rivals: Mapping[str, Sequence[float]]) -> list[float]:
-    """Round by round, the subject's value over the smallest of its rivals in the same round. Values must be costs: less is better.
+    """Return, for each round, the subject's value over the smallest of its rivals in the same round.
 
-    Rounds that somebody did not finish (zero or missing) are left out.
+    Values must be costs: less is better. Rounds with a missing or zero value are left out.
     """
     found = []
     for number, value in enumerate(subject):
@@ -43,22 +45,15 @@ def ratios_to_best(subject: Sequence[float], rivals: Mapping[str, Sequence[float
 
 
 def best_rival(rivals: Mapping[str, Sequence[float]]) -> str | None:
-    """The name whose median is smallest; None when nobody has values."""
+    """Return the name with the smallest median; None if there are no values."""
     medians = {name: median([value for value in series if value > 0]) for name, series in rivals.items() if any(series)}
     return min(medians, key=lambda name: medians[name]) if medians else None
 
 
 def evenness(counts: Sequence[int]) -> float:
-    """The largest deviation of a share from the fair share, as a part of the fair share: 0 is perfectly balanced."""
+    """Return the largest deviation of a share from the fair share, relative to it: 0 is perfectly balanced."""
     total = sum(counts)
     if not total:
         return 0.0
     fair = total / len(counts)
     return max(abs(count - fair) for count in counts) / fair
-
-
-def binomial_bounds(trials: int, chance: float, deviations: float = 4.0) -> tuple[float, float]:
-    """Between which numbers of hits `trials` draws should end; four standard deviations make a false alarm a 1 in 16,000."""
-    middle = trials * chance
-    margin = deviations * (trials * chance * (1 - chance)) ** 0.5
-    return max(0.0, middle - margin), middle + margin

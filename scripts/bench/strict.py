@@ -1,8 +1,8 @@
-"""Clients that forgive nothing: each request is sent once, must be answered whole, and every other end is written down.
+"""Strict clients: each request is sent once and must get a complete answer; every other outcome is recorded.
 
-Every request has a number of its own, which is its `X-Request-Id`. The clients live in one event loop; half of them keep their
-connection, the others open one for every request. A keep-alive client that sees its connection closed before it sends opens a new one,
-as any client does; once it has sent, it counts.
+Every request has its own number, which is its `X-Request-Id`. The clients share one event loop; half of them keep their
+connection, the others open one for every request. A keep-alive client that sees its connection closed before it sends
+opens a new one, like any client; once it has sent, the request counts.
 """
 
 import asyncio
@@ -13,28 +13,30 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from comet.load.closed_model import INJECTED
 from scripts.bench.ids import Seen
 from scripts.bench.ledger import ClientBook, Failure
 
 PATH: Final = "/api/v1/hello"
-INJECTED: Final = b'{"error":"injected failure"}'
-PATIENCE: Final = 40.0  # beyond every deadline of the LB
+ANSWER_TIMEOUT: Final = 40.0  # beyond every deadline of the LB
 GREETING: Final = ("hello from container: ", "hello from process: ")
 
 
 @dataclass
-class Crowd:
-    """The clients of one run; `books` by LB, `seen` by id; `numbers` gives every request its own."""
+class ClosedModel:
+    """The clients of one run; `books` by load balancer, `seen` by id; `numbers` gives every request its own number."""
 
     books: dict[str, ClientBook]
     numbers: Iterator[int]
     seen: dict[str, Seen] = field(default_factory=dict)
-    over: bool = False
+    finished: bool = False
 
 
 @dataclass
 class _Answer:
-    """A whole answer: `row` is what the worker calls itself, `worker` what the LB calls it, `bad` says what is wrong with it in words."""
+    """A complete answer: `row` is the worker's own name, `worker` its name according to the load balancer, `bad`
+    describes what is wrong with it.
+    """
 
     status: int
     row: str | None
@@ -43,29 +45,34 @@ class _Answer:
     bad: str = ""
 
 
-def crowd(names: list[str]) -> Crowd:
-    return Crowd({name: ClientBook() for name in names}, itertools.count(1))
+def make_clients(names: list[str]) -> ClosedModel:
+    return ClosedModel({name: ClientBook() for name in names}, itertools.count(1))
 
 
-async def run_clients(everyone: Crowd, ports: dict[str, int], each: int) -> None:
-    """Load every LB with `each` clients of either kind until `everyone.over`."""
-    tasks = [_client(everyone, name, port, keep) for name, port in ports.items() for keep in (True, False) for _ in range(each)]
+async def run_clients(clients: ClosedModel, ports: dict[str, int], each: int) -> None:
+    """Load every load balancer with `each` clients of both kinds until `clients.finished`."""
+    tasks = [
+        _client(clients, name, port, keep)
+        for name, port in ports.items()
+        for keep in (True, False)
+        for _ in range(each)
+    ]
     await asyncio.gather(*tasks)
 
 
-async def _client(everyone: Crowd, name: str, port: int, keep: bool) -> None:
-    book = everyone.books[name]
+async def _client(clients: ClosedModel, name: str, port: int, keep: bool) -> None:
+    book = clients.books[name]
     streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
     reused = False
-    while not everyone.over:
+    while not clients.finished:
         if streams is not None and streams[0].at_eof():
             streams[1].close()
             streams, reused = None, False
-        number, began = next(everyone.numbers), time.monotonic()
+        number, began = next(clients.numbers), time.monotonic()
         book.sent += 1
         kind, answer = "", None
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(ANSWER_TIMEOUT):
                 if streams is None:
                     streams = await asyncio.open_connection("127.0.0.1", port)
                 answer = await _exchange(streams, book, number, keep)
@@ -80,7 +87,7 @@ async def _client(everyone: Crowd, name: str, port: int, keep: bool) -> None:
         if kind:
             book.failures.append(Failure(number, name, kind, began, ended, reused))
         found = (answer.status, answer.row, answer.worker) if answer is not None else (None, None, None)
-        everyone.seen[str(number)] = Seen(name, *found, began, ended)
+        clients.seen[str(number)] = Seen(name, *found, began, ended)
         if (answer is None or answer.bad or answer.closes or not keep) and streams is not None:
             streams[1].close()
             streams, reused = None, False
@@ -92,8 +99,10 @@ async def _client(everyone: Crowd, name: str, port: int, keep: bool) -> None:
         streams[1].close()
 
 
-async def _exchange(streams: tuple[asyncio.StreamReader, asyncio.StreamWriter], book: ClientBook, number: int, keep: bool) -> _Answer:
-    """One request and its whole answer, entered into the book."""
+async def _exchange(
+    streams: tuple[asyncio.StreamReader, asyncio.StreamWriter], book: ClientBook, number: int, keep: bool
+) -> _Answer:
+    """Send one request, read its complete answer, and record it."""
     reader, writer = streams
     ending = "" if keep else "Connection: close\r\n"
     writer.write(f"GET {PATH} HTTP/1.1\r\nHost: bench\r\nX-Request-Id: {number}\r\n{ending}\r\n".encode())
@@ -113,7 +122,7 @@ async def _exchange(streams: tuple[asyncio.StreamReader, asyncio.StreamWriter], 
 
 
 def served_by(body: bytes) -> str:
-    """The worker's name for itself in its greeting. ValueError: this is no greeting."""
+    """Return the worker's own name in its greeting. ValueError if it is not a greeting."""
     message = json.loads(body)["message"]
     for greeting in GREETING:
         if message.startswith(greeting):

@@ -1,10 +1,12 @@
-"""Bursts of load by wrk, and what they came to.
+"""Runs bursts of load with wrk, and parses the results.
 
-wrk keeps a fixed number of connections busy (closed model). Its percentiles are corrected for the omission that a stalled connection
-causes (its `stats_correct`), for every proxy alike. A burst ends by SIGINT, because wrk's own durations are whole seconds.
+wrk keeps a fixed number of connections busy (closed model). Its percentiles are corrected for the coordinated omission
+of stalled connections (its `stats_correct`), for every proxy alike. A burst is ended by SIGINT, because wrk's own
+durations are whole seconds.
 
-It knows only of requests that were answered: what is still out at its end, the slowest of all, is in no figure. Where clients are observed
-(`observe`) they therefore stop asking when their time is over, and what is out is waited for; what is not answered then is a timeout.
+wrk reports only answered requests: requests in flight at its end, the slowest of all, are in no figure. If clients are
+observed (`observe`), they therefore stop sending when their time is over, and requests in flight are waited for; those
+not answered then are timeouts.
 """
 
 import json
@@ -19,33 +21,41 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from comet.crowd import INJECTED, Ask
-from scripts.bench.hdr import corrected, fresh, uncorrected
+from comet.load.closed_model import INJECTED, RequestSpec
+from scripts.bench.hdr import corrected, from_pairs, uncorrected
 from scripts.bench.observed import BY_LB, BY_WORKER, CLIENT_ERROR, OK, ORDERED, REFUSED, RESET, TIMEOUT, Observed
 from scripts.bench.proc import BenchError
 
-TIMES = "wrk's own, corrected by its estimate of what stalled connections did not ask (closed model), for everybody alike"
-"""What the times of a burst are, for the reader of its tables."""
+TIMES = (
+    "wrk's own, corrected by its estimate of what stalled connections did not ask (closed model), for everybody alike"
+)
+"""The description of a burst's times, for the reader of its tables."""
 
 DONE = """
 done = function(summary, latency, requests)
   local e = summary.errors
-  io.write(string.format('\\n@@{"requests":%d,"seconds":%.6f,"bytes":%d,"refused":%d,"read":%d,"write":%d,"status":%d,"timeout":%d,' ..
-    '"p50_us":%d,"p99_us":%d,"p999_us":%d}\\n', summary.requests, summary.duration / 1e6, summary.bytes, e.connect, e.read, e.write,
+  io.write(string.format('\\n@@{"requests":%d,"seconds":%.6f,"bytes":%d,' ..
+    '"refused":%d,"read":%d,"write":%d,' ..
+    '"status":%d,"timeout":%d,"p50_us":%d,"p99_us":%d,"p999_us":%d}\\n', summary.requests, summary.duration / 1e6,
+    summary.bytes, e.connect, e.read, e.write,
     e.status, e.timeout, latency:percentile(50), latency:percentile(99), latency:percentile(99.9)))
 end
 """
-# Sorts every answer as observed.kind_of does, counts by worker, and tells each latency that occurred. One thread, so one set of globals.
-# The body's end decides: wrk 4.1 leaves what came of a cut answer before the next one of that connection. Called with the seconds, the
-# number of connections and a file that is made when all are at rest. An empty request puts a connection at rest: nothing is written, and
-# no answer comes. wrk calls `request` once before it connects, to see how many requests it holds.
+# Sorts every answer as observed.kind_of does, counts by worker, and tells each latency that occurred. One thread, so
+# one set of globals. The body's end decides: wrk 4.1 leaves what came of a cut answer before the next one of that
+# connection. Called with the seconds, the number of connections and a file that is made when all are at rest. An empty
+# request puts a connection at rest: nothing is written, and no answer comes. wrk calls `request` once before it
+# connects, to see how many requests it holds.
 SORTING = """
 local thread
 local injected = '%s'
 local ffi = require("ffi")
 ffi.cdef("struct moment { long seconds, nanoseconds; }; int clock_gettime(int clock, struct moment *now);")
 local moment = ffi.new("struct moment")
-local function clock() ffi.C.clock_gettime(1, moment) return tonumber(moment.seconds) + tonumber(moment.nanoseconds) / 1e9 end
+local function clock()
+  ffi.C.clock_gettime(1, moment)
+  return tonumber(moment.seconds) + tonumber(moment.nanoseconds) / 1e9
+end
 local asks, n, calls, resting = nil, 0, 0, 0
 local seconds, connections, rest, over
 kinds, workers, sent, late = {}, {}, 0, 0
@@ -87,22 +97,21 @@ done = function(summary, latency, requests)
     local value, count = latency(i)
     values[i] = string.format("[%%d,%%d]", value, count)
   end
-  io.write(string.format('\\n@@{"requests":%%d,"micros":%%d,"refused":%%d,"reset":%%d,"sent":%%d,"late":%%d,', summary.requests,
-    summary.duration, e.connect, e.read + e.write, thread:get("sent"), thread:get("late")))
+  io.write(string.format('\\n@@{"requests":%%d,"micros":%%d,"refused":%%d,"reset":%%d,"sent":%%d,"late":%%d,',
+    summary.requests, summary.duration, e.connect, e.read + e.write, thread:get("sent"), thread:get("late")))
   io.write('"kinds":', told(thread:get("kinds")), ',"workers":', told(thread:get("workers")))
   io.write(',"values":[', table.concat(values, ","), ']}\\n')
 end
 """ % (INJECTED.decode(), OK, ORDERED, BY_WORKER, BY_LB, CLIENT_ERROR)  # noqa: UP031 Lua is full of braces
-PATIENCE = 15.0  # seconds for what is out when the clients' time is over
-LOOK = 0.05  # seconds between two looks whether all are answered
-REPORT = 60.0  # seconds for wrk to tell its latencies; it looks up each of them from the smallest on
-STOP_PRECISION = 0.1  # wrk looks every 100 ms whether it shall stop
+DRAIN_TIMEOUT = 15.0  # seconds for requests in flight at the end of the clients' time
+POLL_INTERVAL = 0.05  # seconds between two checks whether all are answered
+REPORT = 60.0  # seconds for wrk to report its latencies; it searches each of them from the smallest
 _RESULT = re.compile(r"^@@(\{.*\})$", re.MULTILINE).search
 
 
 @dataclass(frozen=True)
 class Burst:
-    """One burst: requests completed (whatever their status), seconds, and errors by kind."""
+    """One burst: requests completed (with any status), seconds, and errors by kind."""
 
     requests: int
     seconds: float
@@ -128,7 +137,7 @@ class Burst:
 
 
 def parse(output: str) -> Burst:
-    """The burst that a script ending in DONE reported. BenchError: it did not."""
+    """Parse the burst that a script ending in DONE reported. BenchError if it did not report."""
     return Burst(**_reported(output))
 
 
@@ -136,8 +145,8 @@ def _reported(output: str) -> dict[str, Any]:
     found = _RESULT(output)
     if found is None:
         raise BenchError("wrk did not report: " + " ".join(output.split())[-200:])
-    told: dict[str, Any] = json.loads(found[1])
-    return told
+    result: dict[str, Any] = json.loads(found[1])
+    return result
 
 
 def burst(port: int, script: Path, connections: int, seconds: float, path: str = "/", threads: int = 1) -> Burst:
@@ -146,57 +155,90 @@ def burst(port: int, script: Path, connections: int, seconds: float, path: str =
     return parse(_output(command, seconds))
 
 
-def sorting(asks: Sequence[Ask]) -> str:
-    """The script for `observe`: these requests in turn, and every answer sorted."""
+def sorting(asks: Sequence[RequestSpec]) -> str:
+    """Return the script for `observe`: sends these requests in turn, and sorts every answer."""
     made = [f'wrk.format("{ask.method}", "{ask.path}", nil, {_lua_body(ask)})' for ask in asks]
     return "local function made() return {\n  " + ",\n  ".join(made) + "\n} end\n" + SORTING
 
 
-def _lua_body(ask: Ask) -> str:
+def _lua_body(ask: RequestSpec) -> str:
     return f'string.rep("x", {len(ask.body)})' if ask.body else "nil"
 
 
-def observe(port: int, script: Path, connections: int, seconds: float, patience: float = PATIENCE) -> Observed:
-    """Load 127.0.0.1:port for so long by a script of `sorting`, then wait for the answers that are out, at most `patience` seconds."""
+def observe(
+    port: int, script: Path, connections: int, seconds: float, drain_timeout: float = DRAIN_TIMEOUT
+) -> Observed:
+    """Load 127.0.0.1:port for `seconds` with a script of `sorting`.
+
+    Then wait for at most `drain_timeout` seconds for the answers to requests in flight.
+    """
     with tempfile.TemporaryDirectory(prefix="comet-bench-") as folder:
         rest = Path(folder) / "rest"
-        whole = seconds + patience + 5
-        command = [*_command(port, script, connections, whole, "/", 1, timeout=whole), "--", str(seconds), str(connections), str(rest)]
-        output = _output(command, seconds, lambda: rest.exists(), patience)
-    return parse_observed(output, connections, seconds, patience)
+        whole = seconds + drain_timeout + 5
+        command = [
+            *_command(port, script, connections, whole, "/", 1, timeout=whole),
+            "--",
+            str(seconds),
+            str(connections),
+            str(rest),
+        ]
+        output = _output(command, seconds, rest.exists, drain_timeout)
+    return parse_observed(output, connections, seconds, drain_timeout)
 
 
-def parse_observed(output: str, connections: int, seconds: float, patience: float = PATIENCE) -> Observed:
-    """What a script of `sorting` reported. wrk corrects its latencies by the mean time between a connection's requests over the whole of
-    its run; told are what was measured, and that corrected by the mean time while clients asked."""
-    told = _reported(output)
-    never = min(connections, max(0, told["sent"] - told["requests"] - told["reset"]))
-    kinds = Counter(told["kinds"]) + Counter({REFUSED: told["refused"], RESET: told["reset"], TIMEOUT: never})
-    values = [(int(value), int(count)) for value, count in told["values"]]
-    per_connection = told["requests"] // connections
-    measured = uncorrected(values, told["micros"] // per_connection if per_connection else 0)
-    if never:  # Whoever waited in vain waited for at least this long.
-        measured.append((round(patience * 1e6), never))
+def parse_observed(output: str, connections: int, seconds: float, drain_timeout: float = DRAIN_TIMEOUT) -> Observed:
+    """Parse the report of a script of `sorting`.
+
+    wrk corrects its latencies by the mean time between a connection's requests over its whole run. Returned are the
+    measured latencies, and those corrected by the mean time while clients were sending.
+    """
+    result = _reported(output)
+    timed_out = min(connections, max(0, result["sent"] - result["requests"] - result["reset"]))
+    kinds = Counter(result["kinds"]) + Counter({REFUSED: result["refused"], RESET: result["reset"], TIMEOUT: timed_out})
+    values = [(int(value), int(count)) for value, count in result["values"]]
+    per_connection = result["requests"] // connections
+    measured = uncorrected(values, result["micros"] // per_connection if per_connection else 0)
+    if timed_out:  # Those without an answer waited for at least this long.
+        measured.append((round(drain_timeout * 1e6), timed_out))
     # A client that had nothing but one slow answer would have asked again all the same: by what the answered ones took.
-    interval = round(seconds * 1e6 / max(1, (told["requests"] - told["late"]) / connections))
-    mended = fresh(corrected(measured, max(1, interval)))
-    return Observed(seconds, kinds, Counter(told["workers"]), fresh(measured), mended, told["late"])
+    interval = round(seconds * 1e6 / max(1, (result["requests"] - result["late"]) / connections))
+    corrected_values = from_pairs(corrected(measured, max(1, interval)))
+    return Observed(seconds, kinds, Counter(result["workers"]), from_pairs(measured), corrected_values, result["late"])
 
 
-def _command(port: int, script: Path, connections: int, seconds: float, path: str, threads: int, timeout: float) -> list[str]:
-    """wrk's, which ends by itself after `seconds` at the latest; answers that took more than `timeout` seconds are in none of its times."""
+def _command(
+    port: int, script: Path, connections: int, seconds: float, path: str, threads: int, timeout: float
+) -> list[str]:
+    """Return wrk's command, which ends by itself after `seconds` at the latest; answers that took more than `timeout`
+    seconds are in none of its times.
+    """
     limits = [f"-d{round(seconds)}s", "--timeout", f"{round(timeout)}s"]
-    return ["wrk", f"-t{min(threads, connections)}", f"-c{connections}", *limits, "-s", str(script), f"http://127.0.0.1:{port}{path}"]
+    return [
+        "wrk",
+        f"-t{min(threads, connections)}",
+        f"-c{connections}",
+        *limits,
+        "-s",
+        str(script),
+        f"http://127.0.0.1:{port}{path}",
+    ]
 
 
-def _output(command: list[str], seconds: float, done: Callable[[], bool] = lambda: True, patience: float = 0.0) -> str:
-    """What wrk said, told to end after `seconds`, or as soon after them as it is `done`, at most `patience` seconds later."""
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def _output(
+    command: list[str], seconds: float, done: Callable[[], bool] = lambda: True, drain_timeout: float = 0.0
+) -> str:
+    """Return wrk's output.
+
+    wrk is told to end after `seconds`, or as soon afterwards as it is `done`, at most `drain_timeout` seconds later.
+    """
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     try:
         _await(process, seconds)
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + drain_timeout
         while not done() and time.monotonic() < deadline:
-            _await(process, LOOK)
+            _await(process, POLL_INTERVAL)
         process.send_signal(signal.SIGINT)
         return process.communicate(timeout=REPORT)[0]
     finally:
@@ -206,9 +248,9 @@ def _output(command: list[str], seconds: float, done: Callable[[], bool] = lambd
 
 
 def _await(process: subprocess.Popen[str], seconds: float) -> None:
-    """Wait for so long. BenchError: wrk ended meanwhile."""
+    """Wait this long. BenchError if wrk ended meanwhile."""
     try:
-        said = process.communicate(timeout=seconds)[0]
+        output = process.communicate(timeout=seconds)[0]
     except subprocess.TimeoutExpired:
         return
-    raise BenchError(f"wrk ended before its time: {said.strip()}")
+    raise BenchError(f"wrk ended before its time: {output.strip()}")

@@ -19,18 +19,60 @@ die() {
 # The last lines of a step's output, indented, for a failure that the reader has to understand.
 quote() { tail -n "${2:-15}" -- "$1" | sed 's/^/    /' >&2; }
 
-# run_logged WHAT COMMAND… : quiet when it works; when it fails, its last lines and one line that says which step it was.
+# run_logged WHAT COMMAND… : quiet when it works, but for a sign of life; when it fails, its last lines and one line that says which step
+# it was.
 run_logged() {
   local what=$1 log status=0
   shift
   log=$(mktemp)
-  "$@" >"$log" 2>&1 </dev/null || status=$?
+  with_signs_of_life "$what" "$@" >"$log" </dev/null || status=$?
   if [ "$status" -ne 0 ]; then
     quote "$log"
     say "$what failed (exit $status)"
   fi
   rm -f -- "$log"
   return "$status"
+}
+
+LIFE_SIGN=${COMET_LIFE_SIGN:-5} # seconds between two signs of life of a step that takes long
+
+# with_signs_of_life WHAT COMMAND… : the command, whose stderr joins its stdout; meanwhile a line now and then that it is still under way.
+with_signs_of_life() {
+  local what=$1 status=0 began=$SECONDS signs
+  shift
+  (
+    trap - EXIT HUP INT TERM
+    while sleep "$LIFE_SIGN" && kill -0 "$$" 2>/dev/null; do say "$what: $((SECONDS - began)) s so far"; done
+  ) >/dev/null </dev/null &
+  signs=$!
+  SIGNS=$signs
+  "$@" 2>&1 || status=$?
+  end_signs "$signs"
+  return "$status"
+}
+
+# The loop and its sleep: neither outlives the step, nor the script.
+end_signs() {
+  local sleeper
+  sleeper=$(cat -- "/proc/$1/task/$1/children" 2>/dev/null) || true
+  # shellcheck disable=SC2086 # a list of PIDs
+  kill "$1" $sleeper 2>/dev/null || true
+  wait "$1" 2>/dev/null || true
+  SIGNS=
+}
+
+# end_on_signals : one line, and an end by EXIT's trap, whatever the command does with the signal.
+end_on_signals() {
+  trap 'end_on_signal 129' HUP
+  trap 'end_on_signal 130' INT
+  trap 'end_on_signal 143' TERM
+}
+
+end_on_signal() {
+  if [ -n "${SIGNS:-}" ]; then end_signs "$SIGNS"; fi
+  # Of a subshell and its script, which both got the signal, one says so.
+  if [ "$BASHPID" = "$$" ]; then say "interrupted"; fi
+  exit "$1"
 }
 
 is_root() { [ "$(id -u)" -eq 0 ]; }

@@ -1,22 +1,22 @@
 # A Docker engine that answers: found, else started, else installed and started.
 #
 # Only the system's own engine is ever installed or started. Where DOCKER_HOST or a docker context names another one, that one is the
-# user's business, and its silence is reported. What comet/engine.py says is what the supervisor will say: both ask by the same code.
+# user's business, and its silence is reported. What comet/engine/connection.py says is what the supervisor will say: both ask by the same code.
 
 # shellcheck shell=bash
 
 ENGINE_LOG=/var/log/comet-dockerd.log
 ENGINE_DEADLINE=${COMET_ENGINE_DEADLINE:-60} # seconds from the start of an engine to its first answer; 0.5 is usual
 SYSTEM_SOCKET=/var/run/docker.sock
-# Exit codes of comet.engine
+# Exit codes of comet.engine.connection
 ABSENT=10 FORBIDDEN=11
 
-# Sets ENGINE_SOCKET and ENGINE_TROUBLE (one line); the status is that of comet.engine.
+# Sets ENGINE_SOCKET and ENGINE_ERROR (one line); the status is that of comet.engine.connection.
 probe_engine() {
   local status=0 errors
   errors=$(mktemp)
-  ENGINE_SOCKET=$(cd -- "$ROOT" && "$VENV/bin/python" -m comet.engine 2>"$errors") || status=$?
-  ENGINE_TROUBLE=$(cat -- "$errors")
+  ENGINE_SOCKET=$(cd -- "$ROOT" && "$VENV/bin/python" -m comet.engine.connection 2>"$errors") || status=$?
+  ENGINE_ERROR=$(cat -- "$errors")
   rm -f -- "$errors"
   return "$status"
 }
@@ -101,12 +101,17 @@ install_engine() {
   fi
 }
 
-# A member of the group docker whose session is older than the membership: go on in a session that has it.
+# A member of the group docker whose session is older than the membership: go on with the group among the supplementary ones.
+#
+# sg(1) makes it the primary group, which the files and processes of this user do not have; a second sg brings the former one back and
+# keeps docker among the others.
 enter_docker_group() {
+  local again
   if [ -n "${COMET_REGROUPED:-}" ] || is_root || ! command -v sg >/dev/null; then return; fi
   if ! id -nG "$(id -un)" | tr ' ' '\n' | grep -qx docker; then return; fi
   say "this session is older than your membership in the group docker: going on with 'sg docker'"
-  COMET_REGROUPED=1 exec sg docker -c "exec $(printf '%q ' "$0" "$@")"
+  again="exec $(printf '%q ' "$0" "$@")"
+  COMET_REGROUPED=1 exec sg docker -c "exec sg $(printf '%q ' "$(id -gn)") -c $(printf '%q' "$again")"
 }
 
 # ensure_engine [the script's own arguments, for the case that it has to run itself again]
@@ -126,5 +131,5 @@ ensure_engine() {
     fi
   fi
   if [ "$status" -eq "$FORBIDDEN" ]; then enter_docker_group "$@"; fi
-  if [ "$status" -ne 0 ]; then die "$ENGINE_TROUBLE"; fi
+  if [ "$status" -ne 0 ]; then die "$ENGINE_ERROR"; fi
 }

@@ -6,7 +6,7 @@
 # shellcheck shell=bash
 
 needs_engine() {
-  local command=run config=config.yaml seen=
+  local command=run config='' seen=
   while [ $# -gt 0 ]; do
     case $1 in
       -h | --help | --version) return 1 ;;
@@ -27,8 +27,20 @@ needs_engine() {
     run | compare | scenario) ;;
     *) return 1 ;;
   esac
+  # As supervisor.py does: ./config.yaml, else the one next to it.
+  if [ -z "$config" ]; then
+    config=config.yaml
+    [ -e "$config" ] || config=$ROOT/config.yaml
+  fi
   # A swarm is nothing that could be installed by the way; its manager may be elsewhere.
-  [ "$(runtime_of "$config")" = docker ]
+  NEEDED_BY=$config
+  runs_containers_here "$(runtime_of "$config")"
+}
+
+# prepare_image : the worker image for the config that needs_engine has looked at. Optional: the supervisor builds it, too, and says what
+# is wrong.
+prepare_image() {
+  { "$VENV/bin/python" -P -m comet.images.worker_image "$NEEDED_BY" 2>&1 </dev/null || true; } | while read -r line; do say "$line"; done
 }
 
 # The runtime that a config asks for; "process" also for one that cannot be read, so that nothing is installed for its sake.
@@ -44,5 +56,18 @@ try:
     print(content.get("runtime") or "docker")
 except (OSError, ValueError, AttributeError, yaml.YAMLError):
     print("process")
+PYTHON
+}
+
+# Whether a runtime runs containers on this machine's engine.
+runs_containers_here() {
+  "$VENV/bin/python" -I - "$1" "$ROOT" <<'PYTHON'
+import sys
+
+sys.path.insert(0, sys.argv[2])
+from comet.config.runtimes import RUNTIMES
+
+traits = RUNTIMES.get(sys.argv[1])
+sys.exit(traits is None or not traits.uses_engine or traits.remote)
 PYTHON
 }

@@ -1,5 +1,5 @@
 # Debian packages unpacked into a folder: their programs without an installation, so that no service is started and no file of the
-# system changes. The distribution's own signatures and checksums are checked by apt, as ever.
+# system changes. The distribution's own signatures and checksums are checked by apt, as always.
 
 # shellcheck shell=bash
 

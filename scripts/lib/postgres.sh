@@ -1,4 +1,4 @@
-# PostgreSQL: tests and benches start servers of their own on free ports, in folders of their own.
+# PostgreSQL: tests start servers of their own on free ports, in folders of their own.
 #
 # Debian's package would start a service on the default port as soon as it is installed; that is kept from it, and nothing here uses it.
 

@@ -1,7 +1,7 @@
-"""The closing line of scripts/test.sh: `N passed, N failed, N skipped`, and the exit code that it deserves.
+"""Prints the last line of scripts/test.sh, `N passed, N failed, N skipped`, and returns its exit code.
 
-python tally.py REPORT PYTEST_STATUS CHECKS_STATUS. REPORT is pytest's JUnit XML. Zero is returned only when the checks were clean, pytest
-was content, something ran, nothing failed and nothing was skipped (an expected failure is a skip here).
+python tally.py REPORT PYTEST_STATUS CHECKS_STATUS. REPORT is pytest's JUnit XML. The exit code is zero only if the
+checks and pytest succeeded, something ran, nothing failed and nothing was skipped (an expected failure is a skip here).
 """
 
 import sys
@@ -10,7 +10,9 @@ from pathlib import Path
 
 
 def count(report: Path) -> tuple[int, int, int]:
-    """Passed, failed (errors of fixtures and collection included) and skipped tests; all zero where there is no report."""
+    """Return the numbers of passed, failed (including errors of fixtures and collection) and skipped tests; all zero
+    without a report.
+    """
     try:
         suites = list(ElementTree.parse(report).getroot().iter("testsuite"))
     except (OSError, ElementTree.ParseError):
@@ -28,7 +30,7 @@ def count(report: Path) -> tuple[int, int, int]:
 
 
 def verdict(counts: tuple[int, int, int], pytest_status: int, checks_status: int) -> list[str]:
-    """What is wrong, in words; empty when all is well."""
+    """Return what is wrong, as text; empty if nothing is."""
     passed, failed, skipped = counts
     wrong = []
     if checks_status:
