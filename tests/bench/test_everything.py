@@ -9,12 +9,11 @@ from scripts.bench import everything, page
 from scripts.bench.__main__ import main
 from scripts.bench.modes import BENCHES, Bench
 
-pytestmark = pytest.mark.slow
-
+SHORT = ("--rounds", "1", "--seconds", "0.1", "--only", "c1", "--rival", "nginx")
 QUICK = (
-    Bench("hung", "", "Hung", "worker_stats", ("--rounds", "100", "--seconds", "1"), limit=0.4, mode="stats"),
-    Bench("wrong", "", "Wrong", "load", ("--seconds", "0"), mode="load"),
-    Bench("stats", "", "What exact statistics cost", "worker_stats", ("--rounds", "1", "--seconds", "0.1", "--kills", "1")),
+    Bench("hung", "", "Hung", "chaos", ("--runtime", "process", "60"), planned=0.1, mode="chaos"),
+    Bench("wrong", "", "Wrong", "load", ("--seconds", "0"), 60, "load"),
+    Bench("lb", "", "What a request costs", "lb", SHORT, 60),
 )
 
 
@@ -28,27 +27,30 @@ def test_what_fails_is_named_in_the_page_and_the_exit_code(
     written = target.read_text()
     assert "- `hung`: ended after 0 s, for it did not end by itself" in written
     assert "- `wrong`: failed with exit code 2" in written
-    assert "## What exact statistics cost" in written
-    assert "| date |" in written
-    assert "`scripts/bench.sh stats --rounds 1" in written
-    assert "![What exact statistics cost](benchmarks-stats.svg)" in written
-    assert (target.parent / "benchmarks-stats.svg").exists()
-    assert json.loads((results / "stats.json").read_text())["samples"]
+    assert "## What a request costs" in written
+    assert "`scripts/bench.sh lb --rounds 1" in written
+    assert "![What a request costs](benchmarks-lb.svg)" in written
+    assert (target.parent / "benchmarks-lb.svg").exists()
+    assert json.loads((results / "lb.json").read_text())["samples"]
     assert "2 of 3 failed" in capfd.readouterr().out
 
 
 def test_an_old_result_is_not_taken_for_one_of_this_run(tmp_path: Path) -> None:
     (tmp_path / "wrong.json").write_text("{}")
-    ended = everything.one(QUICK[1], tmp_path)
-    assert (ended.result, ended.wrong[:6]) == (None, "failed")
+    outcomes = everything.run_bench(QUICK[1], tmp_path)
+    assert (outcomes.result, outcomes.error[:6]) == (None, "failed")
 
 
 def test_what_would_begin_too_late_is_left_out_and_said_so(tmp_path: Path) -> None:
-    ended = everything.one(QUICK[2], tmp_path, deadline=0.0)
-    assert (ended.result, ended.wrong) == (None, "left out: 20 minutes were over")
+    outcomes = everything.run_bench(QUICK[2], tmp_path, deadline=0.0)
+    assert (outcomes.result, outcomes.error) == (None, "left out: 20 minutes have passed")
 
 
 def test_names_of_benches_cannot_be_taken_for_each_others_files() -> None:
     names = [bench.name for bench in BENCHES]
     assert len(set(names)) == len(names)
     assert not any(a.startswith(f"{b}-") for a in names for b in names)
+
+
+def test_all_of_them_fit_into_the_time() -> None:
+    assert sum(bench.planned for bench in BENCHES) < 0.9 * everything.TOTAL_TIME

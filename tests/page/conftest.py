@@ -1,6 +1,7 @@
 """One browser for all tests of the page.
 
-It ends with this folder's last test: while Playwright's synchronous interface is in use, no other test could run an event loop.
+It ends with this folder's last test: while Playwright's synchronous interface is in use, no other test could run an
+event loop.
 """
 
 from collections.abc import Iterator

@@ -1,6 +1,8 @@
-"""The list of replicas as the page shows it, held against `ps --json`: every column, within what its rounding and its age allow.
+"""The list of replicas as the page shows it, held against `ps --json`: every column, within what its rounding and its
+age allow.
 
-What the page shows was true a moment ago, what `ps` says is true now: of figures that move, both are of about the same seconds only.
+What the page shows was true a moment ago, what `ps` says is true now: of figures that move, both are of about the same
+seconds only.
 """
 
 import re
@@ -10,8 +12,8 @@ from typing import Any
 from playwright.sync_api import Page
 
 COLUMNS = (
-    "Name", "Kind", "Id", "State", "Port", "Uptime", "CPU", "Memory", "Requests/s", "p50", "p99", "In flight", "Requests", "Restarts",
-    "Last exit",
+    "Name", "Kind", "Id", "State", "Port", "Uptime", "CPU", "Memory", "Requests/s", "Errors/s", "p50", "p99",
+    "In flight", "Requests", "Restarts", "Last exit", "Faults",
 )  # fmt: skip
 UNKNOWN = ("\N{EN DASH}", "-")
 UNITS = {
@@ -20,11 +22,35 @@ UNITS = {
 }  # fmt: skip
 
 
+KEEP_ANSWERS = """
+const json = Response.prototype.json;
+Response.prototype.json = async function () {
+    const data = await json.call(this);
+    if (this.url.endsWith("/api/v1/cluster")) [window.answer, window.answeredAt] = [data, performance.now()];
+    return data;
+};
+"""
+"""Keep what the page was last answered; it is drawn before any other task of the browser runs."""
+
+PICTURE = """() => ({
+    answer: window.answer, age: (performance.now() - window.answeredAt) / 1000 + (window.answer?.silent_s ?? 0),
+    rows: [...document.querySelectorAll("#rows tr")].map(row => [...row.children].map(cell => cell.innerText.trim())),
+    workers: [...document.querySelectorAll("#flow .node")].map(node => node.dataset.key),
+})"""
+"""What is drawn, and the answer that it is drawn from, at one moment."""
+
+
 def shown(page: Page) -> dict[str, dict[str, str]]:
     """By name: each cell's text under its column's heading."""
     heads = page.eval_on_selector_all("section.list thead th", "cells => cells.map(cell => cell.textContent.trim())")
     assert tuple(heads[: len(COLUMNS)]) == COLUMNS
-    rows = page.eval_on_selector_all("#rows tr", "rows => rows.map(row => [...row.children].map(cell => cell.innerText.trim()))")
+    rows = page.eval_on_selector_all(
+        "#rows tr", "rows => rows.map(row => [...row.children].map(cell => cell.innerText.trim()))"
+    )
+    return by_name(rows)
+
+
+def by_name(rows: list[list[str]]) -> dict[str, dict[str, str]]:
     return {row[0]: dict(zip(COLUMNS, row[: len(COLUMNS)], strict=True)) for row in rows}
 
 
@@ -66,6 +92,7 @@ NUMBERS: dict[str, tuple[str, Callable[[str], float | None], Callable[[float, fl
     "CPU": ("cpu_percent", number, near(0.5, 4)),
     "Memory": ("memory_bytes", number, near(0.05, 0)),
     "Requests/s": ("requests_per_s", number, near(0.1, 0.6)),
+    "Errors/s": ("errors_per_s", number, near(0.1, 0.6)),
     "p50": ("p50_ms", latency, near(0.2, 0.6)),
     "p99": ("p99_ms", latency, near(0.4, 0.6)),
     "In flight": ("in_flight", number, near(0, 0)),
@@ -75,7 +102,9 @@ NUMBERS: dict[str, tuple[str, Callable[[str], float | None], Callable[[float, fl
 
 
 def differences(cells: dict[str, dict[str, str]], listed: dict[str, dict[str, Any]], moving: float = 0) -> list[str]:
-    """What the page tells otherwise than `ps` does. `moving`: by how many requests the two may differ while there are some."""
+    """What the page tells otherwise than `ps` does. `moving`: by how many requests the two may differ while there are
+    some.
+    """
     if list(cells) != list(listed):
         return [f"the page lists {list(cells)}, ps {list(listed)}"]
     told = []

@@ -6,8 +6,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from scripts.bench.postgres import Server, program
-from tests.postgres import PASSWORD, QUOTED, USER
+from tests.support.postgres import PASSWORD, QUOTED, USER
+from tests.support.postgres_server import Server, program
 from tests.swarm.hosts import NETWORK, Hosts
 
 PORT = 5432
@@ -22,7 +22,9 @@ class Placed(Server):
     """It listens on h1's address in its network; by its UNIX socket it is reached from here."""
 
     def __init__(self, folder: Path, lab: Hosts) -> None:
-        super().__init__(folder, PORT, {"fsync": "off", "full_page_writes": "off", "listen_addresses": f"127.0.0.1,{NETWORK}.1"})
+        super().__init__(
+            folder, PORT, {"fsync": "off", "full_page_writes": "off", "listen_addresses": f"127.0.0.1,{NETWORK}.1"}
+        )
         self._enter = lab.enter(1)
 
     def make(self) -> None:

@@ -6,12 +6,14 @@
         lab.on(1, ["curl", "10.77.0.2:80"])    # a command on the first machine
         lab.power_off(2); lab.start(2); lab.link(3, up=False)
 
-Every engine lives in a process namespace of its own, so that SIGKILL of one process ends engine and containers at once, as pulling the plug
-does; and with mounts of its own, so that none meets the others' files in /run, /etc/docker and /var/lib/docker. The Unix sockets of
-all lie where this process reaches them. Nothing of it is in this machine's own network.
+Every engine lives in a process namespace of its own, so that SIGKILL of one process ends engine and containers at once,
+as pulling the plug does; and with mounts of its own, so that none meets the others' files in /run, /etc/docker and
+/var/lib/docker. The Unix sockets of all lie where this process reaches them. Nothing of it is in this machine's own
+network.
 
-Needs root, iproute2, util-linux, tini and docker.io. Nothing is left behind: the machines go with the process that made them, whatever its
-end (call from its main thread), and what a killed run left in files, mounts and cgroups the next one sweeps away.
+Needs root, iproute2, util-linux, tini and docker.io. Nothing is left behind: the machines go with the process that made
+them, whatever its end (call from its main thread), and what a killed run left in files, mounts and cgroups the next one
+sweeps away.
 """
 
 import contextlib
@@ -30,14 +32,19 @@ from pathlib import Path
 from typing import TypeVar
 
 import docker
+import docker.errors
 
-from comet.engine import EngineError, ping
+from comet.engine.connection import ping
+from comet.engine.engine_error import EngineError
+from tests.support.waiting import PATIENCE
 
 PREFIX = "comet-swarm-"
 NETWORK = "10.77.0"
 CLONE_NEWNET = 0x40000000
-READY_WITHIN = 60.0
+READY_WITHIN = 60.0 * PATIENCE
 """Seconds."""
+
+CALL_TIMEOUT = 60.0 * PATIENCE
 
 INIT = """
 hostname h{number}
@@ -86,7 +93,9 @@ class Hosts:
 
     def client(self, number: int) -> docker.DockerClient:
         if number not in self._clients:
-            self._clients[number] = docker.DockerClient(base_url=self.socket(number), version="1.41", timeout=60)
+            self._clients[number] = docker.DockerClient(
+                base_url=self.socket(number), version="1.41", timeout=CALL_TIMEOUT
+            )
         return self._clients[number]
 
     def enter(self, number: int) -> tuple[str, ...]:
@@ -120,17 +129,28 @@ class Hosts:
         """Join all into a swarm that h1 manages."""
         first = self.client(1)
         first.swarm.init(
-            advertise_addr=f"{NETWORK}.1", listen_addr=f"{NETWORK}.1:2377", dispatcher_heartbeat_period=round(heartbeat * 1e9),
+            advertise_addr=f"{NETWORK}.1", listen_addr=f"{NETWORK}.1:2377",
+            dispatcher_heartbeat_period=round(heartbeat * 1e9),
             task_history_retention_limit=5,
         )  # fmt: skip
         first.swarm.reload()
         token = first.swarm.attrs["JoinTokens"]["Worker"]
         for number in self.numbers[1:]:
-            self.client(number).swarm.join(
-                remote_addrs=[f"{NETWORK}.1:2377"], join_token=token, advertise_addr=f"{NETWORK}.{number}",
-                listen_addr=f"{NETWORK}.{number}:2377",
-            )  # fmt: skip
+            try:
+                self.client(number).swarm.join(
+                    remote_addrs=[f"{NETWORK}.1:2377"], join_token=token, advertise_addr=f"{NETWORK}.{number}",
+                    listen_addr=f"{NETWORK}.{number}:2377",
+                )  # fmt: skip
+            except docker.errors.APIError as error:
+                if "will continue in the background" not in str(error):  # After 20 s; who needs the nodes awaits them.
+                    raise
         return first
+
+    def leave(self) -> None:
+        """End the swarm, if there is one."""
+        for number in reversed(self.numbers):
+            if self.client(number).info()["Swarm"]["LocalNodeState"] != "inactive":
+                self.client(number).swarm.leave(force=True)
 
     def load(self, source: docker.DockerClient, names: list[str]) -> None:
         """Give every machine these images."""
@@ -151,9 +171,14 @@ class Hosts:
         folder.mkdir()
         address = f"{NETWORK}.{number}:{port}"
         config = folder / "config.yml"
-        config.write_text(f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {folder}/data}}}}\nhttp: {{addr: '{address}'}}\n")
+        config.write_text(
+            f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {folder}/data}}}}\nhttp: {{addr: '{address}'}}\n"
+        )
         command = [*self.enter(number), "setpriv", "--pdeathsig", "KILL", "docker-registry", "serve", str(config)]
-        with (folder / "log").open("ab") as log, subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log) as server:
+        with (
+            (folder / "log").open("ab") as log,
+            subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log) as server,
+        ):
             try:
                 yield address
             finally:
@@ -164,14 +189,12 @@ class Hosts:
         return self._engines[number].poll() is None
 
     def power_off(self, number: int, cable: bool = True) -> None:
-        """Engine, shims and containers are gone at once, and with `cable` the machine's network is as well. What it was in its network is
-        forgotten."""
+        """Engine, shims and containers are gone at once, and with `cable` the machine's network is as well. What it was
+        in its network is forgotten.
+        """
         if cable:
             self.link(number, up=False)
-        engine = self._engines[number]
-        for first in Path(f"/proc/{engine.pid}/task/{engine.pid}/children").read_text().split():
-            os.kill(int(first), signal.SIGKILL)  # The first process of its PID namespace, whose parent ends when all within are dead.
-        engine.wait()
+        self._kill(number)
         (self._folder / str(number) / "sock").unlink(missing_ok=True)
         self._forget(number)
 
@@ -188,7 +211,20 @@ class Hosts:
     @contextlib.contextmanager
     def refusing(self, number: int, port: int) -> Iterator[None]:
         """Meanwhile the machine takes no TCP connections of the others to this port."""
-        rule = ["INPUT", "-p", "tcp", "--dport", str(port), "!", "-i", "lo", "-j", "REJECT", "--reject-with", "tcp-reset"]
+        rule = [
+            "INPUT",
+            "-p",
+            "tcp",
+            "--dport",
+            str(port),
+            "!",
+            "-i",
+            "lo",
+            "-j",
+            "REJECT",
+            "--reject-with",
+            "tcp-reset",
+        ]
         self.on(number, ["iptables", "-I", *rule])
         try:
             yield
@@ -199,16 +235,29 @@ class Hosts:
         return (self._folder / str(number) / "log").read_text(errors="replace")
 
     def processes(self, number: int) -> list[int]:
-        """PIDs of what runs on that machine's own network: its engine and docker-proxy, not what is within containers."""
+        """PIDs of what runs on that machine's own network: its engine and docker-proxy, not what is within
+        containers.
+        """
         return [int(word) for word in sh("ip", "netns", "pids", f"{self._name}{number}", check=False).split()]
 
     def close(self) -> None:
         for client in self._clients.values():
             client.close()
-        for engine in self._engines.values():
-            engine.kill()
-            engine.wait()
+        for number, engine in self._engines.items():
+            if engine.poll() is None:
+                self._kill(number)  # While something of it lives, its control groups cannot be removed.
         _remove_traces(self._folder)
+
+    def _kill(self, number: int) -> None:
+        """Kill the first process of the machine's PID namespace, whose parent ends when all within are dead."""
+        engine = self._engines[number]
+        within = Path(f"/proc/{engine.pid}/task/{engine.pid}/children").read_text().split()
+        if not within:
+            engine.kill()
+        for first in within:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(first), signal.SIGKILL)
+        engine.wait()
 
     def _wire(self) -> None:
         bridge = f"{self._name}b"
@@ -226,10 +275,13 @@ class Hosts:
             (self._folder / str(number)).mkdir()
 
     def _forget(self, number: int) -> None:
-        """Remove what the engine made in its machine's network, as all machines share a kernel that is never turned off. It keeps the
-        network of a dead container while a connection of it is not ended, for 100 s where the other side is out of reach: the next
-        container of that address would then share it with a dead one."""
-        made = {line.split()[0].partition("@")[0] for line in self.on(number, ["ip", "-brief", "link"]).splitlines()} - {"lo", "eth0"}
+        """Remove what the engine made in its machine's network, as all machines share a kernel that is never turned
+        off. It keeps the network of a dead container while a connection of it is not ended, for 100 s where the other
+        side is out of reach: the next container of that address would then share it with a dead one.
+        """
+        made = {
+            line.split()[0].partition("@")[0] for line in self.on(number, ["ip", "-brief", "link"]).splitlines()
+        } - {"lo", "eth0"}
         for link in sorted(made):
             # The two ends of a pair go together.
             sh("ip", "-n", f"{self._name}{number}", "link", "delete", link, check=False)
@@ -244,7 +296,8 @@ class Hosts:
         with (folder / "log").open("ab") as log:
             self._engines[number] = subprocess.Popen(
                 [
-                    "setpriv", "--pdeathsig", "KILL", *self.enter(number), "unshare", "--mount", "--uts", "--ipc", "--pid", "--fork",
+                    "setpriv", "--pdeathsig", "KILL", *self.enter(number), "unshare", "--mount", "--uts", "--ipc",
+                    "--pid", "--fork",
                     "--kill-child", "--mount-proc", "--propagation", "private", "bash", str(folder / "init"),
                 ],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,

@@ -1,11 +1,13 @@
 """What the tests in a swarm of their own share: a cluster on one of its machines, and looks at it."""
 
+import contextlib
 import json
+import socket
 from collections.abc import Callable
 from typing import Any
 
-from tests.integration.clusters import House
-from tests.swarm.crowd import Crowd
+from tests.support.cluster import TestCluster
+from tests.swarm.closed_model import ClosedModel
 from tests.swarm.hosts import Hosts
 
 IMAGE = "comet-test:1"
@@ -21,43 +23,70 @@ OWN = {
 """The same application, as somebody's own service."""
 
 
-def at(lab: Hosts, made: House, number: int = 1) -> House:
+PAUSE = 0.1
+"""Seconds between a client's answer and its next request: three machines share the processors with them."""
+
+
+def on_machine(lab: Hosts, cluster: TestCluster, number: int = 1) -> TestCluster:
     """Everything of this cluster happens on that machine."""
-    made.command = (*lab.enter(number), *made.command[-2:])
-    made.environment = {"DOCKER_HOST": lab.socket(number)}
-    return made
+    cluster.command = (*lab.enter(number), *cluster.command[-2:])
+    cluster.environment = {"DOCKER_HOST": lab.socket(number)}
+    return cluster
 
 
-def workers(made: House) -> dict[str, dict[str, Any]]:
-    return {name: row for name, row in made.replicas().items() if row["role"] == "worker"}
+def listens(lab: Hosts, address: str) -> bool:
+    """Whether somebody takes connections at HOST:PORT, as seen from h1."""
+    host, _, port = address.partition(":")
+
+    def connects() -> bool:
+        with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=5):
+            return True
+        return False
+
+    return lab.within(1, connects)
 
 
-def settled(made: House, count: int = 3) -> Callable[[], bool]:
-    """Whether all workers are ready, each on a task of its own, and every load balancer finds them well."""
+def nothing_runs_on(lab: Hosts, number: int) -> bool:
+    """Whether that machine has no running container. `containers.list` of the SDK asks for each one that it was told
+    of, and fails where one has gone in between.
+    """
+    return not lab.client(number).api.containers()
 
-    def look() -> bool:
-        listed = made.ps()
+
+def workers(cluster: TestCluster) -> dict[str, dict[str, Any]]:
+    return {name: row for name, row in cluster.replicas().items() if row["role"] == "worker"}
+
+
+def all_ready(cluster: TestCluster, count: int = 3) -> Callable[[], bool]:
+    """Whether all workers are ready, each on a task of its own, and every load balancer finds them healthy."""
+
+    def poll() -> bool:
+        listed = cluster.ps()
         rows = [row for row in listed["replicas"] if row["role"] == "worker"]
         well = [edge["healthy"] for edge in listed["edges"]]
-        return len({row["id"] for row in rows if row["state"] == "ready"}) == count and len(well) == 2 * count and all(well)
+        return (
+            len({row["id"] for row in rows if row["state"] == "ready"}) == count
+            and len(well) == 2 * count
+            and all(well)
+        )
 
-    return look
+    return poll
 
 
-def crowd(lab: Hosts, made: House, number: int = 1) -> Crowd:
+def clients_of(lab: Hosts, cluster: TestCluster, number: int = 1) -> ClosedModel:
     """Clients of both load balancers, on the machine on which these are."""
-    first = made.config["load-balancer-port"]
-    return Crowd(lab, number, [first, first + 1])
+    first = cluster.config["load-balancer-port"]
+    return ClosedModel(lab, number, [first, first + 1], pause=PAUSE)
 
 
-def counted(made: House) -> int:
+def total_requests(cluster: TestCluster) -> int:
     """TotalRequests over all workers."""
-    return int(json.loads(made.comet("stats", "--json").stdout)["TotalRequests"][0]["total"])
+    return int(json.loads(cluster.comet("stats", "--json").stdout)["TotalRequests"][0]["total"])
 
 
-def told(made: House, *arguments: str) -> str:
-    """The one line of a command that fails."""
-    done = made.comet(*arguments)
+def error_line(cluster: TestCluster, *arguments: str) -> str:
+    """The one line of a command that fails, without the progress (indented) of one that takes long."""
+    done = cluster.comet(*arguments)
     assert done.returncode in (1, 2), done.stdout
-    (line,) = done.stderr.strip().splitlines()
+    (line,) = [line for line in done.stderr.strip("\n").splitlines() if not line.startswith("  ")]
     return line

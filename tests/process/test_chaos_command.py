@@ -1,0 +1,20 @@
+"""`chaos` on a user's own cluster."""
+
+import json
+from pathlib import Path
+
+from tests.support.cluster import open_cluster
+
+
+def test_chaos_explains_every_error_of_a_sound_cluster(tmp_path: Path) -> None:
+    with open_cluster(tmp_path, runtime="process", worker=3, pool=2, avg_delay=0, failure=0) as cluster:
+        cluster.start()
+        done = cluster.comet("chaos", "--for", "5s", "--seed", "7", "--kinds", "worker,lb,freeze,fault", "--json")
+        assert done.returncode == 0, done.stdout + done.stderr
+        told = json.loads(done.stdout)
+        assert told["passed"]
+        assert told["requests"] > 100
+        assert {row["kind"] for row in told["actions"]} & {"worker", "lb"}
+        assert all(row["state"] == "ready" for row in cluster.replicas().values())
+        assert cluster.comet("chaos", "--kinds", "wroker").returncode == 2
+        cluster.stop()

@@ -1,0 +1,137 @@
+"""Scenarios as tests: what is expected, the verdict, the user's own client. One cluster for the file."""
+
+import json
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from subprocess import CompletedProcess
+
+import pytest
+
+from comet.host import process_identity
+from tests.support.cluster import TestCluster, open_cluster
+from tests.support.waiting import wait_until
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestCluster]:
+    folder = tmp_path_factory.mktemp("verdict")
+    with open_cluster(folder, runtime="process", worker=2, pool=2, avg_delay=0, failure=0) as made:
+        made.start()
+        yield made
+
+
+def play(cluster: TestCluster, text: str, *options: str) -> "CompletedProcess[str]":
+    (cluster.folder / "s.yaml").write_text(text)
+    return cluster.comet("scenario", "s.yaml", *options)
+
+
+def await_lives(cluster: TestCluster) -> None:
+    """No death is under way, noticed or not: each replica is ready, and its process lives."""
+
+    def lives() -> bool:
+        rows = cluster.replicas().values()
+        return all(row["state"] == "ready" and process_identity.is_alive(row["pid"], None) for row in rows)
+
+    wait_until(lives, 60, "all ready")
+
+
+def test_kills_that_no_client_notices_pass(cluster: TestCluster) -> None:
+    done = play(
+        cluster,
+        """
+clients: 4
+expect: {errors: 0, lost: 0, 2xx: 100%}
+steps:
+  - {name: calm, for: 500ms, expect: {p99: 60s, ok: ">= 1"}}
+  - name: kills
+    for: 8s
+    kill: [worker-0, lb-1]
+    expect: {recovery: 60s, replicas: {all: ready}}
+""",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == "passed: all 7 hold"
+    assert "held    kills: recovery at most 60 s: " in done.stdout
+    assert "  kill worker-0 KILL" in done.stderr
+
+
+def test_a_missed_expectation_fails_the_step_in_which_the_errors_happened(cluster: TestCluster) -> None:
+    report = cluster.folder / "report.xml"
+    began = time.monotonic()
+    done = play(
+        cluster,
+        """
+rate: 20..60
+path: /api/v1/hello
+steps:
+  - {name: calm, for: 1s, expect: {errors: 0}}
+  - {name: failing, for: 1s, faults: {all: {failure: 100, status: 503}}, expect: {injected: 0, 503: 1%}}
+""",
+        "--json",
+        "--junit",
+        str(report),
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    told = json.loads(done.stdout)
+    assert told["passed"] is False
+    held = {each["what"]: each["holds"] for each in told["expectations"]}
+    assert held == {"errors": True, "injected": False, "503": False}
+    # Each step lasts a second, or longer on a busy machine; meanwhile the rate rises on.
+    longest = max(1.1, time.monotonic() - began - 1)
+    assert 30 <= told["total"]["requests"] <= 45 + 20 * longest + 20 * longest**2
+    suite = ElementTree.parse(report).getroot()
+    assert (suite.get("tests"), suite.get("failures")) == ("4", "2")
+
+
+def test_a_step_scales_signals_and_restarts(cluster: TestCluster) -> None:
+    done = play(
+        cluster,
+        """
+clients: 1..4
+steps:
+  - name: more
+    for: 500ms
+    do: [{scale: {worker: 3, lb: 2}}, {signal: {worker-2: CONT}}, {restart: worker-2}]
+    expect: {replicas: {worker-2: ready, lb: ready}}
+  - {name: less, for: 500ms, do: [{scale: {worker: 2}}, reload], expect: {errors: 0, replicas: {worker: ready}}}
+""",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert sorted(cluster.replicas()) == ["lb-0", "lb-1", "worker-0", "worker-1"]
+
+
+def test_random_kills_follow_their_seed(cluster: TestCluster) -> None:
+    text = "seed: 11\nclients: 0\nsteps: [{for: 900ms, kill: random, every: 400ms}]\n"
+    seen = []
+    for _ in range(2):
+        await_lives(cluster)  # A replica that is dead already is not killed.
+        seen.append([line for line in play(cluster, text).stderr.splitlines() if "kill" in line])
+    assert seen[0][0] == seen[1][0]
+
+
+CLIENT = """
+import os, sys, urllib.request
+for url in os.environ["COMET_URLS"].split():
+    urllib.request.urlopen(f"{url}/api/v1/hello").read()
+print("asked", os.environ["COMET_URL"])
+sys.exit(int(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_the_users_client_counts(cluster: TestCluster, code: int) -> None:
+    await_lives(cluster)
+    text = "steps: [{name: alone, for: 500ms}]\n"
+    done = play(cluster, text, "--json", "--", sys.executable, "-c", CLIENT, str(code))
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["client"]["exit_code"]) == (code and 1, code)
+    assert told["total"]["requests"] == 0  # The user's client is the load.
+    assert "asked http://127.0.0.1:" in done.stderr
+
+
+def test_a_client_that_does_not_exist_is_one_line(cluster: TestCluster) -> None:
+    done = play(cluster, "steps: [{for: 500ms}]\n", "--", "/nonexistent/client")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == "/nonexistent/client: cannot be run: No such file or directory"

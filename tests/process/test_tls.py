@@ -1,0 +1,64 @@
+"""TLS of a whole cluster: self-signed, then from files, renewed by a reload; what is not usable is refused."""
+
+import shutil
+import socket
+import ssl
+from pathlib import Path
+
+from tests.process.lb.test_tls import certificate, client_context
+from tests.support.cluster import open_cluster
+from tests.support.lb import Client
+from tests.support.waiting import wait_until
+
+GET = b"GET /api/v1/hello HTTP/1.1\r\nHost: h\r\n\r\n"
+
+
+def shown(port: int) -> bytes:
+    """Ask over TLS, and return the certificate."""
+    sock = client_context().wrap_socket(socket.create_connection(("127.0.0.1", port), timeout=60))
+    with Client.of(sock) as client:
+        assert client.ask(GET).status == 200
+        return sock.getpeercert(binary_form=True) or b""
+
+
+def test_self_signed_then_files_that_are_renewed(tmp_path: Path) -> None:
+    # A kept connection waits until two certificates are made.
+    with open_cluster(
+        tmp_path, runtime="process", worker=1, pool=2, avg_delay=0, tls="self-signed", idle_timeout=3600
+    ) as cluster:
+        ports = [cluster.config["load-balancer-port"] + number for number in range(2)]
+        cluster.start()
+        first = {shown(port) for port in ports}
+        assert len(first) == 1
+        with socket.create_connection(("127.0.0.1", ports[0]), timeout=60) as sock:
+            kept = Client.of(client_context().wrap_socket(sock))
+            for name in ("one", "two"):
+                made = certificate(tmp_path, name)
+                shutil.copy(made["tls_certificate"], tmp_path / "used.pem")
+                shutil.copy(made["tls_key"], tmp_path / "used.key")
+                cluster.write(tls=None, tls_certificate="used.pem", tls_key="used.key")
+                assert cluster.comet("reload").returncode == 0
+                der = ssl.PEM_cert_to_DER_cert(Path(made["tls_certificate"]).read_text())
+                wait_until(lambda der=der: {shown(port) for port in ports} == {der})  # type: ignore[misc]
+            assert kept.ask(GET).status == 200
+            kept.sock.close()
+        shutil.copy(tmp_path / "one.key", tmp_path / "used.key")
+        for command in ("check", "reload"):
+            refused = cluster.comet(command)
+            assert (refused.returncode, "the key belongs to another certificate" in refused.stderr) == (2, True)
+        assert {shown(port) for port in ports} == {der}
+
+
+def test_settings_that_do_not_go_together(tmp_path: Path) -> None:
+    with open_cluster(tmp_path, runtime="process") as cluster:
+        for changes, wrong in (
+            ({"tls-certificate": "a.pem"}, "tls-certificate: needs tls-key"),
+            ({"tls-key": "a.key", "tls-certificate": None}, "tls-key: needs tls-certificate"),
+            ({"tls-certificate": "a.pem"}, "cannot be read"),
+            ({"tls": "self-signed"}, "has its own certificate"),
+        ):
+            cluster.write(**changes)
+            refused = cluster.comet("check")
+            assert refused.returncode == 2
+            assert wrong in refused.stderr
+            assert "Traceback" not in refused.stderr

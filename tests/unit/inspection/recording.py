@@ -1,0 +1,34 @@
+"""Recorded trees of /proc and of control groups, as files of one text.
+
+`=== PATH` begins a file, in which `\\0` stands for the byte 0. `--> PATH TARGET` is a symbolic link.
+"""
+
+import re
+from pathlib import Path
+
+RECORDED = Path(__file__).with_name("recorded")
+WORKER, INIT, BALANCER = 1740, 1720, 1484
+"""The PIDs of the recorded processes: a worker in a container, the container's first process, a load balancer."""
+
+CONTAINER = "957d4a03206e3d7586bf3eedeb14ac2ccd0c7f04231f08b8e0ecd4743a1c1687"
+
+
+def unpacked(folder: Path, *names: str) -> Path:
+    """Write the recorded trees of these names into a folder, and return it."""
+    for name in names:
+        unpack(folder, (RECORDED / f"{name}.txt").read_text())
+    return folder
+
+
+def unpack(folder: Path, content: str) -> None:
+    for part in re.split(r"^(?==== |--> )", content, flags=re.MULTILINE):
+        head, _, body = part.partition("\n")
+        kind, _, about = head.partition(" ")
+        path, _, target = about.partition(" ")
+        file = folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if kind == "-->":
+            file.symlink_to(target)
+        elif kind == "===":
+            zeros = "\\0" in body
+            file.write_text(body.rstrip("\n").replace("\\0", "\0") if zeros else body)

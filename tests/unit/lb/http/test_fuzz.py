@@ -1,0 +1,44 @@
+"""A short run of the fuzzer, and properties by hypothesis. `python -m tests.support.lb_fuzz 600` is the long run."""
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lb.http.chunked import ChunkedReader, frame, last
+from lb.http.request import RequestReader
+from tests.support import lb_fuzz as fuzz
+
+pytestmark = pytest.mark.slow  # Random input, and much of it.
+
+
+@settings(deadline=None)
+@given(st.lists(st.binary(min_size=1, max_size=50), max_size=8), st.randoms(use_true_random=False))
+def test_chunked_encoding_round_trips(payloads: list[bytes], rng: random.Random) -> None:
+    data = b"".join(b"".join(frame([each])) for each in payloads) + last([b"X-Sum: 1"])
+    reader, seen = ChunkedReader(), b""
+    for piece in fuzz.pieces(rng, data):
+        seen += b"".join(reader.feed(piece))
+    assert reader.done
+    assert seen == b"".join(payloads)
+
+
+TOKEN = st.text("!#$%&'*+-.^_`|~0123456789abcXYZ", min_size=1, max_size=12)
+VALUE = st.text([chr(code) for code in range(0x21, 0x7F)], max_size=20)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(TOKEN, VALUE), max_size=10))
+def test_ordinary_fields_pass_in_order_and_unchanged(fields: list[tuple[str, str]]) -> None:
+    lines = [f"x-{name}: {value}".encode() for name, value in fields]
+    head = RequestReader(8192, 100, b"lb").read(b"\r\n".join([b"GET / HTTP/1.1", b"Host: a", *lines]) + b"\r\n\r\n")
+    seen = [line for line in head.prefix.split(b"\r\n") if line.startswith(b"x-")]
+    assert seen == [line for line in lines if not line.lower().startswith(b"x-forwarded-")]
+
+
+@given(st.binary(max_size=200))
+@settings(max_examples=300, deadline=None)
+def test_random_bytes_never_crash_the_parser(data: bytes) -> None:
+    fuzz.check_head(data + b"\r\n\r\n")
+    fuzz.check_chunked(random.Random(0), data)

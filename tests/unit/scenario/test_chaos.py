@@ -1,0 +1,68 @@
+"""The choices of a chaos run, and how its requests are accounted for."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from comet.load.closed_model import INJECTED, Answer
+from comet.load.open_model import CompletedRequest
+from comet.scenario.chaos import KINDS, ChaosAction, ChaosRun
+from comet.scenario.victims import Chooser
+from comet.state.directory import Cluster
+
+LB, OTHER = ("127.0.0.1", 5050), ("127.0.0.1", 5051)
+
+
+def rows(*states: str) -> list[dict[str, Any]]:
+    workers = [
+        {"name": f"worker-{number}", "role": "worker", "state": state, "pid": number + 10}
+        for number, state in enumerate(states)
+    ]
+    return [{"name": "lb-0", "role": "lb", "state": "ready", "pid": 9}, *workers]
+
+
+def test_the_last_ready_worker_is_left_alone() -> None:
+    chooser = Chooser(random.Random(1), KINDS)
+    assert chooser.victim("worker", rows("ready", "backoff")) is None
+    assert (chooser.victim("worker", rows("ready", "ready")) or {})["role"] == "worker"
+    assert (chooser.victim("lb", rows("ready")) or {})["name"] == "lb-0"
+    assert (chooser.victim("freeze", rows("ready", "backoff")) or {})["name"] == "lb-0"
+
+
+def test_a_seed_repeats_its_choices() -> None:
+    def choices() -> list[Any]:
+        chooser = Chooser(random.Random(5), KINDS)
+        return [
+            (chooser.pause(), kind := chooser.kind(), chooser.victim(kind, rows("ready", "ready"))) for _ in range(20)
+        ]
+
+    assert choices() == choices()
+
+
+def request(address: tuple[str, int], sent: float, ended: float, answer: Answer | None) -> CompletedRequest:
+    return CompletedRequest(0, address, sent, sent, ended, False, answer, "" if answer else "reset")
+
+
+@pytest.mark.parametrize(
+    ("found", "passed", "broken"),
+    [
+        ([request(LB, 1, 2, Answer(200, "worker-0", b"", False))], True, 0),
+        ([request(LB, 1, 2, Answer(500, "worker-0", INJECTED, False))], True, 0),
+        ([request(LB, 10.2, 10.3, None)], True, 1),
+        ([request(LB, 9.9, 10.5, None)], True, 1),
+        ([request(LB, 12, 13, None)], False, 0),
+        ([request(OTHER, 10.2, 10.3, None)], False, 0),
+        ([request(LB, 1, 2, Answer(503, None, b"", False))], False, 0),
+        ([], False, 0),
+    ],
+)
+def test_only_the_death_of_its_own_load_balancer_explains_an_error(
+    tmp_path: Path, found: list[CompletedRequest], passed: bool, broken: int
+) -> None:
+    run = ChaosRun(Cluster(tmp_path), {"lb-0": LB, "lb-1": OTHER}, "/", 5, 1, ["lb"], 10, 1, lambda line: None)
+    run.actions.append(ChaosAction("lb", "lb-0", 10.0))
+    run.requests, run.complete = found, True
+    report = run.report()
+    assert (report["passed"], report["broken_with_lb"]) == (passed, broken)
