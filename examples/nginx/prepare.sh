@@ -9,7 +9,7 @@ IMAGE=comet-example-nginx
 engine() {
   PYTHONPATH=$ROOT "$VENV/bin/python" -c "
 import sys
-from comet.engine import connect
+from comet.engine.connection import connect
 api, image, stdin = connect().api, sys.argv[1], sys.stdin.buffer
 $1" "$IMAGE"
 }
