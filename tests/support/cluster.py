@@ -308,8 +308,11 @@ class TestCluster:
                 process_identity.end([(each.pid, each.birth) for each in ours], 0.0)
         MemoryGroups(cluster.id).sweep()
         socket_path = self.environment.get("DOCKER_HOST", "unix:///var/run/docker.sock").removeprefix("unix://")
-        if self.config.get("runtime", "docker") == "docker" and Path(socket_path).is_socket():
+        runtime = self.config.get("runtime", "docker")
+        if runtime in ("docker", "swarm") and Path(socket_path).is_socket():
             with contextlib.suppress(docker.errors.DockerException, requests.RequestException), self.engine() as client:
+                if runtime == "swarm":
+                    remove_services(client, f"comet.cluster={cluster.id}")
                 for entry in client.api.containers(all=True, filters={"label": f"comet.cluster={cluster.id}"}):
                     with contextlib.suppress(docker.errors.APIError):
                         client.api.remove_container(entry["Id"], force=True, v=True)
@@ -353,6 +356,14 @@ def _commands() -> Commands:
 
 def _cluster_of(pid: int) -> str | None:
     return process_identity.environment(pid).get("COMET_CLUSTER")
+
+
+def remove_services(client: docker.DockerClient, label: str = "comet.cluster") -> None:
+    """Remove the services and secrets with this label from the swarm that this engine manages, if it does."""
+    listed = [*client.services.list(filters={"label": label}), *client.secrets.list(filters={"label": label})]
+    for each in listed:
+        with contextlib.suppress(docker.errors.NotFound):
+            each.remove()
 
 
 def _sweep_networks(client: docker.DockerClient) -> None:

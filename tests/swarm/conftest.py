@@ -14,6 +14,7 @@ import pytest
 from comet.images import base_image
 from comet.images import worker_image as images
 from comet.state.directory import Cluster
+from tests.support.cluster import remove_services
 from tests.support.waiting import wait_until
 from tests.swarm.evidence import gather_evidence
 from tests.swarm.hosts import Hosts, hosts
@@ -53,13 +54,18 @@ def furnished(folder: Path, count: int, options: str = "") -> Iterator[Hosts]:
 
 
 @pytest.fixture(scope="module")
-def manager(lab: Hosts) -> docker.DockerClient:
-    """What manages the swarm, in which the three are from the first use on."""
+def manager(lab: Hosts) -> Iterator[docker.DockerClient]:
+    """What manages the swarm, in which the three are from the first use on. No service is left in it."""
     client = lab.client(1)
     if client.info()["Swarm"]["LocalNodeState"] == "inactive":
         lab.swarm()
     wait_until(lambda: [each.attrs["Status"]["State"] for each in client.nodes.list()] == ["ready"] * lab.count)
-    return client
+    yield client
+    for number in lab.numbers:
+        if not lab.is_on(number):  # A failed test's.
+            lab.start(number)
+        lab.link(number, up=True)
+    remove_services(client)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -125,8 +125,8 @@ class Hosts:
             raise trouble[0]
         return outcome[0]
 
-    def swarm(self, heartbeat: float = 1.0) -> docker.DockerClient:
-        """Join all into a swarm that h1 manages."""
+    def swarm(self, heartbeat: float = 3.0) -> docker.DockerClient:
+        """Join all into a swarm that h1 manages, and that takes a node for down after three heartbeats, in seconds."""
         first = self.client(1)
         first.swarm.init(
             advertise_addr=f"{NETWORK}.1", listen_addr=f"{NETWORK}.1:2377",

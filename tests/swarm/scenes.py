@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.support.cluster import TestCluster
+from tests.support.waiting import wait_until
 from tests.swarm.closed_model import ClosedModel
 from tests.swarm.hosts import Hosts
 
@@ -55,6 +56,26 @@ def nothing_runs_on(lab: Hosts, number: int) -> bool:
 
 def workers(cluster: TestCluster) -> dict[str, dict[str, Any]]:
     return {name: row for name, row in cluster.replicas().items() if row["role"] == "worker"}
+
+
+def start_everywhere(cluster: TestCluster) -> None:
+    """Start it, with a worker on every machine."""
+    cluster.start()
+    spread(cluster)
+
+
+def spread(cluster: TestCluster, nodes: frozenset[str] = frozenset({"h1", "h2", "h3"})) -> None:
+    """Wait until every one of these nodes has a worker. A manager that a busy machine keeps from hearing of a node in
+    time takes it for down, places nothing there, and moves nothing back afterwards: a restart does.
+    """
+
+    def everywhere() -> bool:
+        if nodes <= {row["node"] for row in workers(cluster).values()}:
+            return True
+        cluster.comet("restart", "worker")
+        return False
+
+    wait_until(everywhere, 60, f"a worker on each of {', '.join(sorted(nodes))}")
 
 
 def all_ready(cluster: TestCluster, count: int = 3) -> Callable[[], bool]:

@@ -11,7 +11,7 @@ from tests.support.cluster import TestCluster, open_cluster
 from tests.support.waiting import wait_until
 from tests.swarm.hosts import Hosts
 from tests.swarm.remote import by_ssh, by_tls
-from tests.swarm.scenes import OWN, all_ready, clients_of, error_line, on_machine, workers
+from tests.swarm.scenes import OWN, all_ready, clients_of, error_line, on_machine, spread, start_everywhere, workers
 
 SOUND = OWN | {"worker_command": "['--listen', '0.0.0.0:{port}', '--identity', 'container', '--no-faults']"}
 
@@ -36,12 +36,12 @@ def cluster(lab: Hosts, manager: docker.DockerClient, way: dict[str, str], tmp_p
 
 
 def test_a_remote_manager_works_like_a_local_one(cluster: TestCluster, lab: Hosts) -> None:
-    cluster.start()
-    assert {row["node"] for row in workers(cluster).values()} == {"h1", "h2", "h3"}
+    start_everywhere(cluster)
     with clients_of(lab, cluster, 2) as clients:
         assert cluster.comet("scale", "worker=4").returncode == 0
         wait_until(all_ready(cluster, 4))
         assert "listening on" in cluster.comet("logs", "worker-3").stdout
+        spread(cluster, frozenset({"h1"}))
         here = next(name for name, row in workers(cluster).items() if row["node"] == "h1")
         assert cluster.comet("kill", here).returncode == 0
         wait_until(lambda: workers(cluster)[here]["last_exit"], what="its death is told")
@@ -53,7 +53,7 @@ def test_a_remote_manager_works_like_a_local_one(cluster: TestCluster, lab: Host
 
 @pytest.mark.parametrize("way", ["ssh"], indirect=True)
 def test_an_unreachable_manager_is_reconnected(cluster: TestCluster, lab: Hosts) -> None:
-    cluster.start()
+    start_everywhere(cluster)
     with clients_of(lab, cluster, 2) as clients:
         lab.link(1, up=False)
         wait_until(lambda: cluster.events("engine_lost"), 60, "the manager is missed")
