@@ -391,7 +391,7 @@ DECLARED = (
         ("compare", "compare --rounds 3 --html report.html", "compare --question start"),
         (
             value(
-                "--rounds", "N", "number of rounds, each with all measurements (6); 3 rounds take about 6 minutes",
+                "--rounds", "N", "number of rounds, each with all measurements (6); 3 rounds take at most 8 minutes",
                 read=positive, default=6,
             ),
             value("--question", "NAME", f"ask one question alone: {', '.join(QUESTIONS)}", choices=QUESTIONS),

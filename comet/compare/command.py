@@ -20,7 +20,7 @@ def compare(options: argparse.Namespace) -> int:
     The output files are tried before the first round, since a typing error must not cost a quarter of an hour.
     """
     if not 1 <= options.rounds <= MAX_ROUNDS:
-        raise UserError(f"--rounds {options.rounds}: from 1 to {MAX_ROUNDS} (3 take about 6 minutes)", 2)
+        raise UserError(f"--rounds {options.rounds}: from 1 to {MAX_ROUNDS} (3 take at most 8 minutes)", 2)
     for path in (options.json, options.html):
         if path is not None:
             _write(path, path.read_text() if path.is_file() else "")

@@ -83,6 +83,16 @@ def test_an_axis_ends_at_a_round_number(limit: float, top: float) -> None:
     assert svg.nice(limit) == pytest.approx(top)
 
 
+def test_the_page_begins_with_its_first_picture() -> None:
+    report = Report("load", notes=["all is well"], parts=[*PICTURES])
+    html = page.render(report)
+    assert html.index("<svg") < html.index("all is well")
+    assert html.count("<svg") == len(PICTURES)
+    report.parts = [Table("T", ["who"], [["a"]]), *PICTURES]
+    html = page.render(report)
+    assert html.index("all is well") < html.index("<td>a") < html.index("<svg")
+
+
 def test_the_page_is_whole_and_alone() -> None:
     report = Report("load", passed=False, notes=["threshold MISSED: p99 <b>"], machine={"cores": 2})
     report.parts = [Table("T", ["who", "ms"], [["a", 1.5], ["b", None]], prose="why"), *PICTURES]
@@ -90,7 +100,7 @@ def test_the_page_is_whole_and_alone() -> None:
     for part in (
         "did not pass",
         '<li class="bad">threshold MISSED: p99 &lt;b&gt;</li>',
-        '<td class="number">1.50</td>',
+        "<td class=r>1.50",
         "cores 2",
         '<p class="soft">why</p>',
     ):
