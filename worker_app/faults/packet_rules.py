@@ -10,15 +10,13 @@ The messages are those of linux/netfilter/nf_tables.h. Numbers in them are in ne
 
 from __future__ import annotations
 
-import os
-import socket
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from worker_app.faults.netlink import ACKNOWLEDGE, APPEND, CREATE, Channel, attribute, message, nested, text
+
 NETLINK_NETFILTER = 12
-ANSWER_TIMEOUT = 5.0
-"""Seconds that the kernel may take to answer; it does at once."""
 
 BURST = 128 << 10
 """Bytes that may follow one another at once within a bandwidth: one packet of a virtual device can have 64 KiB."""
@@ -27,8 +25,6 @@ _DROP, _ACCEPT = 0, 1
 _NETDEV, _NF_TABLES = 5, 10
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11
 _NEW_TABLE, _NEW_CHAIN, _NEW_RULE = 0, 3, 6
-_REQUEST, _ACKNOWLEDGE, _CREATE, _APPEND = 0x1, 0x4, 0x400, 0x800
-_ERROR = 2
 _OWNER = 2
 _HOOKS = {"in": 0, "out": 1}
 _PERCENT = 1_000_000
@@ -41,93 +37,63 @@ class PacketRules:
     """Rules in force until `close`; OSError where the kernel does not accept them."""
 
     def __init__(self, settings: Mapping[str, Any], devices: Iterable[str]) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
+        self._channel = Channel(NETLINK_NETFILTER)
         try:
-            self._socket.bind((0, 0))
-            self._socket.settimeout(ANSWER_TIMEOUT)
-            count, batch = messages(f"comet-{self._socket.getsockname()[0]}", settings, list(devices))
-            self._socket.send(batch)
-            answered = 0
-            while answered < count:
-                for problem in answers(self._socket.recv(1 << 16)):
-                    if problem:
-                        raise OSError(problem, os.strerror(problem))
-                    answered += 1
+            count, batch = messages(f"comet-{self._channel.address}", settings, list(devices))
+            self._channel.ask(batch, count)
         except BaseException:
-            self._socket.close()
+            self._channel.close()
             raise
 
     def close(self) -> None:
-        self._socket.close()
+        self._channel.close()
 
 
 def messages(table: str, settings: Mapping[str, Any], devices: list[str]) -> tuple[int, bytes]:
     """Return the number of answers that are to come, and the messages, which the kernel carries out all or none."""
-    parts = [(_NEW_TABLE, _CREATE, _text(1, table) + _number(2, _OWNER))]
+    parts = [(_NEW_TABLE, CREATE, text(1, table) + _number(2, _OWNER))]
     for index, device in enumerate(devices):
         for way, hook in _HOOKS.items():
             chain = f"{way}-{index}"
-            place = _nested(4, _number(1, hook), _number(2, 0), _text(3, device))
+            place = nested(4, _number(1, hook), _number(2, 0), text(3, device))
             policy = _DROP if settings.get("partition") else _ACCEPT
-            body = _text(1, table) + _text(3, chain) + place + _number(5, policy) + _text(7, "filter")
-            parts.append((_NEW_CHAIN, _CREATE, body))
-            named = _text(1, table) + _text(2, chain)
-            parts += [(_NEW_RULE, _CREATE | _APPEND, named + _nested(4, *rule)) for rule in _rules(settings)]
+            body = text(1, table) + text(3, chain) + place + _number(5, policy) + text(7, "filter")
+            parts.append((_NEW_CHAIN, CREATE, body))
+            named = text(1, table) + text(2, chain)
+            parts += [(_NEW_RULE, CREATE | APPEND, named + nested(4, *rule)) for rule in _rules(settings)]
     wanted = [
-        _message(_NF_TABLES << 8 | kind, flags | _ACKNOWLEDGE, number, _NETDEV, 0, body)
+        _message(_NF_TABLES << 8 | kind, flags | ACKNOWLEDGE, number, _NETDEV, 0, body)
         for number, (kind, flags, body) in enumerate(parts, 1)
     ]
     begin, end = (_message(kind, 0, 0, 0, _NF_TABLES, b"") for kind in (_BATCH_BEGIN, _BATCH_END))
     return len(wanted), b"".join([begin, *wanted, end])
 
 
-def answers(data: bytes) -> Iterator[int]:
-    """Yield the error number of each answer, 0 for what was done."""
-    while len(data) >= 20:
-        length, kind = struct.unpack_from("=IH", data)
-        if kind == _ERROR:
-            yield -struct.unpack_from("=i", data, 16)[0]
-        data = data[max(length + 3 & ~3, 16) :]
-
-
 def _rules(settings: Mapping[str, Any]) -> Iterator[list[bytes]]:
     """Yield the expressions of each rule that drops packets."""
     lost, speed = settings.get("loss") or 0.0, settings.get("bandwidth") or 0.0
-    drop = _expression("immediate", _number(1, _VERDICT), _nested(2, _nested(2, _number(1, _DROP))))
+    drop = _expression("immediate", _number(1, _VERDICT), nested(2, nested(2, _number(1, _DROP))))
     if lost:
         # The number has the byte order of the machine; the comparison is one of bytes.
         random = _expression("numgen", _number(1, _REGISTER), _number(2, _PERCENT), _number(3, 1), _number(4, 0))
         swap = _expression(
             "byteorder", _number(1, _REGISTER), _number(2, _REGISTER), _number(3, 1), _number(4, 4), _number(5, 4)
         )
-        limit = _nested(3, _number(1, round(lost / 100 * _PERCENT)))
+        limit = nested(3, _number(1, round(lost / 100 * _PERCENT)))
         yield [random, swap, _expression("cmp", _number(1, _REGISTER), _number(2, 2), limit), drop]
     if speed:
-        rate, second = _attribute(1, struct.pack(">Q", max(1, round(speed)))), _attribute(2, struct.pack(">Q", 1))
+        rate, second = attribute(1, struct.pack(">Q", max(1, round(speed)))), attribute(2, struct.pack(">Q", 1))
         over = _expression("limit", rate, second, _number(3, BURST), _number(4, 1), _number(5, 1))
         yield [over, drop]
 
 
 def _expression(name: str, *data: bytes) -> bytes:
-    return _nested(1, _text(1, name), _nested(2, *data))
+    return nested(1, text(1, name), nested(2, *data))
 
 
 def _message(kind: int, flags: int, number: int, family: int, subsystem: int, body: bytes) -> bytes:
-    content = struct.pack("=BB", family, 0) + struct.pack(">H", subsystem) + body
-    return struct.pack("=IHHII", 16 + len(content), kind, _REQUEST | flags, number, 0) + content
-
-
-def _attribute(kind: int, data: bytes) -> bytes:
-    return struct.pack("=HH", 4 + len(data), kind) + data + bytes(-len(data) % 4)
-
-
-def _nested(kind: int, *parts: bytes) -> bytes:
-    return _attribute(kind | 0x8000, b"".join(parts))
-
-
-def _text(kind: int, text: str) -> bytes:
-    return _attribute(kind, text.encode() + b"\0")
+    return message(kind, flags, number, struct.pack("=BB", family, 0) + struct.pack(">H", subsystem) + body)
 
 
 def _number(kind: int, number: int) -> bytes:
-    return _attribute(kind, struct.pack(">I", number))
+    return attribute(kind, struct.pack(">I", number))

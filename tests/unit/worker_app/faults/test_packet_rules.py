@@ -10,7 +10,8 @@ import pytest
 
 from fault_rules import NETWORK
 from worker_app import network
-from worker_app.faults.packet_rules import answers, messages
+from worker_app.faults.netlink import answers
+from worker_app.faults.packet_rules import messages
 
 NESTED = 0x8000
 TABLE, CHAIN, RULE = 10 << 8, 10 << 8 | 3, 10 << 8 | 6
