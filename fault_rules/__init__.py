@@ -2,7 +2,7 @@
 
 Pure, and of the standard library alone: it is part of the workers' image and of every load balancer. A fault is one row
 of WORKER, FRONT or NETWORK; what it does is in `worker_app/http/exchange.py`, `lb/faults/injector.py`,
-`lb/faults/front_connection.py` or `worker_app/faults/packet_rules.py`.
+`lb/faults/front_connection.py`, `worker_app/faults/packet_rules.py` or `worker_app/faults/packet_delay.py`.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -42,7 +42,8 @@ class Fault:
     `unit` is one of LIMITS, "" for a status, a distribution or a `switch` (true or false). `default` is that of
     config.yaml. `slot` is its place among the counts of injected faults, which must not change; None is not counted.
     Counted shares of requests are drawn, in the order of their slots. A `scope` is no fault, but says how many requests
-    others are for. `label` and `remark` are the words of the page's form.
+    others are for. `most` is its largest value, where that is smaller than its unit's. `label` and `remark` are the
+    words of the page's form.
     """
 
     name: str
@@ -56,10 +57,15 @@ class Fault:
     statuses: tuple[int, int] | None = None
     scope: bool = False
     switch: bool = False
+    most: float | None = None
 
     @property
     def attribute(self) -> str:
         return self.name.replace("-", "_")
+
+    @property
+    def limit(self) -> float:
+        return LIMITS[self.unit] if self.most is None else self.most
 
     @property
     def harmful(self) -> bool:
@@ -85,10 +91,9 @@ class Fault:
                 return value
             raise ValueError(f"is not one of {', '.join(DISTRIBUTIONS)}")
         # The bounds come first: an integer can be too large for a float.
-        most = LIMITS[self.unit]
-        if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= most:
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= self.limit:
             return float(value)
-        raise ValueError(f"is not a number from 0 to {most:g}")
+        raise ValueError(f"is not a number from 0 to {self.limit:g}")
 
 
 DISTRIBUTION = Fault(
@@ -147,9 +152,17 @@ FRONT = (
 
 NETWORK = (
     Fault("partition", "whether no packet reaches the worker or leaves it", "", default=False, switch=True),
-    Fault("loss", "share of the packets to and from the worker that are lost"),
-    Fault("bandwidth", "speed above which packets to and from the worker are lost, each way", "B/s"),
-)
+    Fault("loss", "share of the packets to and from the worker that are lost", remark="of packets"),
+    Fault("bandwidth", "speed above which packets to and from the worker are lost, each way", "B/s", remark="0: any"),
+    Fault(
+        "network-delay", "time that each packet from the worker waits before it leaves", "ms", most=60_000.0,
+        remark="per packet sent",
+    ),
+    Fault(
+        "network-jitter", "how much longer or shorter that time is at most, at random", "ms", most=2_000.0,
+        remark="more or less",
+    ),
+)  # fmt: skip
 """The faults of a container's network: they concern all that it sends and receives, and need a time limit."""
 
 

@@ -3,22 +3,26 @@
 LEASES is a JSON list of objects, each with settings of `fault_rules.NETWORK`, with `until`, a moment of CLOCK_BOOTTIME
 (the clock that host and containers share), and with `boot-id`, the boot from which that counts. Later ones override
 earlier ones. Once the faults are effective it prints `ready`, else why they cannot be, and waits to be removed. It
-ends with the last lease. Whatever ends this process ends the faults (`worker_app.faults.packet_rules`).
+ends with the last lease, and when it is asked to (SIGTERM). Whatever ends this process ends the faults
+(`worker_app.faults.packet_rules`).
 """
 
 from __future__ import annotations
 
 import errno
 import json
+import signal
 import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from types import FrameType
 from typing import Any
 
 from fault_rules import NETWORK
 from worker_app.common.boot import boot_id, boot_time
-from worker_app.faults.packet_rules import PacketRules
+from worker_app.faults.packet_delay import DelayQueues, Unavailable, netem
+from worker_app.faults.packet_rules import PacketRules, is_delayed
 
 POLL_INTERVAL = 1.0
 """The longest sleep in seconds: a sleep does not see that the machine was suspended."""
@@ -31,6 +35,7 @@ LACKING = (errno.EOPNOTSUPP, errno.ENOENT, errno.EINVAL, errno.EPROTONOSUPPORT)
 
 
 def main(argv: Sequence[str]) -> int:
+    signal.signal(signal.SIGTERM, _end)
     try:
         (text,) = argv
         leases = read(json.loads(text), boot_id())
@@ -39,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
         return 2
     try:
         hold(leases)
-    except OSError as error:
+    except (OSError, Unavailable) as error:
         print(reason(error), flush=True)
         time.sleep(REMOVAL_TIMEOUT)
         return 1
@@ -51,15 +56,26 @@ def hold(leases: Sequence[Mapping[str, Any]]) -> None:
     devices = [name for _, name in socket.if_nameindex() if name != "lo"]
     if not devices:
         raise OSError(errno.ENODEV, "the container has no network device")
-    held: PacketRules | None = None
-    while (end := next_end(leases, boot_time())) is not None:
-        former, held = held, PacketRules(effective(leases, boot_time()), devices)
-        if former is None:
-            print("ready", flush=True)
-        else:
-            former.close()
-        while (left := end - boot_time()) > 0:
-            time.sleep(min(left, POLL_INTERVAL))
+    queues, held = DelayQueues(devices), None
+    try:
+        while (end := next_end(leases, boot_time())) is not None:
+            settings = effective(leases, boot_time())
+            if is_delayed(settings):
+                queues.put(netem(settings.get("network-delay", 0.0), settings.get("network-jitter", 0.0)))
+            elif held is None:
+                queues.sweep()
+            former, held = held, PacketRules(settings, devices)
+            if former is None:
+                print("ready", flush=True)
+            else:
+                former.close()
+            while (left := end - boot_time()) > 0:
+                time.sleep(min(left, POLL_INTERVAL))
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # The end is not to be cut short.
+        if held is not None:
+            held.close()
+        queues.close()
 
 
 def read(document: Any, boot: str) -> list[dict[str, Any]]:
@@ -90,13 +106,19 @@ def next_end(leases: Sequence[Mapping[str, Any]], moment: float) -> float | None
     return min((lease["until"] for lease in leases if lease["until"] > moment), default=None)
 
 
-def reason(error: OSError) -> str:
+def reason(error: OSError | Unavailable) -> str:
     """Return why the faults cannot be injected, for people."""
+    if isinstance(error, Unavailable):
+        return str(error)
     if error.errno in LACKING:
         return f"this kernel cannot drop packets of a single device (Linux 5.16 with nf_tables can): {error.strerror}"
     if error.errno in (errno.EPERM, errno.EACCES):
         return f"the engine does not let a container change its network: {error.strerror}"
     return error.strerror or str(error)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(0)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ Config, commands and API check their values against this one table, which is mad
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import fault_rules
@@ -12,6 +12,7 @@ from comet.common.values import (
     MILLISECONDS,
     PERCENT,
     SPEED,
+    Check,
     Key,
     brief,
     flag,
@@ -24,13 +25,13 @@ from comet.common.values import (
 )
 from fault_rules import DISTRIBUTIONS, Fault
 
-_CHECKS = {
-    "%": (measured(0, 100, PERCENT), "percent, from 0 to 100"),
-    "ms": (measured(0, 600000, MILLISECONDS), "milliseconds, from 0 to 600000"),
-    "B/s": (measured(0, 1e9, SPEED), "bytes per second, 0 for at once"),
-    "MiB/s": (number(0, 1e6), "MiB per second, from 0 to 1000000"),
+_CHECKS: dict[str, Callable[[float], tuple[Check, str]]] = {
+    "%": lambda most: (measured(0, most, PERCENT), f"percent, from 0 to {most:.0f}"),
+    "ms": lambda most: (measured(0, most, MILLISECONDS), f"milliseconds, from 0 to {most:.0f}"),
+    "B/s": lambda most: (measured(0, most, SPEED), "bytes per second, 0 for at once"),
+    "MiB/s": lambda most: (number(0, most), f"MiB per second, from 0 to {most:.0f}"),
 }
-"""How a value of each unit is checked, and what is allowed."""
+"""How a value of each unit is checked, and what is allowed, by the largest value."""
 
 
 def _key(fault: Fault) -> Key:
@@ -42,7 +43,7 @@ def _key(fault: Fault) -> Key:
     if not fault.unit:
         *others, last = DISTRIBUTIONS
         return Key(fault.default, one_of(*DISTRIBUTIONS), f"{', '.join(others)} or {last}", fault.meaning)
-    return Key(fault.default, *_CHECKS[fault.unit], fault.meaning)
+    return Key(fault.default, *_CHECKS[fault.unit](fault.limit), fault.meaning)
 
 
 NETWORK = {fault.name: _key(fault) for fault in fault_rules.NETWORK}

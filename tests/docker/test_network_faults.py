@@ -1,21 +1,23 @@
 """Faults of a container's network, tried through a real cluster: what clients see, and what is left of them."""
 
-import contextlib
 import os
 import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
-import requests
 
-from tests.support import pages
+from tests.support import network_faults, pages
 from tests.support.cluster import TestCluster, open_cluster
+from tests.support.network_faults import QUICK, answers
+from tests.support.network_places import lacks_queues, needs_no_netem
 from tests.support.waiting import wait_until
 
 BOTH = {"worker-0", "worker-1"}
-QUICK = {"health_interval": 0.5, "health_timeout": 0.5, "health_restart": 1000, "request_timeout": 3}
+WITH_NETEM = pytest.mark.machine(partial(lacks_queues, "htb", "netem"))
+WITHOUT_NETEM = pytest.mark.machine(partial(needs_no_netem))
 
 
 @pytest.fixture(scope="module")
@@ -47,18 +49,10 @@ def in_rotation(cluster: TestCluster) -> set[str]:
     return {answer.headers["X-Comet-Worker"] for answer in answers if answer.status_code == 200}
 
 
-def answers(cluster: TestCluster, number: int) -> bool:
-    """Whether a worker itself answers, asked at its own port."""
-    with contextlib.suppress(requests.RequestException):
-        return requests.get(f"{cluster.worker(number)}/healthz", timeout=0.5).status_code == 200
-    return False
-
-
 def helpers(cluster: TestCluster) -> list[str]:
     """The containers that hold faults."""
-    labels = [f"comet.cluster={cluster.cluster_id}", "comet.network"]
     with cluster.engine() as client:
-        return [entry["Id"] for entry in client.api.containers(all=True, filters={"label": labels})]
+        return network_faults.helpers(cluster, client)
 
 
 def test_a_partition_takes_one_worker_out_and_its_end_brings_it_back(
@@ -109,6 +103,36 @@ def test_lost_packets_cost_time_and_no_request(cluster: TestCluster, order: Call
     seen = [cluster.hello().status_code for _ in range(10)]
     assert seen.count(200) >= 5
     assert len(helpers(cluster)) == 2
+
+
+@WITHOUT_NETEM
+def test_without_netem_a_delay_is_refused_in_one_line_and_others_stay(
+    cluster: TestCluster, order: Callable[..., None]
+) -> None:
+    order("worker-1", "--loss", "10%", "--for", "60s")
+    for words in (("--network-delay", "100ms"), ("--network-jitter", "20ms", "--loss", "5%")):
+        done = cluster.comet("faults", "worker-1", *words, "--for", "60s")
+        assert done.returncode == 1
+        assert done.stderr.count("\n") == 1
+        assert "worker-1: its network can have no faults: this kernel cannot delay packets" in done.stderr
+        assert "modprobe sch_netem" in done.stderr
+        assert done.stderr.endswith("nothing was changed\n")
+    listed = cluster.comet("faults", "worker-1").stdout
+    assert "10 %" in listed
+    assert "network-delay" not in listed
+    assert len(helpers(cluster)) == 1
+
+
+@WITH_NETEM
+def test_delayed_packets_make_answers_late_until_it_is_cleared(
+    cluster: TestCluster, order: Callable[..., None]
+) -> None:
+    order("all", "--network-delay", "200ms", "--network-jitter", "20ms", "--bandwidth", "1MB/s", "--for", "60s")
+    late = [cluster.hello() for _ in range(4)]
+    assert {answer.status_code for answer in late} == {200}
+    assert min(answer.elapsed.total_seconds() for answer in late) > 0.18
+    order("all", "--clear")
+    assert helpers(cluster) == []
 
 
 def test_a_worker_that_is_started_again_is_cut_off_again(cluster: TestCluster, order: Callable[..., None]) -> None:

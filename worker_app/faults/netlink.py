@@ -11,7 +11,7 @@ ANSWER_TIMEOUT = 5.0
 """Seconds that the kernel may take to answer; it does at once."""
 
 REQUEST, ACKNOWLEDGE = 0x1, 0x4
-CREATE, APPEND = 0x400, 0x800
+REPLACE, EXCLUSIVE, CREATE, APPEND = 0x100, 0x200, 0x400, 0x800
 
 _ERROR = 2
 _NESTED = 0x8000

@@ -1,9 +1,10 @@
-"""Makes a network device lose packets, by rules of the kernel that end with the process that holds them.
+"""Makes a network device lose or delay packets, by rules of the kernel that end with the process that holds them.
 
 The rules are a table of nf_tables that belongs to this process's socket (NFT_TABLE_F_OWNER): the kernel removes it
 when the socket closes, also when the process is killed, and no other program can change it. Its chains belong to single
 devices (netdev). They see every packet of theirs, whatever its protocol; other devices, addresses and routes stay as
-they are.
+they are. A rule does not delay a packet itself: it gives it the priority that leads it into the queue of
+`worker_app.faults.packet_delay`.
 
 The messages are those of linux/netfilter/nf_tables.h. Numbers in them are in network byte order, except for headers.
 """
@@ -11,10 +12,12 @@ The messages are those of linux/netfilter/nf_tables.h. Numbers in them are in ne
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from worker_app.faults.netlink import ACKNOWLEDGE, APPEND, CREATE, Channel, attribute, message, nested, text
+from worker_app.faults.packet_delay import DELAYED
 
 NETLINK_NETFILTER = 12
 
@@ -31,6 +34,7 @@ _PERCENT = 1_000_000
 """The random number of a rule is one of so many."""
 
 _REGISTER, _VERDICT = 1, 0
+_PRIORITY = 2
 
 
 class PacketRules:
@@ -49,6 +53,10 @@ class PacketRules:
         self._channel.close()
 
 
+def is_delayed(settings: Mapping[str, Any]) -> bool:
+    return bool(settings.get("network-delay") or settings.get("network-jitter"))
+
+
 def messages(table: str, settings: Mapping[str, Any], devices: list[str]) -> tuple[int, bytes]:
     """Return the number of answers that are to come, and the messages, which the kernel carries out all or none."""
     parts = [(_NEW_TABLE, CREATE, text(1, table) + _number(2, _OWNER))]
@@ -60,7 +68,7 @@ def messages(table: str, settings: Mapping[str, Any], devices: list[str]) -> tup
             body = text(1, table) + text(3, chain) + place + _number(5, policy) + text(7, "filter")
             parts.append((_NEW_CHAIN, CREATE, body))
             named = text(1, table) + text(2, chain)
-            parts += [(_NEW_RULE, CREATE | APPEND, named + nested(4, *rule)) for rule in _rules(settings)]
+            parts += [(_NEW_RULE, CREATE | APPEND, named + nested(4, *rule)) for rule in _rules(settings, way)]
     wanted = [
         _message(_NF_TABLES << 8 | kind, flags | ACKNOWLEDGE, number, _NETDEV, 0, body)
         for number, (kind, flags, body) in enumerate(parts, 1)
@@ -69,8 +77,8 @@ def messages(table: str, settings: Mapping[str, Any], devices: list[str]) -> tup
     return len(wanted), b"".join([begin, *wanted, end])
 
 
-def _rules(settings: Mapping[str, Any]) -> Iterator[list[bytes]]:
-    """Yield the expressions of each rule that drops packets."""
+def _rules(settings: Mapping[str, Any], way: str) -> Iterator[list[bytes]]:
+    """Yield the expressions of each rule that drops packets, or marks those that leave."""
     lost, speed = settings.get("loss") or 0.0, settings.get("bandwidth") or 0.0
     drop = _expression("immediate", _number(1, _VERDICT), nested(2, nested(2, _number(1, _DROP))))
     if lost:
@@ -85,6 +93,11 @@ def _rules(settings: Mapping[str, Any]) -> Iterator[list[bytes]]:
         rate, second = attribute(1, struct.pack(">Q", max(1, round(speed)))), attribute(2, struct.pack(">Q", 1))
         over = _expression("limit", rate, second, _number(3, BURST), _number(4, 1), _number(5, 1))
         yield [over, drop]
+    if way == "out" and is_delayed(settings):
+        # A priority has the byte order of the machine.
+        value = nested(2, attribute(1, DELAYED.to_bytes(4, sys.byteorder)))
+        load = _expression("immediate", _number(1, _REGISTER), value)
+        yield [load, _expression("meta", _number(2, _PRIORITY), _number(3, _REGISTER))]
 
 
 def _expression(name: str, *data: bytes) -> bytes:

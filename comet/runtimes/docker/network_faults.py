@@ -1,7 +1,7 @@
 """Injects faults into the networks of workers' containers: a helper container for each, in the worker's own network.
 
 The helper has one right (NET_ADMIN), in that network alone; nothing of the host changes. Its rules in the kernel end
-with its process (`worker_app.network`). So nothing remains, whatever is killed, and a lease ends on time without a
+with its process (`worker_app.network`). So no fault remains, whatever is killed, and a lease ends on time without a
 supervisor. A change starts a new helper before the earlier one is removed: in between both apply, never none. A
 container that is started again has a new network, and gets a new helper.
 """
@@ -28,6 +28,9 @@ READY = "ready"
 
 READY_TIMEOUT = 15.0
 """Seconds that a helper may take."""
+
+END_TIMEOUT = 3
+"""Seconds that a helper may take to end by itself; it lets packets leave that it has delayed."""
 
 POLL_INTERVAL = 0.02
 """Seconds between two looks at what a helper prints."""
@@ -57,6 +60,8 @@ class NetworkFaults:
             if leases and known is not None and known.running and known.id is not None:
                 self._start(worker, known, leases)
             for helper in former:
+                if not leases:
+                    self._stop(helper)
                 self._remove(helper)
         except engine_errors() as error:
             raise UserError(_refusal(worker, error_text(error))) from None
@@ -119,12 +124,21 @@ class NetworkFaults:
         listed = self._api.containers(all=True, filters={"label": [f"comet.cluster={self._cluster_id}", label]})
         return [str(entry["Id"]) for entry in listed]
 
+    def _stop(self, helper: str) -> None:
+        """Let a helper remove its queues (`worker_app.faults.packet_delay`); nothing else would until the next one."""
+        with contextlib.suppress(docker.errors.NotFound):
+            self._api.stop(helper, timeout=END_TIMEOUT)
+
     def _remove(self, helper: str) -> None:
         try:
             self._api.remove_container(helper, force=True, v=True)
+        except docker.errors.NotFound:
+            return
         except docker.errors.APIError as error:
-            if error.status_code not in (404, 409):  # It has just ended by itself, or is being removed.
+            if error.status_code != 409:
                 raise
+            with contextlib.suppress(*engine_errors()):  # The engine is removing it, as it has ended.
+                self._api.wait(helper, timeout=END_TIMEOUT, condition="removed")
 
 
 def _all_over(leases: Sequence[Mapping[str, Any]]) -> bool:

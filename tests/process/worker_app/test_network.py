@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 
-from tests.support.cluster import ROOT
+from tests.support.network_places import THERE, Place
 from tests.support.waiting import wait_until
 from worker_app.common.boot import boot_id, boot_time
 
 pytestmark = [pytest.mark.root, pytest.mark.program("ip")]
 
-HERE, THERE, PORT = "10.9.0.1", "10.9.0.2", 9000
+PORT = 9000
 COUNT, SIZE = 4000, 1000
 
 SEND = """
@@ -46,75 +43,6 @@ try:
 except TimeoutError:
     print(count)
 """
-
-
-@dataclass(frozen=True)
-class Place:
-    """A network namespace, which lives as long as the process that was made for it."""
-
-    pid: int
-
-    def run(self, *words: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            ["nsenter", "-t", str(self.pid), "-n", *words], stdout=subprocess.PIPE, text=True, cwd=ROOT
-        )
-
-    def done(self, *words: str) -> str:
-        with self.run(*words) as process:
-            assert process.stdout is not None
-            said = process.stdout.read()
-        assert process.returncode == 0, words
-        return said
-
-    def ping(self) -> bool:
-        """Whether a connection to the other end is refused: that takes a packet each way."""
-        script = f"import socket; s = socket.socket(); s.settimeout(0.3); print(s.connect_ex(({HERE!r}, 1)))"
-        return self.done(sys.executable, "-c", script).strip() == "111"
-
-
-@pytest.fixture
-def places() -> Iterator[tuple[Place, Place]]:
-    own = os.readlink("/proc/self/ns/net")
-    with (
-        subprocess.Popen(["unshare", "-n", "sleep", "600"]) as one,
-        subprocess.Popen(["unshare", "-n", "sleep", "600"]) as two,
-    ):
-        try:
-            for each in (one, two):
-                wait_until(lambda pid=each.pid: os.readlink(f"/proc/{pid}/ns/net") != own)  # type: ignore[misc]
-            here, there = Place(one.pid), Place(two.pid)
-            here.done("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth1")
-            here.done("ip", "link", "set", "eth1", "netns", str(there.pid))
-            for place, device, address in ((here, "eth0", HERE), (there, "eth1", THERE)):
-                place.done("ip", "address", "add", f"{address}/24", "dev", device)
-                place.done("ip", "link", "set", device, "up")
-            yield here, there
-        finally:
-            one.kill()
-            two.kill()
-
-
-@pytest.fixture
-def hold(places: tuple[Place, Place]) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Lets leases hold in the second place: each a mapping of settings with `seconds`."""
-    started: list[subprocess.Popen[str]] = []
-
-    def begin(*leases: dict[str, Any]) -> subprocess.Popen[str]:
-        made = [
-            {**{name: value for name, value in each.items() if name != "seconds"},
-             "until": boot_time() + each["seconds"], "boot-id": boot_id()}
-            for each in leases
-        ]  # fmt: skip
-        process = places[1].run(sys.executable, "-m", "worker_app.network", json.dumps(made))
-        started.append(process)
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        return process
-
-    yield begin
-    for process in started:
-        process.kill()
-        process.communicate()
 
 
 def arrived(places: tuple[Place, Place]) -> int:

@@ -67,7 +67,10 @@ class Orders:
         return found
 
 
-@pytest.mark.parametrize("fault", [{"partition": True}, {"loss": 5}, {"bandwidth": "10kB/s"}])
+@pytest.mark.parametrize(
+    "fault",
+    [{"partition": True}, {"loss": 5}, {"bandwidth": "10kB/s"}, {"network-delay": "100ms"}, {"network-jitter": 20}],
+)
 def test_it_needs_a_time_limit(fault: dict[str, Any]) -> None:
     (name,) = fault
     for limits in ({}, {"for": "5s", "count": 3}):
@@ -141,6 +144,18 @@ def test_no_fault_point_is_asked(tmp_path: Path) -> None:
 def test_workers_without_a_network_of_their_own_are_refused(runtime: Any) -> None:
     made = runtime.__new__(runtime)
     made.run = SimpleNamespace()
-    with pytest.raises(UserError, match="worker-0: has no network of its own: partition, loss, bandwidth") as caught:
+    with pytest.raises(
+        UserError, match="worker-0: has no network of its own: partition, loss, bandwidth, net"
+    ) as caught:
         made.require_network_faults("worker-0")
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("fault", [{"network-delay": "61s"}, {"network-jitter": "2.1s"}, {"network-delay": -1}])
+def test_a_delay_has_bounds_of_its_own(fault: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"out of range \(allowed: milliseconds, from 0 to (60000|2000)\)"):
+        change(fault | {"for": "5s"})
+    assert change({"network-delay": "1m", "network-jitter": "2s", "for": 5}).settings == {
+        "network-delay": 60_000.0,
+        "network-jitter": 2_000.0,
+    }

@@ -11,6 +11,7 @@ import pytest
 from fault_rules import NETWORK
 from worker_app import network
 from worker_app.faults.netlink import answers
+from worker_app.faults.packet_delay import DELAYED
 from worker_app.faults.packet_rules import messages
 
 NESTED = 0x8000
@@ -79,6 +80,20 @@ def test_shares_and_speeds_are_rules_of_chains_that_let_the_rest_pass() -> None:
     ] * 2
     assert struct.pack(">I", 125_000) in rules[0]
     assert struct.pack(">Q", 2000) in rules[1]
+
+
+@pytest.mark.parametrize("setting", ["network-delay", "network-jitter"])
+def test_a_delay_marks_what_leaves_after_what_is_lost(setting: str) -> None:
+    _, batch = messages("mine", {"loss": 5.0, "bandwidth": 2000.0, setting: 20.0}, ["eth0"])
+    rules = [data for kind, data in parts(batch) if kind == RULE]
+    lost = [["numgen", "byteorder", "cmp", "immediate"], ["limit", "immediate"]]
+    assert [expressions(rule) for rule in rules] == [*lost, *lost, ["immediate", "meta"]]
+    assert [attributes(rule)[2] for rule in rules] == [b"in-0\0"] * 2 + [b"out-0\0"] * 3
+    assert struct.pack("=I", DELAYED) in rules[-1]
+
+
+def test_without_a_delay_nothing_is_marked() -> None:
+    assert messages("mine", {"network-delay": 0.0, "network-jitter": 0.0}, ["eth0"])[0] == 3
 
 
 def test_each_answer_has_its_error() -> None:
