@@ -12,7 +12,7 @@ from comet.common.figures import NONE
 from comet.config.fault_settings import FRONT_SETTINGS, TEXTS, UNITS
 from comet.events.event import exit_text
 from comet.telemetry.columns import Column, on_page
-from fault_rules import DISTRIBUTIONS, FRONT, LIMITS, WORKER, Fault
+from fault_rules import DISTRIBUTIONS, FRONT, NETWORK, WORKER, Fault
 
 PLACEHOLDER = "<!--rows-->"
 FAULT_KINDS = "<!--fault kinds-->"
@@ -23,7 +23,11 @@ HEADS = "<!--heads-->"
 
 def fill(page: str, replicas: Iterable[Mapping[str, Any]]) -> str:
     """Return the page with a row for each replica of `ps --json`, and with the kinds of faults for its form."""
-    kinds = {"kinds": [_kind(fault) for fault in WORKER], "front": _front_kinds(), "units": UNITS}
+    kinds = {
+        "kinds": [_kind(fault) for fault in (*WORKER, *NETWORK)],
+        "front": _front_kinds(),
+        "units": UNITS,
+    }
     page = page.replace(FAULT_KINDS, json.dumps(kinds).replace("<", "\\u003c"), 1)
     shown = [{"key": each.key, "css": each.css or each.key, "kind": each.format} for each in on_page()]
     page = page.replace(DECLARED_COLUMNS, json.dumps(shown), 1).replace(HEADS, "".join(map(_head, on_page())), 1)
@@ -39,11 +43,14 @@ def _kind(fault: Fault) -> dict[str, Any]:
         "unit": fault.unit,
         "more": fault.remark,
         "workerOnly": fault.worker_only,
+        "network": fault in NETWORK,
     }
+    if fault.switch:
+        return {**kind, "switch": True}
     if fault.statuses is not None:
         low, high = fault.statuses
         return {**kind, "limits": {"min": low, "max": high, "step": 1}}
-    return {**kind, **({"limits": {"max": LIMITS[fault.unit]}} if fault.unit else {"choices": [*DISTRIBUTIONS]})}
+    return {**kind, **({"limits": {"max": fault.limit}} if fault.unit else {"choices": [*DISTRIBUTIONS]})}
 
 
 def _front_kinds() -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
 from comet.admin import html_table
+from fault_rules import NETWORK
 from tests.page import scenes
 from tests.page.stage import FILES, HOME, NARROW, Backstage, Watched, eventually, opened
 
@@ -144,6 +145,52 @@ def test_faults_of_the_front_have_their_own_kinds(browser: Browser) -> None:
         page.check('[name="refuse"]')
         assert sent(watched, behind)[1:] == [("faults", {"target": "front", "refuse": True, "for": 30})]
         assert watched.flaws() == []
+
+
+def test_the_network_of_containers_fails_for_a_time(browser: Browser) -> None:
+    scene = scenes.calm()
+    scene.fault("worker-1", 12.0, partition=True, loss=5.0)
+    behind = Backstage(scene.as_dict())
+    with opened(browser, behind=behind) as watched:
+        page = watched.page
+        press(page, "faults")
+        assert [name for name in (f"#f-{fault.name}" for fault in NETWORK) if page.locator(name).count() != 1] == []
+        assert page.locator("#f-partition option:checked").inner_text() == "differs"
+        page.select_option("#f-target", "worker-1")
+        assert (page.input_value("#f-partition"), page.input_value("#f-loss")) == ("true", "5")
+        page.select_option("#f-target", "worker-2")
+        assert (page.input_value("#f-partition"), page.input_value("#f-network-delay")) == ("false", "0")
+        page.select_option("#f-partition", "true")
+        page.fill("#f-network-delay", "100")
+        for limit, value in (("#f-for", ""), ("#f-count", "3")):
+            former = page.input_value(limit)
+            page.fill(limit, value)
+            page.click("#ask-yes")
+            expect(page.locator("#ask-wrong")).to_have_text("Partition, Network delay: give a time, and no count.")
+            page.fill(limit, former)
+        assert behind.posts == []
+        given = {"partition": True, "network-delay": 100, "for": 30}
+        assert sent(watched, behind) == [("faults", {"target": "worker-2", **given})]
+        press(page, "faults")
+        page.select_option("#f-target", "worker-1")
+        page.select_option("#f-partition", "false")
+        page.fill("#f-for", "")
+        assert sent(watched, behind)[1:] == [("faults", {"target": "worker-1", "partition": False})]
+        assert watched.flaws() == []
+
+
+def test_only_containers_have_a_network_that_can_fail(browser: Browser) -> None:
+    scene = scenes.calm()
+    scene.rows["worker-1"]["kind"] = "process"
+    behind = Backstage(scene.as_dict())
+    with opened(browser, behind=behind) as watched:
+        page = watched.page
+        press(page, "faults")
+        for target, possible in (("all", False), ("worker-1", False), ("worker-0", True)):
+            page.select_option("#f-target", target)
+            assert [page.is_enabled(f"#f-{fault.name}") for fault in NETWORK] == [possible] * len(NETWORK)
+        page.fill("#f-loss", "5")
+        assert sent(watched, behind) == [("faults", {"target": "worker-0", "loss": 5, "for": 30})]
 
 
 DIALOG_STAYS = """() => {

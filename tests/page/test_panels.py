@@ -53,6 +53,21 @@ def test_active_faults_are_listed_named_as_cause_and_cleared(browser: Browser) -
         assert watched.flaws() == []
 
 
+def test_network_faults_are_listed_and_cleared(browser: Browser) -> None:
+    scene = scenes.calm()
+    scene.fault("worker-2", 12.0, **{"partition": True, "network-delay": 100.0, "network-jitter": 20.0})
+    behind = Backstage(scene.as_dict())
+    with opened(browser, behind=behind) as watched:
+        row = watched.page.locator("#active-faults li")
+        expect(row).to_have_count(1)
+        expect(row).to_contain_text("worker-2")
+        expect(row).to_contain_text("partition, network-delay 100 ms, network-jitter 20 ms")
+        expect(row).to_contain_text("12 s left")
+        watched.page.get_by_role("button", name="Clear all faults of worker-2").click()
+        watched.settled()
+        assert behind.posts == [("faults", {"target": "worker-2", "clear": True})]
+
+
 def test_faults_of_the_front_are_listed_and_cleared(browser: Browser) -> None:
     scene = scenes.calm()
     scene.front_fault(12.0, reset=10.0)

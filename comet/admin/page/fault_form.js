@@ -5,7 +5,7 @@ import { FRONT_KINDS, KINDS } from "./fault_kinds.js";
 import { check, choice, line, names, number } from "./fields.js";
 import { FRONT, front } from "./faults.js";
 
-const NEUTRAL = { "delay-distribution": "uniform", status: 500, share: 100 };
+const NEUTRAL = { "delay-distribution": "uniform", status: 500, share: 100, partition: false };
 const SECONDS = 30;
 
 export function faultForm(model, name) {
@@ -16,9 +16,12 @@ export function faultForm(model, name) {
   let kinds = [];
   const show = () => {
     const listed = to() === FRONT ? FRONT_KINDS : KINDS;
-    kinds = listed.map((kind) => ({ kind, made: field(kind, kind.workerOnly && model.config["fault-point"] === "lb") }));
-    kinds.forEach(({ kind, made }) => present(made, kind, chosen(model, to())));
-    box.replaceChildren(...kinds.map((each) => each.made), ...(to() === FRONT ? [el("p", {}, check("refuse", "refuse: the address refuses connections (needs a time)"))] : []));
+    const targets = chosen(model, to());
+    kinds = listed.map((kind) => ({ kind, made: field(kind, impossible(kind, model, targets)) }));
+    kinds.forEach(({ kind, made }) => present(made, kind, targets));
+    const [own, ofNetwork] = [false, true].map((network) => kinds.filter((each) => Boolean(each.kind.network) === network).map((each) => each.made));
+    const head = ofNetwork.length ? [el("p", { class: "quiet" }, "The network of containers (needs a time):")] : [];
+    box.replaceChildren(...own, ...head, ...ofNetwork, ...(to() === FRONT ? [el("p", {}, check("refuse", "refuse: the address refuses connections (needs a time)"))] : []));
   };
   target.querySelector("select").addEventListener("change", show);
   show();
@@ -38,14 +41,24 @@ export function faultForm(model, name) {
   };
 }
 
-function field(kind, impossible) {
-  const made = kind.text
-    ? line(kind.name, kind.words, "", { unit: kind.more })
-    : kind.choices
-      ? choice(kind.name, kind.words, [["", "differs"], ...kind.choices.map((each) => [each, each])], "")
-      : number(kind.name, kind.words, "", { min: 0, step: "any", unit: [kind.unit, kind.more].filter(Boolean).join(" "), ...kind.limits });
-  if (impossible) set(input(made), { disabled: true, title: "it acts within the worker, and fault-point is lb" });
+/** Why these targets cannot have a kind of faults; empty where they can. */
+function impossible(kind, model, targets) {
+  if (kind.workerOnly && model.config["fault-point"] === "lb") return "it acts within the worker, and fault-point is lb";
+  if (kind.network && targets.some((each) => each.kind !== "container")) return "only a container has a network of its own";
+  return "";
+}
+
+function field(kind, reason) {
+  const made = control(kind);
+  if (reason) set(input(made), { disabled: true, title: reason });
   return made;
+}
+
+function control(kind) {
+  if (kind.text) return line(kind.name, kind.words, "", { unit: kind.more });
+  if (kind.switch) return choice(kind.name, kind.words, [["", "differs"], ["false", "no"], ["true", "yes"]], "");
+  if (kind.choices) return choice(kind.name, kind.words, [["", "differs"], ...kind.choices.map((each) => [each, each])], "");
+  return number(kind.name, kind.words, "", { min: 0, step: "any", unit: [kind.unit, kind.more].filter(Boolean).join(" "), ...kind.limits });
 }
 
 const input = (made) => made.querySelector("input, select");
@@ -66,10 +79,17 @@ function present(made, kind, targets) {
   else if (element.options[0].value === "") text(element.options[0], values.size > 1 ? "differs" : "");
 }
 
+function sentValue(kind, value) {
+  if (kind.switch) return value === "true";
+  return kind.text || kind.choices ? value : Number(value);
+}
+
 /** The request; an Error where it would change nothing. */
 function body(form, kinds) {
   const changed = kinds.map(({ kind, made }) => [kind, input(made).value.trim(), input(made).shown]).filter(([, value, shown]) => value !== "" && value !== shown);
-  const given = Object.fromEntries(changed.map(([kind, value]) => [kind.name, kind.text || kind.choices ? value : Number(value)]));
+  const given = Object.fromEntries(changed.map(([kind, value]) => [kind.name, sentValue(kind, value)]));
+  const timed = changed.filter(([kind]) => kind.network && given[kind.name]).map(([kind]) => kind.words);
+  if (timed.length > 0 && (form.value("for") === "" || form.value("count") !== "")) throw new Error(`${timed.join(", ")}: give a time, and no count.`);
   const target = form.value("target");
   if (target === FRONT && form.checked("refuse")) given.refuse = true;
   const clear = form.checked("clear");

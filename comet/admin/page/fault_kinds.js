@@ -4,7 +4,10 @@ import { byId } from "./dom.js";
 
 const DECLARED = JSON.parse(byId("fault-kinds").textContent);
 
-/** Each kind's name, words, unit, and the limits of its field; `choices` where it is no number. */
+/**
+ * Each kind's name, words, unit, and the limits of its field; `choices` or `switch` where it is no number. Those of a `network` are for
+ * containers, and need a time.
+ */
 export const KINDS = DECLARED.kinds;
 /** The same of the front; `text` where the value is text. */
 export const FRONT_KINDS = DECLARED.front;
