@@ -5,6 +5,7 @@ of WORKER, FRONT or NETWORK; what it does is in `worker_app/http/exchange.py`, `
 `lb/faults/front_connection.py`, `worker_app/faults/packet_rules.py` or `worker_app/faults/packet_delay.py`.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import exp, log1p
@@ -17,6 +18,16 @@ LIMITS = {"%": 100.0, "ms": 600_000.0, "B/s": 1e9, "MiB/s": 1e6}
 LOGNORMAL_SIGMA = 0.5
 """Puts p99 at 2.8 times the mean: the long tail of a typical service."""
 
+COUNTS_FIELD = "X-Comet-Counts-Left"
+"""The field in which a worker's health check says how many requests each counted lease still applies to."""
+
+MAX_COUNTS = 32
+"""Leases of which such a field is read."""
+
+TICKETS_SUFFIX = ".taken"
+"""What the names of ticket files end with."""
+
+_COUNT = re.compile(r"([0-9A-Za-z\-]{1,64})=([0-9]{1,9})")
 _NORMAL = NormalDist()
 _SMALLEST = 2.0**-54
 """Below the smallest step of random.random(); keeps the logarithms finite."""
@@ -285,6 +296,23 @@ def summary(base: Settings, leases: Iterable[Lease]) -> str:
 def is_late(kind: str | None) -> bool:
     """Return whether a request of this kind gets its delay first: an answer is on its way."""
     return kind not in ("hang", "reset", "failure")
+
+
+def tickets_name(target: str, lease: str) -> str:
+    """Return the name of the file in which load balancers count the requests of a lease: it has a byte for each."""
+    return f"{target}.{lease}{TICKETS_SUFFIX}"
+
+
+def counts_text(left: Mapping[str, int]) -> str:
+    """Return the value of COUNTS_FIELD for numbers by lease; a lease whose id does not fit in there is left out."""
+    entries = (f"{lease}={number}" for lease, number in left.items())
+    return ", ".join([each for each in entries if _COUNT.fullmatch(each)][:MAX_COUNTS])
+
+
+def read_counts(text: str) -> dict[str, int]:
+    """Return the numbers by lease in a value of COUNTS_FIELD; what is no such number is left out."""
+    entries = (_COUNT.fullmatch(each.strip()) for each in text.split(",", MAX_COUNTS)[:MAX_COUNTS])
+    return {each[1]: int(each[2]) for each in entries if each is not None}
 
 
 def _quoted(value: object) -> str:

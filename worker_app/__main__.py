@@ -160,7 +160,9 @@ def serve(options: argparse.Namespace) -> int:
         commit_queues[0].submit([entry])
         return entry.wait()
 
-    application = create_app(Services(identity.greeting(), database.reader(), lambda: faults.next(boot_time()), count))
+    application = create_app(
+        Services(identity.greeting(), database.reader(), lambda: faults.next(boot_time()), count, faults.counts_left)
+    )
     server = WorkerServer(
         application, listener, loop, faults, make_commit_queue, options.threads, options.request_ledger
     )

@@ -199,6 +199,8 @@ class Router:
         self.given: tuple[UpstreamSpec, ...] = ()
         self.table: tuple[UpstreamSpec, ...] = ()
         self._front: messages.Message | None = None
+        self.on_counts: Callable[[Mapping[str, Mapping[str, int]]], None] = lambda counts: None
+        """Called with what workers said of their counted leases: the numbers left, by worker and lease."""
 
     def attach(self, name: str, instance: int, peer: socket.socket) -> None:
         """Take over the control connection of a load balancer that was just started or adopted."""
@@ -373,6 +375,7 @@ class Router:
             self._applied[name] = message["id"]
             self._busy[name] = message["busy"]
             self._check_times[name].update(message["checks"])
+            self.on_counts(message["counts"])
             self._report_applied()
         elif kind == "first":
             upstream = message["upstream"]

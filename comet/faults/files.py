@@ -20,12 +20,14 @@ from comet.config.fault_settings import FRONT, FRONT_SETTINGS, NETWORK, SETTINGS
 from comet.config.schema import Config
 from comet.events.event import Event, visible
 from comet.faults import orders as fault_orders
+from comet.faults.counts import Counts
 from comet.faults.lease_watch import LeaseWatch
-from comet.faults.orders import Change, Moment, Ordered
+from comet.faults.orders import Change, CountsLeft, Moment, Ordered
 from comet.host import files
 from comet.host.files import Directory
 from comet.host.process_identity import boot_id
 from comet.state.directory import Cluster, write_atomically
+from fault_rules import TICKETS_SUFFIX
 
 ORDERS = "faults.json"
 FAULT_FILE_DELAY = 0.3
@@ -93,6 +95,7 @@ async def handle_request(
     request: Mapping[str, Any],
     notify: Callable[[Event], None],
     network: Network,
+    counts: Counts,
 ) -> dict[str, Any]:
     """Change the faults of these workers if the request says how, and return the effective ones.
 
@@ -118,11 +121,12 @@ async def handle_request(
             raise UserError(f"{cluster.path('faults')}: cannot be written: {os_error_text(error)}") from None
         notify(Event("faults_changed", None if target == "all" else target, event_fields(change, target_names)))
     ordered, moment = orders(cluster), current_moment()
+    left = _counts_left(cluster, config, ordered, counts)
     if target == "all" and front_plan(cluster, config) is not None:
         target_names = [*target_names, FRONT]
     return {
         "workers": [
-            fault_orders.listing(name, base(config, name), ordered.get(name, Ordered()), moment)
+            fault_orders.listing(name, base(config, name), ordered.get(name, Ordered()), moment, left)
             for name in target_names
         ]
     }
@@ -149,22 +153,21 @@ def _require_possible(config: Config, change: Change) -> None:
 
 
 def effective(
-    cluster: Cluster, config: Config, names: Iterable[str], watch: LeaseWatch | None = None
+    cluster: Cluster, config: Config, names: Iterable[str], counts: Counts, watch: LeaseWatch
 ) -> dict[str, dict[str, Any]]:
     """Return, for each target, the `settings` that currently have an effect, and what was ordered of them.
 
-    A target is a worker, or the front.
-
-    `watch` looks at the orders, too.
+    A target is a worker, or the front. `watch` looks at the orders, too.
 
     Settings with their neutral value are left out. `from` has the source of each one that is not of the config.
     `leases` are those of `orders.listing`.
     """
     ordered, moment = orders(cluster), current_moment()
-    if watch is not None:
-        watch.look(ordered, moment)
+    left = _counts_left(cluster, config, ordered, counts)
+    watch.look(ordered, moment, left)
     listed = {
-        name: fault_orders.listing(name, base(config, name), ordered.get(name, Ordered()), moment) for name in names
+        name: fault_orders.listing(name, base(config, name), ordered.get(name, Ordered()), moment, left)
+        for name in names
     }
     of_workers = {key: value for key, value in _neutral(SETTINGS).items() if key not in ("avg-delay", "failure")}
     neutral = {name: _NEUTRAL_FRONT if name == FRONT else of_workers for name in listed}
@@ -176,6 +179,10 @@ def effective(
         }
         for name, each in listed.items()
     }
+
+
+def _counts_left(cluster: Cluster, config: Config, ordered: Mapping[str, Ordered], counts: Counts) -> CountsLeft:
+    return counts.left(ordered, config.fault_point, cluster.path(POINTS["lb"]))
 
 
 def orders(cluster: Cluster) -> dict[str, Ordered]:
@@ -277,7 +284,7 @@ def _remove_tickets(directory: Directory, ordered: Mapping[str, Ordered]) -> Non
     """Remove the load balancers' counts for leases that no longer exist."""
     known = {lease.id for each in ordered.values() for lease in each.leases}
     for name in directory.names():
-        if name.endswith(".taken") and name.split(".")[1] not in known:
+        if name.endswith(TICKETS_SUFFIX) and name.split(".")[1] not in known:
             directory.remove(name)
 
 

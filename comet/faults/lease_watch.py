@@ -1,14 +1,14 @@
-"""Reports the end of leases. The workers end them; the supervisor only says so, once, within a second.
+"""Reports the end of leases. Workers and load balancers end them; the supervisor only says so, once.
 
-A lease that is withdrawn has no end of its own: `faults_changed` says that. One that is limited by a number of requests
-ends in the worker, which alone knows when.
+A lease that is withdrawn has no end of its own: `faults_changed` says that. A lease with a count ends for each worker
+by itself. What ended before the supervisor began, or was not known to be effective since, is not reported.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from comet.events.event import Event
-from comet.faults.orders import Lease, Moment, Ordered, is_active
+from comet.faults.orders import CountsLeft, Lease, Moment, Ordered, is_effective
 
 
 class LeaseWatch:
@@ -16,21 +16,40 @@ class LeaseWatch:
 
     def __init__(self, notify: Callable[[Event], None]) -> None:
         self._notify = notify
-        self._effective: set[str] = set()
+        self._began: Moment | None = None
+        self._effective: set[tuple[str, str]] = set()
+        self._ended: set[tuple[str, str]] = set()
 
-    def look(self, ordered: Mapping[str, Ordered], moment: Moment) -> None:
-        """Report what has ended. Orders keep a lease beyond its end until the next change, so it is found here."""
-        leases: dict[str, tuple[Lease, list[str]]] = {}
+    def look(self, ordered: Mapping[str, Ordered], moment: Moment, left: CountsLeft) -> None:
+        """Report what has ended; `left` is what remains of counts.
+
+        Orders keep a lease beyond its end until the next change, so it is found here.
+        """
+        began = self._began = self._began or moment
+        targets: dict[str, list[str]] = {}
+        leases: dict[str, Lease] = {}
+        over: dict[str, list[str]] = {}
         for name, each in ordered.items():
             for lease in each.leases:
-                leases.setdefault(lease.id, (lease, []))[1].append(name)
-        for identity, (lease, names) in leases.items():
-            if is_active(lease, moment):
-                self._effective.add(identity)
-            elif identity in self._effective:
-                self._effective.discard(identity)
-                self._notify(Event("faults_ended", names[0] if len(names) == 1 else None, _fields(lease, names)))
-        self._effective &= leases.keys()
+                key = name, lease.id
+                leases[lease.id] = lease
+                targets.setdefault(lease.id, []).append(name)
+                # What was ordered since the beginning was effective, whether or not a look was in time to find it so.
+                is_own = lease.boot_id == began.boot_id and lease.since >= began.now
+                if is_effective(name, lease, moment, left):
+                    if key not in self._ended and (is_own or lease.count is None or key in left):
+                        self._effective.add(key)
+                elif key in self._effective or (is_own and key not in self._ended):
+                    self._effective.discard(key)
+                    self._ended.add(key)
+                    over.setdefault(lease.id, []).append(name)
+        known = {(name, identity) for identity, names in targets.items() for name in names}
+        self._effective &= known
+        self._ended &= known
+        for identity, names in over.items():
+            for group in [names] if names == targets[identity] else [[name] for name in names]:
+                fields = _fields(leases[identity], group)
+                self._notify(Event("faults_ended", group[0] if len(group) == 1 else None, fields))
 
 
 def _fields(lease: Lease, names: list[str]) -> dict[str, Any]:

@@ -24,11 +24,15 @@ LIMITS: dict[str, Key] = {
         "hold for the next N requests of each worker",
     ),
 }
+CountsLeft = Mapping[tuple[str, str], int]
+"""How many requests counted leases still apply to, by target and lease; what is not known is not in there."""
+
+NOT_KNOWN: CountsLeft = {}
 MAX_LEASE_SECONDS = 7 * 86400.0
 MAX_COUNTED_LEASES = 16
 """Counted leases kept per worker.
 
-Only the worker knows when one is used up, so the oldest ones are dropped.
+What a worker says of its own changes no order, so none is dropped for being used up: the oldest ones are.
 """
 
 SPANS = "a time like 500ms, 30s, 5m or 1h, up to 7d"
@@ -171,10 +175,7 @@ def apply(ordered: Ordered, change: Change, moment: Moment, identity: str) -> Or
 
 
 def is_active(lease: Lease, moment: Moment) -> bool:
-    """Return whether a lease can still be effective: it is of this boot and has not expired.
-
-    Only the worker knows how much of a count is left.
-    """
+    """Return whether a lease can still be effective: it is of this boot and has not expired."""
     return lease.boot_id == moment.boot_id and (lease.until is None or lease.until > moment.now)
 
 
@@ -196,21 +197,29 @@ def network_leases(ordered: Ordered, moment: Moment) -> list[dict[str, Any]]:
     return found
 
 
-def listing(name: str, base: Mapping[str, Any], ordered: Ordered, moment: Moment) -> dict[str, Any]:
+def is_effective(name: str, lease: Lease, moment: Moment, left: CountsLeft) -> bool:
+    """Return whether a lease still applies to a target, as far as that is known."""
+    return is_active(lease, moment) and left.get((name, lease.id)) != 0
+
+
+def listing(
+    name: str, base: Mapping[str, Any], ordered: Ordered, moment: Moment, left: CountsLeft = NOT_KNOWN
+) -> dict[str, Any]:
     """Return one worker of `faults --json`.
 
     `settings` are the effective ones and `from` is the source of each. Settings limited by a count are only under
-    `leases`.
+    `leases`, until it is used up.
     """
     settings, origin = dict(base), dict.fromkeys(base, "config")
     settings |= ordered.settings
     origin |= dict.fromkeys(ordered.settings, "command")
-    leases = [lease for lease in ordered.leases if is_active(lease, moment)]
+    leases = [lease for lease in ordered.leases if is_effective(name, lease, moment, left)]
     for lease in leases:
         if lease.count is None:
             settings |= lease.settings
             origin |= dict.fromkeys(lease.settings, "lease")
-    return {"name": name, "settings": settings, "from": origin, "leases": [_lease(lease, moment) for lease in leases]}
+    shown = [_lease(lease, moment, left.get((name, lease.id))) for lease in leases]
+    return {"name": name, "settings": settings, "from": origin, "leases": shown}
 
 
 def from_dict(content: Any) -> dict[str, Ordered]:
@@ -297,7 +306,12 @@ def _override(lease: Lease) -> dict[str, Any]:
     return {**lease.settings, **{name: value for name, value in limits.items() if value is not None}}
 
 
-def _lease(lease: Lease, moment: Moment) -> dict[str, Any]:
-    left = None if lease.until is None else round(lease.until - moment.now, 1)
-    age = round(moment.now - lease.since, 1)
-    return {"settings": dict(lease.settings), "left_s": left, "count": lease.count, "age_s": age, "owner": lease.owner}
+def _lease(lease: Lease, moment: Moment, count_left: int | None) -> dict[str, Any]:
+    return {
+        "settings": dict(lease.settings),
+        "left_s": None if lease.until is None else round(lease.until - moment.now, 1),
+        "count": lease.count,
+        "count_left": count_left,
+        "age_s": round(moment.now - lease.since, 1),
+        "owner": lease.owner,
+    }

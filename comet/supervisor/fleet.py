@@ -17,6 +17,7 @@ from comet.config.schema import Config
 from comet.engine.clients import Engines
 from comet.events.event import Event
 from comet.faults import files as fault_files
+from comet.faults.counts import Counts
 from comet.host.sockets import FRONT, Listeners
 from comet.host.zombie_reaper import Reaper
 from comet.reconcile.replica import ManagedReplica, Replica, located
@@ -64,6 +65,8 @@ class Fleet:
         self.router = Router(
             loop, sink, watchdog_timeout=given.watchdog_timeout, waits_for_requests=given.custom_service
         )
+        self.counts = Counts()
+        self.router.on_counts = self.counts.report
         self.traffic = TrafficControl(loop, cluster, self.router, notify)
         run = RunServices(loop, cluster, sink, notify, self.listeners, self.engines, wait, step, config)
         self.workers = registry.runtime(given.runtime)(run)

@@ -188,7 +188,7 @@ class Run:
         """Start the admin server and the traffic samples; return the server's URL, None where it is disabled."""
         leases = LeaseWatch(self._notify)
         self._fleet.snapshots.faults_of = lambda names: fault_files.effective(
-            self._cluster, self._effective_config(), names, leases
+            self._cluster, self._effective_config(), names, self._fleet.counts, leases
         )
         self._fleet.watch()
         port = self._config.dashboard_port

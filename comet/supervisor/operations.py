@@ -82,7 +82,7 @@ class Operations:
         fleet = self._fleet
         async with self._faults_lock:
             found = await fault_files.handle_request(
-                self._cluster, self.config, fleet.worker_names(), request, fleet.notify, fleet
+                self._cluster, self.config, fleet.worker_names(), request, fleet.notify, fleet, fleet.counts
             )
         fleet.apply_faults(self.config)
         return found

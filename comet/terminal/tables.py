@@ -123,7 +123,7 @@ def faults(workers: Iterable[Mapping[str, Any]]) -> Listing:
                 table.add_row(worker["name"], name, _with_unit(name, value), _origin(worker, name))
         for lease in worker["leases"]:
             if lease["count"] is not None:
-                limit = f"the first {lease['count']} requests since {lease['age_s']:g} s ago" + _left(lease)
+                limit = _count(lease) + _left(lease)
                 for name, value in lease["settings"].items():
                     table.add_row(worker["name"], name, _with_unit(name, value), limit)
     return table
@@ -156,6 +156,12 @@ def _origin(worker: Mapping[str, Any], name: str) -> str:
         return "config.yaml" if worker["from"][name] == "config" else "command"
     lease = [lease for lease in worker["leases"] if lease["count"] is None and name in lease["settings"]][-1]
     return (f"scenario {lease['owner']}" if lease["owner"] else "command") + _left(lease)
+
+
+def _count(lease: Mapping[str, Any]) -> str:
+    if lease["count_left"] is None:
+        return f"the first {lease['count']} requests since {lease['age_s']:g} s ago"
+    return f"{lease['count_left']} of {lease['count']} requests left"
 
 
 def _left(lease: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+from fault_rules import tickets_name
 from lb.system.regular_files import opened
 
 _ID = re.compile(r"[0-9A-Za-z\-]{1,64}").fullmatch
@@ -97,7 +98,7 @@ class Leases:
         """Take one of the lease's tickets, if it has a count; return False if none is left."""
         if item.count is None:
             return True
-        path = os.path.join(self._tickets(), f"{self._name}.{item.id}.taken")
+        path = os.path.join(self._tickets(), tickets_name(self._name, item.id))
         try:
             file = opened(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         except OSError:

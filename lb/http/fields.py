@@ -17,6 +17,8 @@ import re
 from abc import ABC, abstractmethod
 from typing import Final, Generic, TypeVar
 
+from fault_rules import COUNTS_FIELD
+
 FORWARD: Final = 0
 DROP: Final = 1
 HOST: Final = 2
@@ -112,6 +114,7 @@ RESPONSE_KINDS: Final = {
     b"x-comet-injected": INJECTED,
     b"x-comet-worker": DROP,
     b"x-comet-lb": DROP,
+    COUNTS_FIELD.lower().encode(): DROP,
 }
 
 REQUIRED: Final = {206: b"content-range", 401: b"www-authenticate", 405: b"allow", 416: b"content-range"}

@@ -97,7 +97,8 @@ def read(message: Message) -> Message:
         if not isinstance(checks, dict):
             raise ValueError("checks: not durations")
         taken = {name: _number(checks, name) for name in checks}
-        return {"type": kind, "id": int(_number(message, "id")), "busy": busy, "checks": taken}
+        number, counts = int(_number(message, "id")), _counts(message.get("counts", {}))
+        return {"type": kind, "id": number, "busy": busy, "checks": taken, "counts": counts}
     if kind == "first":
         return {
             "type": kind,
@@ -128,6 +129,12 @@ def read(message: Message) -> Message:
             ],
         }
     return message
+
+
+def _counts(given: Any) -> dict[str, dict[str, int]]:
+    if not isinstance(given, dict) or not all(isinstance(each, dict) for each in given.values()):
+        raise ValueError("counts: not numbers by lease")
+    return {name: {lease: int(_number(each, lease)) for lease in each} for name, each in given.items()}
 
 
 def _view(message: Message) -> Message:
@@ -288,13 +295,19 @@ def drained() -> Message:
     return {"type": "drained"}
 
 
-def pong(number: Any, busy: dict[str, int] | None = None, checks: dict[str, float] | None = None) -> Message:
+def pong(
+    number: Any,
+    busy: dict[str, int] | None = None,
+    checks: dict[str, float] | None = None,
+    counts: Mapping[str, Mapping[str, int]] | None = None,
+) -> Message:
     """Return the reply to `ping`.
 
     `busy` are the numbers of requests still in flight on draining upstreams, `checks` the durations (ms) of the health
-    checks since the last pong.
+    checks since the last pong. `counts` is what upstreams said in these of their counted leases.
     """
-    fields = {"busy": busy, "checks": checks}
+    own = {name: dict(left) for name, left in (counts or {}).items()}
+    fields = {"busy": busy, "checks": checks, "counts": own}
     return {"type": "pong", "id": number, **{name: value for name, value in fields.items() if value}}
 
 

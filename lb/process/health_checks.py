@@ -3,7 +3,8 @@
 Each check has its own connection. It passes if a status of `health_status` arrives within `health_timeout`, which
 includes connecting. A worker that hangs delays no check but its own. The interval between checks is
 `health_interval`, or 1 s while a state is changing. The first checks are spread over the interval, so that a cluster
-is not checked all at once. `lb.proxy.upstream_pool` and `lb.proxy.dispatcher` decide what a check means.
+is not checked all at once. A worker may say in its answer how much of its counted faults is left (COUNTS_FIELD): the
+supervisor shows that. `lb.proxy.upstream_pool` and `lb.proxy.dispatcher` decide what a check means.
 
 An upstream that was removed is still checked, at once and every second, while requests are in flight on it. A process
 that ends closes its connections, but an unreachable machine does not even do that, and only these checks notice it for
@@ -15,8 +16,11 @@ import contextlib
 import errno
 import re
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final, NamedTuple, cast
 
+from fault_rules import COUNTS_FIELD, read_counts
 from lb.interface.settings import Settings, is_among, parse_statuses
 from lb.proxy.dialer import Dialer
 from lb.proxy.dispatcher import Dispatcher
@@ -29,7 +33,13 @@ QUICK_INTERVAL: Final = 1.0
 _UNREACHABLE: Final = frozenset((errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN))
 
 MAX_READ: Final = 256
-"""Bytes of a response that are read."""
+"""Bytes of a response within which its status has to be."""
+
+MAX_FIELDS: Final = 8192
+"""Bytes at the beginning of a response in which fields are looked for, as far as they come together with the status."""
+
+_NO_COUNTS: Final[Mapping[str, int]] = MappingProxyType({})
+_COUNTS = re.compile(rb"\r\n%b:[ \t]*([ -~]*)\r\n" % COUNTS_FIELD.encode(), re.IGNORECASE).search
 
 _STATUS = re.compile(rb"[\r\n]*HTTP/1\.[0-9][ \t]+([1-9][0-9][0-9])[ \t\r\n]").match
 _VALID_PREFIX = re.compile(rb"[\r\n]*(?:HTTP/1\.?[^\r\n]*|HTTP/?|HTT?|H?)").fullmatch
@@ -39,18 +49,20 @@ class CheckResult(NamedTuple):
     """Result of a check.
 
     `reason` is why it failed (empty: it passed). `silent` means no sign of life at all. `own` means that a shortage on
-    this side prevented the check, which says nothing about the upstream.
+    this side prevented the check, which says nothing about the upstream. `counts_left` is what the upstream says of its
+    counted leases.
     """
 
     reason: str
     silent: bool = False
     own: bool = False
+    counts_left: Mapping[str, int] = _NO_COUNTS
 
 
 class Probe(asyncio.Protocol):
-    """One check: sends the request and completes `result` with the reason of the failure, or an empty text."""
+    """One check: sends the request and completes `result`."""
 
-    def __init__(self, request: bytes, statuses: list[tuple[int, int]], result: asyncio.Future[str]) -> None:
+    def __init__(self, request: bytes, statuses: list[tuple[int, int]], result: asyncio.Future[CheckResult]) -> None:
         self._request = request
         self._statuses = statuses
         self._result = result
@@ -60,10 +72,14 @@ class Probe(asyncio.Protocol):
         cast(asyncio.Transport, transport).write(self._request)
 
     def data_received(self, data: bytes) -> None:
-        self._data = (self._data + data)[:MAX_READ]
+        came = self._data + data
+        self._data = came[:MAX_READ]
         match = _STATUS(self._data)
         if match is not None:
-            self._finish("" if is_among(int(match[1]), self._statuses) else f"status {int(match[1])}")
+            head, end, _ = came[:MAX_FIELDS].partition(b"\r\n\r\n")
+            counts = _COUNTS(head + end)
+            left = _NO_COUNTS if counts is None else read_counts(counts[1].decode())
+            self._finish("" if is_among(int(match[1]), self._statuses) else f"status {int(match[1])}", left)
         elif len(self._data) == MAX_READ or not _VALID_PREFIX(self._data):
             self._finish(f"no HTTP answer: {self._data[:32]!r}")
 
@@ -73,14 +89,14 @@ class Probe(asyncio.Protocol):
         else:
             self._finish("connection reset" if exc is not None else "closed without an answer")
 
-    def _finish(self, reason: str) -> None:
+    def _finish(self, reason: str, counts_left: Mapping[str, int] = _NO_COUNTS) -> None:
         if not self._result.done():
-            self._result.set_result(reason)
+            self._result.set_result(CheckResult(reason, counts_left=counts_left))
 
 
 async def probe(dialer: Dialer, upstream: Upstream, settings: Settings) -> CheckResult:
     """Make one check."""
-    result: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    result: asyncio.Future[CheckResult] = asyncio.get_running_loop().create_future()
     path = upstream.health_path or settings.health_path
     address = f"[{upstream.host}]" if ":" in upstream.host else upstream.host
     host = upstream.health_host or settings.health_host or f"{address}:{upstream.port}"
@@ -92,7 +108,7 @@ async def probe(dialer: Dialer, upstream: Upstream, settings: Settings) -> Check
             transport = await dialer.connect(
                 lambda: Probe(request.encode(), statuses, result), *upstream.check_address, timeout
             )
-            return CheckResult(await result)
+            return await result
     except ConnectionRefusedError:
         return CheckResult("connection refused")
     except TimeoutError:
@@ -114,6 +130,7 @@ class HealthChecker:
         self._urgent: dict[Upstream, asyncio.Event] = {}
         self._removed: set[Upstream] = set()
         self._durations: dict[str, float] = {}
+        self._counts: dict[str, Mapping[str, int]] = {}
 
     def update(self) -> None:
         """Check the present upstreams, and removed ones for which requests still wait."""
@@ -141,6 +158,11 @@ class HealthChecker:
         taken, self._durations = self._durations, {}
         return taken
 
+    def take_counts(self) -> dict[str, Mapping[str, int]]:
+        """Return what upstreams said of their counted leases in the last checks since the last call."""
+        taken, self._counts = self._counts, {}
+        return taken
+
     def stop(self) -> None:
         """End all checks."""
         for task in self._loops.values():
@@ -164,8 +186,10 @@ class HealthChecker:
             urgent.clear()
             settings = self._proxy.settings
             began = time.monotonic()
-            reason, silent, own = await probe(self._proxy.dialer, upstream, settings)
+            reason, silent, own, counts_left = await probe(self._proxy.dialer, upstream, settings)
             self._durations[upstream.name] = round((time.monotonic() - began) * 1000, 2)
+            if counts_left:
+                self._counts[upstream.name] = counts_left
             if own:
                 self._proxy.on_shortage()
                 delay = min(QUICK_INTERVAL, settings.health_interval)

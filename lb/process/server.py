@@ -271,7 +271,8 @@ class Server:
                 self._drain(messages.read_grace(message))
             case "ping":
                 self.proxy.gauge_edges()
-                peer.send(messages.pong(message.get("id"), self._busy(), self._health.take_durations()))
+                checks, counts = self._health.take_durations(), self._health.take_counts()
+                peer.send(messages.pong(message.get("id"), self._busy(), checks, counts))
             case "listener":
                 peer.send(messages.listener(), [each.fileno() for each in self._listeners])
             case "reopen":

@@ -20,6 +20,13 @@ def iso(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def lease(settings: dict[str, Any], seconds: float | None, count: int | None = None, left: int | None = None) -> Any:
+    """A limited order, as a snapshot shows it."""
+    return {
+        "settings": settings, "left_s": seconds, "count": count, "count_left": left, "age_s": 4.0, "owner": None,
+    }  # fmt: skip
+
+
 class Scene:
     """A cluster of `workers` and `lbs` that has run for `age` seconds."""
 
@@ -77,19 +84,17 @@ class Scene:
         )
 
     def front_fault(self, seconds: float, **settings: Any) -> None:
-        lease = {"settings": settings, "left_s": seconds, "count": None, "age_s": 4.0, "owner": None}
         self.front |= {
             "front_faults": settings,
-            "front_fault_orders": {"from": dict.fromkeys(settings, "lease"), "leases": [lease]},
+            "front_fault_orders": {"from": dict.fromkeys(settings, "lease"), "leases": [lease(settings, seconds)]},
         }
 
     def fault(self, worker: str, seconds: float, **settings: Any) -> None:
         """A command has ordered these faults, with so many seconds left."""
         row = self.rows[worker]
         row["faults"] = {**row["faults"], **settings}
-        lease = {"settings": settings, "left_s": seconds, "count": None, "age_s": 4.0, "owner": None}
         row["fault_orders"]["from"] |= dict.fromkeys(settings, "lease")
-        row["fault_orders"]["leases"].append(lease)
+        row["fault_orders"]["leases"].append(lease(settings, seconds))
 
     def as_dict(self) -> dict[str, Any]:
         events = sorted(self.events, key=lambda each: each["at"])

@@ -82,6 +82,27 @@ def test_faults_of_the_front_are_listed_and_cleared(browser: Browser) -> None:
         assert behind.posts == [("faults", {"target": "front", "clear": True})]
 
 
+def test_what_is_left_of_counts_is_listed_for_all_their_workers(browser: Browser) -> None:
+    scene = scenes.calm()
+    for number, left in enumerate((3, 1, None)):
+        scene.rows[f"worker-{number}"]["fault_orders"]["leases"] = [
+            scenes.lease({"reset": 100.0}, None, 5, left),
+            scenes.lease({"failure": 60.0}, 31.0, 2, 2),
+        ]
+    behind = Backstage(scene.as_dict())
+    with opened(browser, behind=behind) as watched:
+        rows = watched.page.locator("#active-faults li")
+        expect(rows).to_have_count(2)
+        expect(rows.nth(0)).to_contain_text("1 to 3 of 5 requests left of each")
+        expect(rows.nth(1)).to_contain_text("2 of 2 requests left of each, 31 s left")
+        for number in range(3):
+            del scene.rows[f"worker-{number}"]["fault_orders"]["leases"][1]
+            scene.rows[f"worker-{number}"]["fault_orders"]["leases"][0]["count_left"] = None
+        behind.answer = scene.as_dict()
+        expect(rows).to_have_count(1)
+        expect(rows).to_contain_text("the first 5 requests of each")
+
+
 def test_logs_are_followed_and_never_become_part_of_the_page(browser: Browser) -> None:
     behind = Backstage(scenes.calm().as_dict())
     hostile, ended = "two <img src=http://elsewhere.example/x>", "-- worker-1 exited by SIGKILL at 1 --"

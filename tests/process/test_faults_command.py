@@ -19,7 +19,9 @@ from tests.support.waiting import wait_until
 
 @pytest.fixture(scope="module")
 def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestCluster]:
-    with open_cluster(tmp_path_factory.mktemp("cluster"), worker=2, pool=1, runtime="process") as cluster:
+    with open_cluster(
+        tmp_path_factory.mktemp("cluster"), worker=2, pool=1, runtime="process", health_interval=1
+    ) as cluster:
         assert cluster.comet("faults").returncode == 3
         assert cluster.comet("faults", "--hang", "5").returncode == 3
         assert cluster.comet("faults", "--hang", "500").returncode == 2
@@ -107,6 +109,32 @@ def test_the_next_requests_of_each_worker(running: TestCluster) -> None:
     assert cluster.comet("scale", "worker=1").returncode == 0
     assert [ask(cluster), ask(cluster)] == [500, 200]
     assert cluster.comet("scale", "worker=2").returncode == 0
+
+
+def test_what_is_left_of_a_count_is_shown_and_its_end_is_an_event(running: TestCluster) -> None:
+    cluster, before = running, len(running.events("faults_ended"))
+
+    def left(name: str = "worker-0") -> list[int | None]:
+        return [lease["count_left"] for lease in cluster.replicas()[name]["fault_orders"]["leases"]]
+
+    order(cluster, "all", "--failure", "100", "--count", "3")
+    wait_until(lambda: (left("worker-0"), left("worker-1")) == ([3], [3]))
+    assert ask(cluster) == 500
+    wait_until(lambda: left() == [2])
+    assert [lease["count_left"] for lease in listed(cluster)["worker-0"]["leases"]] == [2]
+    shown = [" ".join(line.split()) for line in cluster.comet("faults").stdout.splitlines()]
+    assert "worker-0 failure 100 % 2 of 3 requests left" in shown
+    assert len(cluster.events("faults_ended")) == before
+    assert [ask(cluster), ask(cluster), ask(cluster)] == [500, 500, 200]
+    wait_until(lambda: left() == [])
+    assert left("worker-1") == [3]
+    assert cluster.comet("kill", "worker-1").returncode == 0  # A worker started later ignores it.
+    wait_until(lambda: left("worker-1") == [])
+    ended = wait_until(lambda: found if len(found := cluster.events("faults_ended")[before:]) >= 2 else None)
+    assert [(each["replica"], each["workers"], each["settings"]) for each in ended] == [
+        (name, [name], {"failure": 100.0}) for name in ("worker-0", "worker-1")
+    ]
+    wait_until(lambda: cluster.replicas()["worker-1"]["state"] == "ready")
 
 
 def test_the_listing(make_cluster: Callable[..., TestCluster]) -> None:

@@ -90,11 +90,30 @@ def test_it_holds_together_with_the_faults_of_workers(cluster: TestCluster) -> N
 def test_the_end_of_a_lease_is_an_event(cluster: TestCluster) -> None:
     before = len(cluster.events("faults_ended"))
     order(cluster, "front", "--failure", "100", "--for", "1s")
-    order(cluster, "front", "--status", "404", "--failure", "100", "--count", "2", "--path", "/counted")
-    assert [requests.get(f"{cluster.lb()}/counted", timeout=30).status_code for _ in range(2)] == [404, 404]
     wait_until(lambda: len(cluster.events("faults_ended")) == before + 1, 60)
     assert cluster.events("faults_ended")[-1]["replica"] == "front"
     assert status(cluster) == 200
+
+
+def test_what_is_left_of_a_count_is_shown_and_its_end_is_an_event(cluster: TestCluster) -> None:
+    before = len(cluster.events("faults_ended"))
+
+    def left() -> list[int]:
+        return [lease["count_left"] for lease in cluster.ps()["total"]["front_fault_orders"]["leases"]]
+
+    def counted(number: int) -> int:
+        return requests.get(f"{cluster.lb(number)}/counted", timeout=30).status_code
+
+    order(cluster, "front", "--status", "418", "--failure", "100", "--count", "2", "--path", "/counted")
+    for rest in (2, 1):
+        wait_until(lambda rest=rest: left() == [rest])
+        assert len(cluster.events("faults_ended")) == before
+        assert status(cluster) == 200  # It is not for this path.
+        wait_until(lambda rest=rest: counted(rest - 1) == 418)
+    wait_until(lambda: left() == [])
+    assert [counted(number) for number in range(2)] == [404, 404]
+    ended = wait_until(lambda: cluster.events("faults_ended")[before:])
+    assert [(each["replica"], each["workers"]) for each in ended] == [("front", ["front"])]
 
 
 def test_a_refused_address_listens_again(cluster: TestCluster) -> None:

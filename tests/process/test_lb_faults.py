@@ -150,6 +150,24 @@ def test_a_count_is_exact_over_all_load_balancers(cluster: TestCluster) -> None:
     assert failed == {"worker-0": 3, "worker-1": 3}
 
 
+def test_what_is_left_of_a_count_is_shown_and_its_end_is_an_event(cluster: TestCluster) -> None:
+    before = len(cluster.events("faults_ended"))
+
+    def left() -> list[int]:
+        return [lease["count_left"] for lease in cluster.replicas()["worker-0"]["fault_orders"]["leases"]]
+
+    order(cluster, "worker-0", "--failure", "100", "--count", "3")
+    for rest in (3, 2, 1):
+        wait_until(lambda rest=rest: left() == [rest])
+        assert len(cluster.events("faults_ended")) == before
+        wait_until(lambda rest=rest: requests.get(cluster.lb(rest % 2), timeout=60).status_code == 500)
+    wait_until(lambda: left() == [])
+    ended = wait_until(lambda: cluster.events("faults_ended")[before:])
+    assert [(each["replica"], each["workers"], each["settings"]) for each in ended] == [
+        ("worker-0", ["worker-0"], {"failure": 100.0})
+    ]
+
+
 def test_a_lease_ends_by_itself_and_is_counted(cluster: TestCluster) -> None:
     assert cluster.comet("stats", "--reset").returncode == 0
 

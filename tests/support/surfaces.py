@@ -68,7 +68,7 @@ def listing(table: Any) -> str:
 def terminal() -> str:
     found = admin_samples.view_model().snapshot()
     assert found is not None
-    lease = {"settings": {"freeze": 5.0}, "left_s": None, "count": 3, "age_s": 1.0, "owner": None}
+    lease = {"settings": {"freeze": 5.0}, "left_s": None, "count": 3, "count_left": None, "age_s": 1.0, "owner": None}
     ordered = {"name": "worker-0", "settings": {}, "from": {}, "leases": [lease]}
     return listing(tables.replicas(found[0])) + ("\n" + listing(tables.faults([ordered])) if given() else "")
 

@@ -410,7 +410,7 @@ LB_MESSAGES = [
     messages.suspect("worker-0", "reset"),
     messages.drain(5.0),
     messages.reopen("/folder/.comet/run", "lb-0.1.sock", "lb-0.a.counters"),
-    messages.pong(3, {"worker-0": 2}),
+    messages.pong(3, {"worker-0": 2}, {"worker-0": 1.4}, {"worker-0": {"id-0": 3}}),
     messages.ready("lb-0", 4711, 5050, 12.5),
     messages.first_response("worker-0", 5.0),
     messages.health("worker-0", False, "refused"),

@@ -61,6 +61,14 @@ class FaultSampler:
         """Return the effective settings without using up a counted override."""
         return self._apply(now, spend=False) if self.plan.overrides else self.plan.base
 
+    def counts_left(self) -> dict[str, int]:
+        """Return how many requests each counted override still applies to, by its id; may be called by any thread."""
+        return {
+            item.id: max(0, self._remaining.get(item.id, 0)) if item.since >= self._started else 0
+            for item in self.plan.overrides
+            if item.count is not None
+        }
+
     def _apply(self, now: float, *, spend: bool) -> FaultSettings:
         settings = self.plan.base
         for item in self.plan.overrides:

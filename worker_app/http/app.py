@@ -11,12 +11,13 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
+from fault_rules import COUNTS_FIELD, counts_text
 from worker_app.common.errors import NotCommitted
 from worker_app.faults.sampling import Sample
 from worker_app.http.exchange import ENVIRON_KEY, INTERNAL, UNAVAILABLE
@@ -38,13 +39,14 @@ class Services:
     """What the application needs from the worker.
 
     `next_sample` and `count` are for requests without an exchange; `count` blocks until the commit and returns its
-    success.
+    success. `counts_left` says how many requests each counted lease of faults still applies to.
     """
 
     greeting: str
     reader: StatsReader
     next_sample: Callable[[], Sample]
     count: Callable[[Record], bool]
+    counts_left: Callable[[], Mapping[str, int]]
 
 
 def create_app(services: Services) -> Flask:
@@ -74,6 +76,8 @@ def create_app(services: Services) -> Flask:
     def healthz() -> Response:
         response = _json(HEALTHY)
         response.headers["X-Comet-Listening"] = listening
+        if left := services.counts_left():
+            response.headers[COUNTS_FIELD] = counts_text(left)
         return response
 
     @app.errorhandler(HTTPException)

@@ -18,31 +18,40 @@ export function activeFaults(targets) {
   const found = new Map();
   for (const worker of targets) {
     for (const each of ordersOf(worker)) {
-      const key = JSON.stringify([each.settings, each.limit, each.owner]);
-      const known = found.get(key) ?? { ...each, workers: [] };
+      const key = JSON.stringify([each.settings, limitOf(each.lease, []), each.owner]);
+      const known = found.get(key) ?? { ...each, workers: [], left: [] };
       known.workers.push(worker.name);
+      if (each.lease) known.left.push(each.lease.count_left);
       found.set(key, known);
     }
   }
-  return [...found.values()];
+  return [...found.values()].map((each) => ({ ...each, limit: limitOf(each.lease, each.left) }));
 }
 
 function ordersOf(worker) {
   const { from = {}, leases = [] } = worker.fault_orders ?? {};
   const commanded = Object.keys(from).filter((name) => from[name] === "command");
-  const lasting = commanded.length ? [{ settings: Object.fromEntries(commanded.map((name) => [name, worker.faults?.[name] ?? 0])), limit: "until cleared", owner: "" }] : [];
-  return [...lasting, ...leases.map((lease) => ({ settings: lease.settings, limit: limitOf(lease), owner: lease.owner ?? "" }))];
+  const lasting = commanded.length ? [{ settings: Object.fromEntries(commanded.map((name) => [name, worker.faults?.[name] ?? 0])), lease: null, owner: "" }] : [];
+  return [...lasting, ...leases.map((lease) => ({ settings: lease.settings, lease, owner: lease.owner ?? "" }))];
 }
 
-function limitOf(lease) {
+/** When an order ends; `left` has how many requests are left of its count, for each target that it is for. */
+function limitOf(lease, left) {
+  if (lease === null) return "until cleared";
   const time = lease.left_s === null ? "" : `${span(lease.left_s)} left`;
-  const requests = lease.count === null ? "" : `the first ${count(lease.count)} requests of each, ordered ${span(lease.age_s)} ago`;
+  const requests = lease.count === null ? "" : requestsLeft(lease, left.filter((each) => each !== null));
   return [requests, time].filter(Boolean).join(", ");
+}
+
+function requestsLeft(lease, known) {
+  if (!known.length) return `the first ${count(lease.count)} requests of each, ordered ${span(lease.age_s)} ago`;
+  const [least, most] = [Math.min(...known), Math.max(...known)];
+  return `${least === most ? count(least) : `${count(least)} to ${count(most)}`} of ${count(lease.count)} requests left${known.length > 1 ? " of each" : ""}`;
 }
 
 /** What is active on one worker and may be the cause of its state; empty where nothing is. */
 export function causeIn(worker) {
-  const active = ordersOf(worker).map((each) => `${settings(each.settings)} is active, ${each.limit}`);
+  const active = ordersOf(worker).map((each) => `${settings(each.settings)} is active, ${limitOf(each.lease, [each.lease?.count_left ?? null])}`);
   return active.slice(0, 2).join("; ");
 }
 

@@ -118,6 +118,26 @@ def test_a_late_complaint_is_not_about_the_successor(place: str) -> None:
     asyncio.run(story())
 
 
+def test_what_workers_say_of_counts_is_passed_on() -> None:
+    async def story() -> None:
+        async with scene() as stage:
+            passed: list[Any] = []
+            stage.router.on_counts = passed.append
+            balancer = stage.lb("lb-0")
+            stage.router.publish(upstreams("up"))
+            for left in (3, 2):
+                counts = {"worker-0": {"a": left}}
+                balancer.say(messages.pong((await balancer.next("ping"))["id"], counts=counts))
+            balancer.say({"type": "pong", "id": 1, "counts": {"worker-0": {"a": "many"}}})
+            balancer.say({"type": "pong", "id": 1, "counts": {"worker-0": 5}})
+            balancer.say(messages.health("worker-0", False, "status 404"))
+            await stage.saw()
+            assert passed == [{"worker-0": {"a": 3}}, {"worker-0": {"a": 2}}]
+            close([balancer])
+
+    asyncio.run(story())
+
+
 def test_the_duration_of_a_check_is_kept_until_the_next_one() -> None:
     async def story() -> None:
         async with scene() as stage:

@@ -12,6 +12,7 @@ from comet.common.errors import UserError
 from comet.config.schema import ConfigError, parse
 from comet.events.event import Event
 from comet.faults import files
+from comet.faults.counts import Counts
 from comet.faults.orders import change
 from comet.runtimes.external.runtime import ExternalRuntime
 from comet.runtimes.process.runtime import ProcessRuntime
@@ -59,7 +60,7 @@ class Orders:
     def give(self, target: str, **request: Any) -> dict[str, Any]:
         wanted = {"target": target, **{name.rstrip("_").replace("_", "-"): value for name, value in request.items()}}
         return asyncio.run(
-            files.handle_request(self.cluster, self.config, NAMES, wanted, self.events.append, self.network)
+            files.handle_request(self.cluster, self.config, NAMES, wanted, self.events.append, self.network, Counts())
         )
 
     def file(self, name: str) -> dict[str, Any]:

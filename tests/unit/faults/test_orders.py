@@ -103,9 +103,21 @@ def test_the_listing_says_what_is_in_force_and_why() -> None:
     assert told["settings"] == {"avg-delay": 500.0, "failure": 12.0, "hang": 5.0, "cpu": 9.0}
     assert told["from"] == {"avg-delay": "config", "failure": "config", "hang": "command", "cpu": "lease"}
     assert told["leases"] == [
-        {"settings": {"cpu": 9.0}, "left_s": 60.0, "count": None, "age_s": 0.0, "owner": None},
-        {"settings": {"reset": 100.0}, "left_s": None, "count": 3, "age_s": 0.0, "owner": None},
+        {"settings": {"cpu": 9.0}, "left_s": 60.0, "count": None, "count_left": None, "age_s": 0.0, "owner": None},
+        {"settings": {"reset": 100.0}, "left_s": None, "count": 3, "count_left": None, "age_s": 0.0, "owner": None},
     ]
+
+
+def test_the_listing_has_what_is_left_of_a_count_until_that_is_used_up() -> None:
+    present = ordered({"reset": 100, "count": 3}, {"cpu": 9, "count": 5, "for": 60}, {"hang": 1, "count": 2})
+
+    def shown(left: dict[str, int]) -> list[tuple[int, int | None]]:
+        told = listing("worker-0", BASE, present, NOW, {("worker-0", key): number for key, number in left.items()})
+        return [(lease["count"], lease["count_left"]) for lease in told["leases"]]
+
+    assert shown({}) == [(3, None), (5, None), (2, None)]
+    assert shown({"id-0": 1, "id-1": 5}) == [(3, 1), (5, 5), (2, None)]
+    assert shown({"id-0": 0, "id-1": 5, "id-2": 0}) == [(5, 5)]
 
 
 @pytest.mark.parametrize(

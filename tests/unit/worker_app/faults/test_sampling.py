@@ -123,6 +123,24 @@ def test_a_fault_count_is_not_renewed_by_the_same_file() -> None:
     assert [faults.next(6.0).fails() for _ in range(3)] == [True, False, False]
 
 
+def test_what_is_left_of_counts_is_known() -> None:
+    counted = plan(
+        Override("a", {"failure": 100.0}, since=5.0, count=2),
+        Override("b", {"hang": 0.0}, since=5.0, count=9),
+        Override("earlier", {"failure": 100.0}, since=0.5, count=7),
+        Override("timed", {"hang": 0.0}, until=30.0),
+    )
+    faults = FaultSampler(counted, started=1.0)
+    seen = []
+    for _ in range(4):
+        seen.append(faults.counts_left())
+        faults.next(6.0)
+        faults.replace(counted)
+    assert seen == [{"a": max(0, 2 - taken), "b": 9 - taken, "earlier": 0} for taken in range(4)]
+    faults.replace(plan())
+    assert faults.counts_left() == {}
+
+
 def test_a_worker_that_started_later_ignores_a_count() -> None:
     faults = FaultSampler(plan(Override("a", {"failure": 100.0}, since=5.0, count=2)), started=6.0)
     assert not faults.next(7.0).fails()
