@@ -39,6 +39,8 @@ EFFECTS = {
 PURE = [
     "comet.admin.schemas",
     "comet.commands.command",
+    "comet.commands.field_checks",
+    "comet.commands.result_text",
     "comet.commands.table",
     "comet.compare",
     "comet.admin.access.request_guard",

@@ -3,18 +3,15 @@
 Pure. A command that acts on a running cluster needs nothing but its declaration and what its handler calls.
 """
 
-import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from comet.commands import field_checks, result_text
 from comet.commands.command import (
     ANYTHING,
     Argument,
-    Check,
     Command,
     Field,
-    Schema,
     argument,
     between,
     count,
@@ -26,12 +23,9 @@ from comet.commands.command import (
     value,
     words_field,
 )
-from comet.common.errors import UserError
-from comet.common.values import Key
 from comet.compare import QUESTIONS
 from comet.config.fault_settings import FRONT_SETTINGS, SETTINGS
 from comet.config.keys import KEYS
-from comet.faults.orders import SPANS, change, span
 
 SIGNALS = "KILL TERM STOP CONT SEGV HUP INT USR1"
 
@@ -49,56 +43,6 @@ WORKER = value("name", "NAME", "worker-0, …", replicas=True)
 REPLICAS = value("names", "NAME", "worker-0, lb-1, …", nargs="+", replicas=True)
 
 
-def _scaled(key: Key) -> Check:
-    def check(value: Any) -> Any:
-        try:
-            return key.check(value)
-        except ValueError as error:
-            raise ValueError(f"{error} (allowed: {key.allowed}); nothing was changed") from None
-
-    return check
-
-
-def _require_a_number(body: Mapping[str, Any]) -> None:
-    if not body:
-        raise UserError("scale: worker, pool or both must be given (whole numbers)")
-
-
-def _signal(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise ValueError("must be a name or a number")
-    if not re.fullmatch(r"[A-Za-z0-9+]{1,20}", str(value), re.ASCII):
-        raise ValueError("no such signal (allowed: KILL, TERM, STOP, CONT, SEGV, … or its number)")
-    return str(value)
-
-
-def _pause(value: Any) -> float | None:
-    try:
-        return None if value is None else span(value)
-    except ValueError as error:
-        raise ValueError(f"{error} (allowed: {SPANS}); nothing was changed") from None
-
-
-def _target(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError("must be a worker's name or all")
-    return value
-
-
-def _check_faults(body: Mapping[str, Any]) -> None:
-    wanted = {name: value for name, value in body.items() if name != "target"}
-    if wanted:
-        change(wanted, body["target"])
-
-
-def _of_setting(key: Key) -> Schema:
-    if isinstance(key.default, bool):
-        return {"type": "boolean"}
-    if isinstance(key.default, list):
-        return {"type": ["string", "array"], "items": {"type": "string"}}
-    return {"type": ["number", "string"]}
-
-
 def _fault_arguments() -> list[Argument]:
     found = []
     for name, key in (SETTINGS | FRONT_SETTINGS | SETTINGS).items():
@@ -109,52 +53,6 @@ def _fault_arguments() -> list[Argument]:
             more: dict[str, Any] = {"action": "append"} if isinstance(key.default, list) else {}
             found.append(argument(f"--{name}", metavar="X", help=help, **more))
     return found
-
-
-def _pause_text(result: Mapping[str, Any]) -> str:
-    seconds = result["for_s"]
-    text = "until `resume`" if seconds is None else f"for {seconds:g} s (`resume` ends that earlier)"
-    return f"paused: requests wait {text}"
-
-
-def _drain_text(result: Mapping[str, Any]) -> str:
-    if result["drained"]:
-        return f"{result['name']} {'is' if result['changed'] else 'was already'} drained: it gets no new requests"
-    if result["changed"]:
-        return f"{result['name']} gets requests again"
-    return f"{result['name']} was not drained: nothing has changed"
-
-
-def _scale_text(result: Mapping[str, Any]) -> str:
-    former = result.get("former", {})
-    was = [f"{name}={former[name]}" for name in ("worker", "pool") if former.get(name, result[name]) != result[name]]
-    return f"worker={result['worker']} pool={result['pool']}" + (f" (was {' '.join(was)})" if was else "")
-
-
-def _reload_text(result: Mapping[str, Any]) -> str:
-    restarted = f"; restarted {', '.join(result['restarted'])}" if result["restarted"] else ""
-    values = result.get("values", {})
-    changed = ", ".join(f"{key}{_from_to(values.get(key))}" for key in result["changed"])
-    changed = changed or "only the image behind a name"
-    return f"changed {changed}{restarted}" if result["changed"] or restarted else "nothing has changed"
-
-
-def _from_to(values: Mapping[str, Any] | None) -> str:
-    """Return ` 500 → 20`; nothing for a value that is not simple."""
-    return "" if values is None else f" {_plain(values['old'])} → {_plain(values['new'])}"
-
-
-def _plain(value: Any) -> str:
-    """Return a value of the config as the file has it."""
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _resume_text(result: Mapping[str, Any]) -> str:
-    return "resumed: requests go on" if result["changed"] else "the cluster was not paused: nothing has changed"
 
 
 DECLARED = (
@@ -242,7 +140,9 @@ DECLARED = (
         run="cli.commands:kill",
         fields={
             "name": words_field("a replica's name"),
-            "signal": Field({"type": ["string", "integer"], "default": "KILL"}, str, _signal, default="KILL"),
+            "signal": Field(
+                {"type": ["string", "integer"], "default": "KILL"}, str, field_checks.signal, default="KILL"
+            ),
         },
         handler=lambda operations, request: operations.kill(request["name"], request["signal"]), over_http=True,
     ),
@@ -271,11 +171,15 @@ DECLARED = (
         ),
         run="cli.commands:scale",
         fields={
-            "worker": Field({"type": "integer", "minimum": 0, "maximum": 200}, int | None, _scaled(KEYS["worker"])),
-            "pool": Field({"type": "integer", "minimum": 1, "maximum": 64}, int | None, _scaled(KEYS["pool"])),
+            "worker": Field(
+                {"type": "integer", "minimum": 0, "maximum": 200}, int | None, field_checks.scaled(KEYS["worker"])
+            ),
+            "pool": Field(
+                {"type": "integer", "minimum": 1, "maximum": 64}, int | None, field_checks.scaled(KEYS["pool"])
+            ),
         },
         handler=lambda operations, request: operations.scale(request.get("worker"), request.get("pool")),
-        text=_scale_text, over_http=True, check=_require_a_number, minimum=1,
+        text=result_text.scale, over_http=True, check=field_checks.require_a_number, minimum=1,
     ),
     Command(
         "restart", "replace replicas one by one, without reducing capacity",
@@ -292,7 +196,7 @@ DECLARED = (
         ("drain worker-1", "drain worker-1 && python supervisor.py restart worker-1"),
         (WORKER, JSON),
         fields={"name": words_field("a worker's name")},
-        handler=lambda operations, request: operations.drain(request["name"]), text=_drain_text, over_http=True,
+        handler=lambda operations, request: operations.drain(request["name"]), text=result_text.drain, over_http=True,
         when_complete=True,
     ),
     Command(
@@ -300,22 +204,23 @@ DECLARED = (
         ("undrain worker-1",),
         (WORKER, JSON),
         fields={"name": words_field("a worker's name")},
-        handler=lambda operations, request: operations.undrain(request["name"]), text=_drain_text, over_http=True,
+        handler=lambda operations, request: operations.undrain(request["name"]), text=result_text.drain, over_http=True,
         when_complete=True,
     ),
     Command(
         "pause", "let requests wait in the load balancers",
         ("pause --for 30s", "pause && python supervisor.py restart worker; python supervisor.py resume"),
         (value("--for", "TIME", "go on by itself after this time: 500ms, 30s, 5m, 1h"), JSON),
-        fields={"for": Field({"type": ["number", "string", "null"]}, check=_pause)},
-        handler=lambda operations, request: operations.pause(request.get("for")), text=_pause_text, over_http=True,
-        when_complete=True,
+        fields={"for": Field({"type": ["number", "string", "null"]}, check=field_checks.pause)},
+        handler=lambda operations, request: operations.pause(request.get("for")), text=result_text.pause,
+        over_http=True, when_complete=True,
     ),
     Command(
         "resume", "end a pause: the requests that wait go on",
         ("resume",),
         (JSON,),
-        handler=lambda operations, request: operations.resume(), text=_resume_text, over_http=True, when_complete=True,
+        handler=lambda operations, request: operations.resume(), text=result_text.resume, over_http=True,
+        when_complete=True,
     ),
     Command(
         "faults", "show or change the injected faults of running workers",
@@ -337,14 +242,14 @@ DECLARED = (
         ),
         run="cli.commands:faults",
         fields={
-            "target": Field({"type": "string", "default": "all"}, str | None, _target, default="all"),
+            "target": Field({"type": "string", "default": "all"}, str | None, field_checks.target, default="all"),
             "owner": Field(shape=str | None),
-            **{name: Field(_of_setting(key)) for name, key in (FRONT_SETTINGS | SETTINGS).items()},
+            **{name: Field(field_checks.setting_schema(key)) for name, key in (FRONT_SETTINGS | SETTINGS).items()},
             "for": Field({"type": ["number", "string"]}),
             "count": Field({"type": ["integer", "string"]}),
             "clear": Field({"type": "boolean"}),
         },
-        handler=lambda operations, request: operations.faults(request), over_http=True, check=_check_faults,
+        handler=lambda operations, request: operations.faults(request), over_http=True, check=field_checks.faults,
     ),
     Command(
         "dashboard", "print a one-time link to the dashboard, with the right to change the cluster",
@@ -404,7 +309,7 @@ DECLARED = (
         "reload", "read the config again and apply it to the running cluster",
         ("reload",),
         (JSON,),
-        handler=lambda operations, request: operations.reload(), text=_reload_text, over_http=True,
+        handler=lambda operations, request: operations.reload(), text=result_text.reload, over_http=True,
     ),
     Command(
         "check", "check the config and start nothing",
