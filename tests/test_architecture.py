@@ -57,6 +57,7 @@ PURE = [
     "comet.config.ports",
     "comet.config.runtimes",
     "comet.config.upstreams",
+    "comet.balancers.routing_table",
     "comet.runtimes.docker.container_states",
     "comet.common.errors",
     "comet.events.event",

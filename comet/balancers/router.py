@@ -1,11 +1,11 @@
 """Sends the routing table to every load balancer, and reports to the supervisor what they say of the workers.
 
-The table follows from the fleet (`table`, a pure function). Each load balancer has one control connection (`LbLink`).
-At each change the whole table is sent on it, followed by a ping: the pong says that this load balancer has applied the
-table. Once all have, no new request is sent to a worker that the table calls draining, and the router reports it
-(`Drained`). A worker that an operator has drained is `given` as what it is, and called draining in the table that is
-sent. For workers that may end during an answer, the pong also reports what is in flight on them; the router then
-asks again and again until nothing is.
+The table follows from the fleet (`comet.balancers.routing_table`). Each load balancer has one control connection
+(`comet.balancers.control_link`). At each change the whole table is sent on it, followed by a ping: the pong says that
+this load balancer has applied the table. Once all have, no new request is sent to a worker that the table calls
+draining, and the router reports it (`Drained`). A worker that an operator has drained is `given` as what it is, and
+called draining in the table that is sent. For workers that may end during an answer, the pong also reports what is in
+flight on them; the router then asks again and again until nothing is.
 
 The same ping, about twice a second, is the watchdog: a load balancer that does not answer for a while is hung. Only
 pings of a punctual watchdog count, so that on an overloaded machine, where the supervisor itself is late, no load
@@ -18,16 +18,16 @@ ignored.
 
 import asyncio
 import socket
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from comet.balancers.control_link import LbLink
+from comet.balancers.routing_table import keeps_view
 from comet.reconcile.driver_interface import Sink
-from comet.reconcile.observations import Answered, Drained, Ejected, Endpoint, Health, Hung, Ready
-from comet.reconcile.replica import SERVING, Replica, State
+from comet.reconcile.observations import Answered, Drained, Ejected, Health, Hung, Ready
 from lb.interface import messages
-from lb.interface.settings import DOWN, DRAINING, UP, UpstreamSpec
+from lb.interface.settings import DRAINING, UP, UpstreamSpec
 
 WATCH_INTERVAL = 0.48
 """Seconds between two pings of the watchdog.
@@ -46,118 +46,6 @@ def is_hung(unanswered: int, timeout: float) -> bool:
     The ping before them was answered, so the silence began after it.
     """
     return (unanswered + 1) * WATCH_INTERVAL >= timeout
-
-
-def table(fleet: Iterable[Replica], endpoints: Mapping[str, Endpoint]) -> tuple[UpstreamSpec, ...]:
-    """Return the upstreams in rotation order: replicas that have an endpoint, their own or a fixed one by name."""
-    return tuple(
-        UpstreamSpec(
-            replica.name,
-            endpoint.host,
-            endpoint.port,
-            _upstream_state(replica),
-            endpoint.health_path,
-            endpoint.health_host,
-        )
-        for replica in sorted(fleet, key=lambda replica: replica.spec.port)
-        if (endpoint := replica.endpoint or endpoints.get(replica.name)) is not None
-        and replica.state is not State.STOPPED
-    )
-
-
-def _keeps_view(former: UpstreamSpec | None, spec: UpstreamSpec) -> bool:
-    """Whether a load balancer keeps its view of this worker; the path of its health check may differ."""
-    return former is not None and (former.host, former.port, former.state) == (spec.host, spec.port, spec.state)
-
-
-def _upstream_state(replica: Replica) -> str:
-    if replica.lost:
-        return DOWN
-    if replica.state in SERVING:
-        return UP
-    return DRAINING if replica.state is State.STOPPING and replica.alive else DOWN
-
-
-class LbLink:
-    """One non-blocking control connection to a load balancer.
-
-    Calls `on_message(message)` for each message, and `on_close()` once at the end.
-    """
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        peer: socket.socket,
-        on_message: Callable[[messages.Message], None],
-        on_close: Callable[[], None],
-    ) -> None:
-        self.name = ""
-        self._loop = loop
-        self._peer = peer
-        self._on_message = on_message
-        self._on_close = on_close
-        self._decoder = messages.Decoder()
-        self._sending = b""
-        self._queue: deque[tuple[bytes, bool]] = deque()
-        self._closed = False
-        peer.setblocking(False)
-        loop.add_reader(peer, self._readable)
-
-    def send(self, *batch: messages.Message, table: bool = False) -> None:
-        """Queue messages, in order.
-
-        A table replaces one that is still queued, so that a hung peer costs the memory of one table at most.
-        """
-        if self._closed:
-            return
-        idle = not self._sending
-        if table:
-            self._queue = deque(queued for queued in self._queue if not queued[1])
-        self._queue.append((b"".join(messages.encode(message) for message in batch), table))
-        if idle:
-            self._writable()
-
-    def close(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
-        self._queue.clear()
-        self._loop.remove_reader(self._peer)
-        self._loop.remove_writer(self._peer)
-        self._peer.close()
-        self._on_close()
-
-    def _writable(self) -> None:
-        try:
-            while self._sending or self._queue:
-                if not self._sending:
-                    self._sending = self._queue.popleft()[0]
-                self._sending = self._sending[self._peer.send(self._sending) :]
-        except BlockingIOError:
-            self._loop.add_writer(self._peer, self._writable)
-        except OSError:
-            self.close()
-        else:
-            self._loop.remove_writer(self._peer)
-
-    def _readable(self) -> None:
-        try:
-            data = self._peer.recv(65536)
-            received = self._decoder.feed(data)
-        except BlockingIOError:
-            return
-        except (OSError, ValueError):
-            self.close()
-            return
-        if not data:
-            self.close()
-            return
-        for message in received:
-            try:
-                checked = messages.read(message)
-            except ValueError:
-                continue  # Ignored: the watchdog replaces a load balancer that gives no valid answer.
-            self._on_message(checked)
 
 
 class Router:
@@ -289,7 +177,7 @@ class Router:
         former = {spec.name: spec for spec in self.given}
         self._version += 1
         for spec in new:
-            if spec.state == UP and not _keeps_view(former.get(spec.name), spec):
+            if spec.state == UP and not keeps_view(former.get(spec.name), spec):
                 for name, views in self._views.items():
                     views.pop(spec.name, None)
                     self._ejections[name].pop(spec.name, None)

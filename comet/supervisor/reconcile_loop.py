@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from signal import SIGKILL
 
-from comet.balancers.router import Router, table
+from comet.balancers.router import Router
+from comet.balancers.routing_table import table
 from comet.events.event import Event
 from comet.reconcile.driver_interface import Driver
 from comet.reconcile.observations import (

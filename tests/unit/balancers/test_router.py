@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from comet.balancers.router import WATCH_INTERVAL, Router, is_hung, table
+from comet.balancers.router import WATCH_INTERVAL, Router, is_hung
+from comet.balancers.routing_table import table
 from comet.config.schema import parse
 from comet.reconcile.observations import Drained, Endpoint, Health, Observation, Ready
 from comet.reconcile.replica import Replica, State

@@ -3,7 +3,7 @@
 import sys
 from types import FrameType
 
-from comet.balancers.router import table
+from comet.balancers.routing_table import table
 from comet.reconcile.observations import Endpoint, Exit, Found, Health, Hung, Lost, Ready, Revived
 from comet.reconcile.replica import Wanted
 from comet.supervisor.reconcile_loop import LOST_GRACE

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
-from comet.balancers.router import table
+from comet.balancers.routing_table import table
 from comet.events.event import Event
 from comet.reconcile.observations import Endpoint, Observation, Ready
 from comet.reconcile.replica import ManagedReplica, State, Wanted
