@@ -135,6 +135,7 @@ ONLY_IN = {
         "comet.images.worker_image": "builds the image",
         "comet.images.base_image": "builds the image",
         "comet.runtimes.docker.driver": "drives containers",
+        "comet.runtimes.docker.containers": "makes, starts and removes them",
         "comet.runtimes.docker.container_spec": "describes them to the engine",
         "comet.engine.errors": "says what goes wrong with it",
         "comet.runtimes.docker.network": "makes the containers' network",

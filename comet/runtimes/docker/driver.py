@@ -14,8 +14,6 @@ So is one that cannot be started again: an engine that dies during a start leave
 """
 
 import asyncio
-import contextlib
-import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -37,7 +35,7 @@ from comet.host.oom_kills import OomWatch
 from comet.reconcile.driver_interface import Sink
 from comet.reconcile.observations import Exited, Found, Lost, Removed, Revived, Started, StartFailed
 from comet.reconcile.replica import ReplicaSpec
-from comet.runtimes.docker.container_spec import ContainerLaunch, creation
+from comet.runtimes.docker.container_spec import ContainerLaunch
 from comet.runtimes.docker.container_states import (
     INSPECTED_EVENTS,
     Known,
@@ -49,7 +47,8 @@ from comet.runtimes.docker.container_states import (
     publishes,
     runs,
 )
-from comet.runtimes.docker.network import DEFAULT, Networks
+from comet.runtimes.docker.containers import STATE_POLL_PAUSE, Containers
+from comet.runtimes.docker.network import Networks
 from comet.runtimes.orphan import short_id
 
 THREADS = 8
@@ -62,21 +61,8 @@ SWEEP_INTERVAL = 5.0
 RESTART_TIMEOUT = 2.0
 """Seconds that a start waits for an engine that is about to restart the container itself."""
 
-STATE_POLL_PAUSE = 0.02
-"""Seconds between two polls of a container's state while a start waits for the engine."""
-
-CLEANUP_TIMEOUT = 5.0
-"""Seconds that an engine may take to free the resources of a dead container; it takes half a second."""
-
 SWEEP = ""
 """The key of the sweep's work queue, which is no replica's name."""
-
-
-MAX_FAILED_STARTS = 5
-"""Number of failed starts after which a container is replaced.
-
-Not at once, because an engine that is shutting down fails, too.
-"""
 
 
 class ContainerDriver:
@@ -97,10 +83,11 @@ class ContainerDriver:
         self._sink = sink
         self._notify = notify
         self._api = client.api
-        self._traits = traits
         self._cluster_id = cluster_id
-        self._networks = Networks(client, cluster_id, lambda event: loop.call_soon_threadsafe(notify, event))
         self._labels = {"comet.cluster": cluster_id, "comet.folder": mark}
+        self._closed = threading.Event()
+        networks = Networks(client, cluster_id, lambda event: loop.call_soon_threadsafe(notify, event))
+        self.containers = Containers(client, cluster_id, traits, networks, self._closed)
         self._queues = KeyedWorkQueues(THREADS, self._on_error)
         self._lock = threading.Lock()
         self._known: dict[str, Known] = {}
@@ -108,16 +95,10 @@ class ContainerDriver:
         self._oom_watch = None if traits.reports_oom else OomWatch()
         self.before_start: Callable[[], None] = lambda: None
         """Called on a work queue's thread before a container is started; UserError: it cannot be started."""
-        self.restore_image: Callable[[str], None] = lambda image: None
-        """Called on a work queue's thread for an image that the engine does not have (any more).
-
-        It gets the image, or raises UserError.
-        """
         self.after_start: Callable[[Known], None] = lambda known: None
         """Called on a work queue's thread after each start of a container."""
         self.before_removal: Callable[[str], None] = lambda name: None
         """Called on a work queue's thread with the name of a replica whose container is to be removed."""
-        self._closed = threading.Event()
         self._watching = threading.Event()
         self._lost = False
         """Whether the engine is unreachable: its event stream has ended and is not open again."""
@@ -153,7 +134,7 @@ class ContainerDriver:
     def kill(self, name: str, signal: int) -> None:
         known = self._known.get(name)
         if known is not None:
-            self._queues.put(name, lambda: self._kill(known, signal))
+            self._queues.put(name, lambda: self.containers.kill(known, signal))
 
     def remove(self, name: str) -> None:
         self._queues.put(name, lambda: self._remove(name))
@@ -186,7 +167,7 @@ class ContainerDriver:
             return
         try:
             self.before_start()
-            if known.id is None or not self._start_existing(known):
+            if known.id is None or not self.containers.start_existing(known):
                 self._start_new(known)
             seen = self._await_start(known)
             if runs(seen["State"]) and not publishes(seen, launch.container_port):
@@ -216,33 +197,9 @@ class ContainerDriver:
     def _start_new(self, known: Known) -> None:
         """Start a new container in place of any container of the replica, whatever name that has now."""
         known.running = False
-        self._discard_by_label(known.spec.name)
-        known.id = self._create(known.spec)
+        self.containers.discard_of(known.spec.name)
+        known.id = self.containers.create(known.spec)
         self._api.start(known.id)
-
-    def _create(self, spec: ReplicaSpec) -> str:
-        launch: ContainerLaunch = spec.launch
-        made = creation(self._api, self._traits, self._cluster_id, spec, self._networks.ensure(launch.network))
-        try:
-            try:
-                return str(self._api.create_container(**made)["Id"])
-            except docker.errors.ImageNotFound:
-                self.restore_image(spec.launch.image)
-                return str(self._api.create_container(**made)["Id"])
-        except docker.errors.APIError as error:
-            if error.status_code != 409:
-                raise
-            if any((entry.get("Labels") or {}).get("comet.replica") == spec.name for entry in self._list_containers()):
-                raise  # The previous container is still being removed.
-        # Another container, which is not ours to remove, has the name.
-        return str(self._api.create_container(**made | {"name": f"{made['name']}-{secrets.token_hex(3)}"})["Id"])
-
-    def _list_containers(self) -> list[dict[str, Any]]:
-        """Return the cluster's containers, running or not, whatever their names."""
-        listed: list[dict[str, Any]] = self._api.containers(
-            all=True, filters={"label": f"comet.cluster={self._cluster_id}"}
-        )
-        return listed
 
     def _await_start(self, known: Known) -> dict[str, Any]:
         """Return the container's state as the engine reports it after a start.
@@ -260,74 +217,16 @@ class ContainerDriver:
         known.life, known.pid = began(seen["State"]), seen["State"].get("Pid") or 0
         return seen
 
-    def _start_existing(self, known: Known) -> bool:
-        """Start the existing container; return False where it is gone, or was unusable and has been removed."""
-        assert known.id is not None
-        try:
-            if self._traits.cleans_up_later and not self._await_cleanup(known.id):
-                self._discard(known.id)
-                return False
-            self._api.start(known.id)
-        except docker.errors.NotFound:
-            return False
-        except docker.errors.APIError as error:
-            if "paused" in error_text(error):
-                self._api.unpause(known.id)
-                return True
-            known.failed_starts += 1
-            if "already exists" not in error_text(error) and known.failed_starts < MAX_FAILED_STARTS:
-                raise
-            with contextlib.suppress(docker.errors.APIError):
-                self._api.disconnect_container_from_network(known.id, known.spec.launch.network or DEFAULT, force=True)
-            self._discard(known.id)
-            known.id = None
-            return False
-        known.failed_starts = 0
-        return True
-
-    def _await_cleanup(self, container: str) -> bool:
-        """Wait until the engine has cleaned up the dead container; return whether it has."""
-        deadline = time.monotonic() + CLEANUP_TIMEOUT
-        while self._api.inspect_container(container)["State"].get("Status") == "stopped":
-            if time.monotonic() > deadline:
-                return False
-            self._closed.wait(STATE_POLL_PAUSE)
-        return True
-
-    def _kill(self, known: Known, signal: int) -> None:
-        if known.id is None or not known.running:
-            return
-        try:
-            self._api.kill(known.id, signal)
-        except docker.errors.APIError as error:
-            # 404 and 409: it is gone or does not run, which the event stream reports as well.
-            if error.status_code not in (404, 409):
-                raise
-
     def _remove(self, name: str) -> None:
         self.before_removal(name)
         known = self._known.get(name)
         if known is not None and known.id is not None:
-            self._discard(known.id)
+            self.containers.discard(known.id)
         else:
-            self._discard_by_label(name)
+            self.containers.discard_of(name)
         with self._lock:
             self._known.pop(name, None)
         self._loop.call_soon_threadsafe(self._sink, name, known.instance if known else None, Removed())
-
-    def _discard_by_label(self, name: str) -> None:
-        for entry in self._list_containers():
-            if (entry.get("Labels") or {}).get("comet.replica") == name:
-                self._discard(entry["Id"])
-
-    def _discard(self, container: str) -> None:
-        try:
-            self._api.remove_container(container, force=True, v=True)
-        except docker.errors.NotFound:
-            return
-        except docker.errors.APIError as error:
-            if error.status_code != 409:  # Its removal is in progress.
-                raise
 
     def _on_error(self, name: str, error: Exception) -> None:
         if not isinstance(error, engine_errors()):
@@ -449,7 +348,7 @@ class ContainerDriver:
     def _inspect_changed(self) -> None:
         """Inspect each container whose state differs from what is known."""
         try:
-            listed = self._list_containers()
+            listed = self.containers.listed()
         except engine_errors():  # The event stream reports an engine that is unreachable.
             return
         running = {entry["Id"] for entry in listed if entry.get("State") in ("running", "paused")}

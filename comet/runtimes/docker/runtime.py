@@ -76,7 +76,7 @@ class DockerRuntime(SingleRuntime):
             run.loop, run.sink, run.notify, self.client, run.cluster.id or "", run.cluster.mark, traits
         )
         self.driver.before_start = run.cluster.require_in_place
-        self.driver.restore_image = self._restore_image
+        self.driver.containers.restore_image = self._restore_image
         self._network_faults = NetworkFaults(self.client, run.cluster.id or "", traits, self._own_image)
         self.driver.after_start = self._resume_network_faults
         self.driver.before_removal = self._network_faults.end
