@@ -53,9 +53,9 @@ def container_name(cluster_id: str, replica: str) -> str:
 
 
 def creation(
-    api: APIClient, traits: EngineTraits, cluster_id: str, spec: ReplicaSpec, network: str | None
+    api: APIClient, traits: EngineTraits, labels: Mapping[str, str], spec: ReplicaSpec, network: str | None
 ) -> dict[str, Any]:
-    """Return the arguments of `create_container` for this replica, on this network."""
+    """Return the arguments of `create_container` for this replica, on this network; `labels` are its cluster's."""
     launch: ContainerLaunch = spec.launch
     port = launch.container_port
     mapped = launch.hosts_user
@@ -83,12 +83,12 @@ def creation(
     )
     return {
         "image": launch.image,
-        "name": container_name(cluster_id, spec.name),
+        "name": container_name(labels["comet.cluster"], spec.name),
         "command": list(launch.arguments) or None,
         "environment": dict(launch.environment),
         "user": traits.user(launch.user) if mapped else launch.user,
         "ports": [port],
-        "labels": {"comet.cluster": cluster_id, "comet.replica": spec.name, "comet.fingerprint": launch.fingerprint},
+        "labels": {**labels, "comet.replica": spec.name, "comet.fingerprint": launch.fingerprint},
         "host_config": host_config,
     }
 

@@ -41,13 +41,15 @@ class Containers:
         self,
         client: docker.DockerClient,
         cluster_id: str,
+        mark: str,
         traits: EngineTraits,
         networks: Networks,
         closed: threading.Event,
     ) -> None:
-        """Create it; once `closed` is set, nothing waits any longer."""
+        """Create it; `mark` names the cluster's folder. Once `closed` is set, nothing waits any longer."""
         self._api = client.api
         self._cluster_id = cluster_id
+        self._labels = {"comet.cluster": cluster_id, "comet.folder": mark}
         self._traits = traits
         self._networks = networks
         self._closed = closed
@@ -64,7 +66,7 @@ class Containers:
     def create(self, spec: ReplicaSpec) -> str:
         """Create a container and return its id; a name that another program's container has is not used."""
         launch: ContainerLaunch = spec.launch
-        made = creation(self._api, self._traits, self._cluster_id, spec, self._networks.ensure(launch.network))
+        made = creation(self._api, self._traits, self._labels, spec, self._networks.ensure(launch.network))
         try:
             try:
                 return str(self._api.create_container(**made)["Id"])

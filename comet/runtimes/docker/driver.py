@@ -84,10 +84,9 @@ class ContainerDriver:
         self._notify = notify
         self._api = client.api
         self._cluster_id = cluster_id
-        self._labels = {"comet.cluster": cluster_id, "comet.folder": mark}
         self._closed = threading.Event()
         networks = Networks(client, cluster_id, lambda event: loop.call_soon_threadsafe(notify, event))
-        self.containers = Containers(client, cluster_id, traits, networks, self._closed)
+        self.containers = Containers(client, cluster_id, mark, traits, networks, self._closed)
         self._queues = KeyedWorkQueues(THREADS, self._on_error)
         self._lock = threading.Lock()
         self._known: dict[str, Known] = {}

@@ -20,6 +20,8 @@ from tests.support.fakes import spec
 
 LAUNCH = ContainerLaunch("image", (), {}, "", "127.0.0.1", 8080, (), 1 << 27, 100, "made so")
 
+MARK = "7:/home/ann/shop"
+
 
 class PlayedEngine:
     """An engine whose event stream is open while it is `up`; it starts whatever it is asked to."""
@@ -77,7 +79,7 @@ class Stage:
         client = cast(docker.DockerClient, SimpleNamespace(api=self.engine.api))
         loop = asyncio.get_running_loop()
         self.driver = ContainerDriver(
-            loop, lambda name, instance, what: self.seen.put_nowait(what), self.told.put_nowait, client, "cluster"
+            loop, lambda name, instance, what: self.seen.put_nowait(what), self.told.put_nowait, client, "cluster", MARK
         )
         self.engine.come()
         assert self.driver.watch()
@@ -122,6 +124,19 @@ def test_an_absent_engine_gets_no_calls_until_it_is_back() -> None:
         assert await stage.saw() == Revived()
         stage.driver.start(WORKER, 3)
         assert isinstance(await stage.saw(), Started)
+        stage.close()
+
+    asyncio.run(story())
+
+
+def test_a_container_has_the_mark_of_the_folder_by_which_a_lost_id_is_recovered() -> None:
+    async def story() -> None:
+        stage = Stage()
+        stage.driver.start(WORKER, 1)
+        assert isinstance(await stage.saw(), Started)
+        labels = stage.engine.api.create_container.call_args.kwargs["labels"]
+        assert labels["comet.folder"] == MARK
+        assert labels["comet.cluster"] == "cluster"
         stage.close()
 
     asyncio.run(story())
