@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from comet.common.errors import UserError
-from comet.host.files import Owner
+from comet.common.file_checks import Owner
 
 Mount = tuple[str, str, bool]
 """A path that a process needs, the path under which it sees it (the same one), and whether it may only read there."""

@@ -5,31 +5,25 @@ path means: a link to /etc/shadow, a FIFO that blocks the process opening it, a 
 always means the same file. A `Directory` is therefore opened once without following links, checked, and held. Its
 operations take the name of one entry. An existing entry is first opened with O_PATH, which neither blocks nor activates
 a device. Then it is checked (a regular file, one link, a known owner, an acceptable size), and only then opened for
-use, through that same descriptor.
-
-The link count can be wrong for a moment while another process adds and removes links. In a directory that another user
-writes to, a file is therefore used only if it belongs to that user; a second name of another user's file does not.
+use, through that same descriptor. `comet.common.file_checks` has the checks.
 
 Below `.comet/` no link is followed. Above it, paths mean what the cluster's user made of them, because a user who can
 write to the cluster's folder controls the cluster anyway. The functions of this module take such a path; `Directory` is
 for several operations in one place.
 
-An entry that is not as expected raises UnsafeFile. It is a UserError for callers that do not catch it, and an OSError
-for callers that treat an unusable file like an unreadable one. A missing file raises FileNotFoundError.
+An entry that is not as expected raises UnsafeFile, a missing file FileNotFoundError.
 """
 
 import contextlib
 import errno
 import os
-import pwd
 import secrets
 import shutil
 import stat
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-from comet.common.errors import UserError
+from comet.common.file_checks import Owner, UnsafeFile, kind_of, require_directory, require_file
 
 STATE_FOLDER = ".comet"
 
@@ -41,35 +35,6 @@ ATTEMPTS = 10
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-_KINDS = {
-    stat.S_IFDIR: "a directory",
-    stat.S_IFLNK: "a symbolic link",
-    stat.S_IFIFO: "a FIFO",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-    stat.S_IFREG: "a regular file",
-}
-
-
-class UnsafeFile(UserError, OSError):
-    """An entry that is not what it should be; `what` (and `strerror`) says what it is instead."""
-
-    def __init__(self, path: str, what: str) -> None:
-        super().__init__(f"{path}: {what}")
-        self.what = what
-        self.errno, self.strerror, self.filename = errno.EPERM, what, path
-
-    def __str__(self) -> str:
-        return self.message
-
-
-@dataclass(frozen=True)
-class Owner:
-    """A user and a group by number."""
-
-    uid: int
-    gid: int
 
 
 class Directory:
@@ -164,7 +129,7 @@ class Directory:
         try:
             if make and found.status.st_uid == os.geteuid():
                 found.chmod(stat.S_IMODE(found.status.st_mode) & ~(stat.S_IWGRP | stat.S_IWOTH))
-            _check_directory(found.status, path, known)
+            require_directory(found.status, path, known)
             if make and owner is not None:
                 found.chown(owner)
         except OSError:
@@ -313,7 +278,7 @@ class Directory:
         with self._named(name):
             looked_at = os.open(name, _LOOK, dir_fd=self.descriptor)
         try:
-            _check_file(os.fstat(looked_at), self._path(name), self.owners, limit)
+            require_file(os.fstat(looked_at), self._path(name), self.owners, limit)
             yield looked_at
         finally:
             os.close(looked_at)
@@ -420,14 +385,6 @@ def rotated_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.1")
 
 
-def who(uid: int) -> str:
-    """Return a user as `alice (uid 1000)`."""
-    try:
-        return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
-    except KeyError:
-        return f"uid {uid}"
-
-
 def _open_directory(name: str, within: int | None, path: str) -> int:
     try:
         return os.open(name, _DIRECTORY, dir_fd=within)
@@ -436,30 +393,4 @@ def _open_directory(name: str, within: int | None, path: str) -> int:
         if error.errno not in (errno.ENOTDIR, errno.ELOOP):
             raise
     found = os.stat(name, dir_fd=within, follow_symlinks=False)
-    raise UnsafeFile(path, f"is {_kind(found)} where a directory belongs; move it away")
-
-
-def _check_directory(found: os.stat_result, path: str, owners: Collection[int]) -> None:
-    if found.st_uid not in owners:
-        raise UnsafeFile(
-            path,
-            f"belongs to {who(found.st_uid)}, whom Comet does not trust here; move it away, or choose another place",
-        )
-    # In a sticky directory only the owner of an entry can rename or remove it.
-    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX:
-        raise UnsafeFile(path, f"other users may write to it; take that right away with: chmod go-w {path}")
-
-
-def _check_file(found: os.stat_result, path: str, owners: Collection[int], limit: int | None) -> None:
-    if not stat.S_ISREG(found.st_mode):
-        raise UnsafeFile(path, f"is {_kind(found)} where a regular file belongs; move it away")
-    if found.st_uid not in owners:
-        raise UnsafeFile(path, f"belongs to {who(found.st_uid)}, whom Comet does not trust here; move it away")
-    if found.st_nlink > 1:
-        raise UnsafeFile(path, "has a second name (a hard link) elsewhere; copy it, and put the copy in its place")
-    if limit is not None and found.st_size > limit:
-        raise UnsafeFile(path, f"holds {found.st_size} bytes, more than the {limit} that it may; move it away")
-
-
-def _kind(found: os.stat_result) -> str:
-    return _KINDS.get(stat.S_IFMT(found.st_mode), "something unknown")
+    raise UnsafeFile(path, f"is {kind_of(found)} where a directory belongs; move it away")

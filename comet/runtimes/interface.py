@@ -15,12 +15,12 @@ from enum import Enum
 from typing import Any
 
 from comet.common.errors import UserError
+from comet.common.file_checks import Owner
 from comet.concurrency.cancellation import Interruptible
 from comet.config.fault_settings import NETWORK
 from comet.config.schema import Config
 from comet.engine.clients import Engines
 from comet.events.event import Event
-from comet.host.files import Owner
 from comet.host.sockets import Listeners
 from comet.reconcile.driver_interface import Driver, Sink
 from comet.reconcile.observations import Endpoint

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from comet.common.file_checks import UnsafeFile
 from comet.host import files
 
 BLOCK = 64 << 10
@@ -126,7 +127,7 @@ class _Follower:
         """
         try:
             descriptor = files.open_read(files.rotated_path(self._path))
-        except (FileNotFoundError, files.UnsafeFile):
+        except (FileNotFoundError, UnsafeFile):
             return
         try:
             size = os.fstat(descriptor).st_size

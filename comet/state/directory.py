@@ -19,9 +19,9 @@ import socket
 from pathlib import Path
 
 from comet.common.errors import UserError, os_error_text
+from comet.common.file_checks import Owner as Owner
 from comet.host import files
 from comet.host.files import STATE_FOLDER, Directory
-from comet.host.files import Owner as Owner
 
 WORKER_UID = 10001
 """User and group of the workers if the invoking user is root, because workers must not have root's rights."""

@@ -9,8 +9,9 @@ import secrets
 from pathlib import Path
 
 from comet.common.errors import UserError, os_error_text
+from comet.common.file_checks import UnsafeFile
 from comet.host import files
-from comet.host.files import Directory, UnsafeFile
+from comet.host.files import Directory
 from comet.state.directory import Cluster, Owner
 
 FOLDER = "secrets"

@@ -13,8 +13,9 @@ import os
 import socket
 
 from comet.common.errors import UserError, os_error_text
+from comet.common.file_checks import UnsafeFile
 from comet.config.database_url import DEFAULT_PORT
-from comet.host.files import Directory, UnsafeFile
+from comet.host.files import Directory
 from comet.state import secrets as secret_files
 from comet.state.directory import Cluster, Owner
 from comet.statistics.database import Access, Place, Server, needs

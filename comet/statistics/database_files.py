@@ -19,7 +19,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from comet.common.errors import UserError
-from comet.host.files import STATE_FOLDER, Directory, Owner, UnsafeFile, who
+from comet.common.file_checks import Owner, UnsafeFile, who
+from comet.host.files import STATE_FOLDER, Directory
 
 SIDE_FILES = ("", "-wal", "-shm", "-journal")
 INCOMING = ".incoming"

@@ -16,13 +16,13 @@ from pathlib import Path
 
 from comet.balancers import request_statistics
 from comet.common.errors import Busy, UserError
+from comet.common.file_checks import Owner
 from comet.concurrency.background import Background
 from comet.config.schema import Config
 from comet.events.event import Event
 from comet.events.journal import Journal
 from comet.faults import files as fault_files
 from comet.host import files
-from comet.host.files import Owner
 from comet.state import secrets as secret_files
 from comet.state import traffic_orders
 from comet.state.control_socket import ControlServer

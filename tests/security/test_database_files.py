@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from comet.common.errors import UserError
-from comet.host.files import Owner
+from comet.common.file_checks import Owner
 from comet.statistics import database
 from comet.statistics.database import Place
 from tests.support.users import STRANGER, USER, as_root, python_as

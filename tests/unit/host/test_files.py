@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from comet.common.errors import UserError
+from comet.common.file_checks import Owner, UnsafeFile
 from comet.host import files
-from comet.host.files import Directory, Owner, UnsafeFile
+from comet.host.files import Directory
 from comet.state.directory import write_atomically
 
 STRANGER = 12345

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from comet.common.file_checks import UnsafeFile
 from comet.events import exit_markers
 from comet.host import files
 from comet.runtimes import log_file, logs
@@ -176,11 +177,11 @@ def test_a_log_that_somebody_cut_is_followed_from_its_beginning(tmp_path: Path) 
 def test_only_a_regular_file_is_a_log(tmp_path: Path) -> None:
     path = tmp_path / "w.log"
     os.mkfifo(path)
-    with pytest.raises(files.UnsafeFile):
+    with pytest.raises(UnsafeFile):
         list(log_file.tail(path, 1))
     path.unlink()
     path.symlink_to("/etc/passwd")
-    with pytest.raises(files.UnsafeFile):
+    with pytest.raises(UnsafeFile):
         list(log_file.tail(path, 1))
 
 
