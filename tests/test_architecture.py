@@ -51,6 +51,7 @@ PURE = [
     "comet.common.figures",
     "comet.common.values",
     "comet.common.wording",
+    "comet.config.changes",
     "comet.config.schema",
     "comet.config.combinations",
     "comet.config.keys",

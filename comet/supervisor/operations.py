@@ -8,19 +8,19 @@ replacement that does not become ready) leaves the old replicas serving.
 import asyncio
 import errno
 import signal as signals
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 from comet.balancers import certificates
 from comet.common.errors import Busy, Unknown, UserError
-from comet.common.redaction import concealed
 from comet.common.values import brief
 from comet.common.wording import nearest
 from comet.config import scale_override
+from comet.config.changes import changed_keys, changed_values
 from comet.config.chosen_ports import ChosenPorts
-from comet.config.keys import KEYS, LIMITS
+from comet.config.keys import KEYS
 from comet.config.schema import Config, load, parse_numbers
 from comet.events.event import Event, visible
 from comet.faults import files as fault_files
@@ -33,8 +33,6 @@ from comet.state.directory import Cluster
 from comet.supervisor.fleet import Fleet
 from comet.supervisor.rolling_update import RollingUpdate
 from comet.workloads import builtin
-
-SIMPLE = (bool, int, float, str, type(None))
 
 
 class Operations:
@@ -352,23 +350,6 @@ class Operations:
         finally:
             self._running_operation = None
             self._ports.prune(self.config)
-
-
-def changed_keys(before: Config, after: Config) -> list[str]:
-    """Return the keys whose values differ, in the order of the table of keys."""
-    names = {key: key.replace("-", "_") for key in KEYS | LIMITS if key != "limits"}
-    return [key for key, name in names.items() if getattr(before, name) != getattr(after, name)]
-
-
-def changed_values(before: Config, after: Config, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Return the old and the new value of each of these keys that has a simple value: a number, a word or none."""
-    fields = {key: key.replace("-", "_") for key in keys}
-    pairs = {key: {"old": getattr(before, name), "new": getattr(after, name)} for key, name in fields.items()}
-    return {
-        key: {side: concealed(value) if isinstance(value, str) else value for side, value in pair.items()}
-        for key, pair in pairs.items()
-        if all(isinstance(value, SIMPLE) for value in pair.values())
-    }
 
 
 def pause_seconds(given: Any) -> float | None:

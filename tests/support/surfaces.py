@@ -17,12 +17,12 @@ from comet.cli.main import described, parser
 from comet.commands.table import on_command_line, shapes
 from comet.common.errors import UserError
 from comet.config import schema
+from comet.config.changes import changed_keys
 from comet.config.keys import KEYS
 from comet.config.template import template
 from comet.faults import orders
 from comet.runtimes import registry
 from comet.supervisor.admin_feed import public_config
-from comet.supervisor.operations import changed_keys
 from comet.terminal import tables
 from lb.__main__ import _parser as lb_parser
 from lb.balance.policies import policy_class

@@ -174,7 +174,7 @@ def add(thing: Thing, sources: Path) -> None:
         path = sources / name
         path.parent.mkdir(exist_ok=True)
         before = path.read_text() if path.exists() else ""
-        mark = "\n\ndef changed_keys("  # The end of the class Operations.
+        mark = "\n\ndef pause_seconds("  # The end of the class Operations.
         path.write_text(before.replace(mark, code + mark) if mark in before else before + code)
         (path.parent / "__init__.py").touch()
 
