@@ -125,6 +125,18 @@ def remove_marks() -> None:
             os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], kept)
 
 
+def has_terminal() -> bool:
+    """Whether this process has a controlling terminal.
+
+    Once the terminal is closed, SIGHUP means that it closed, not a request to reload.
+    """
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
+
+
 def _folder() -> str | None:
     try:
         return os.getcwd()

@@ -8,9 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from comet.common.errors import UserError
+from comet.config.ports import PORT_KEYS, port_ranges
+from comet.config.schema import Config
 from comet.engine.clients import Engines
 from comet.engine.errors import engine_errors, error_text
 from comet.events.event import visible
+from comet.host.sockets import require_free
 from comet.runtimes import registry
 from comet.runtimes.finder import Search
 from comet.runtimes.orphan import Orphan
@@ -92,6 +95,24 @@ def end(cluster: Cluster, found: Iterable[Orphan], engines: Engines, grace: floa
     every = list(found)
     for driver, finder in registry.finders().items():
         yield from finder.end(cluster, [orphan for orphan in every if orphan.driver == driver], engines, grace)
+
+
+def require_ports(config: Config, found: Iterable[Orphan]) -> None:
+    """Raise UserError unless each port is free or held by a replica of an earlier supervisor of this cluster."""
+    held = {orphan.port for orphan in found}
+    if any(registry.finders()[orphan.driver].holds_front_port for orphan in found):
+        held.add(config.front_port)
+    hosts = {
+        "load-balancer-port": config.load_balancer_host,
+        "front-port": config.load_balancer_host,
+        "worker-port": config.worker_host,
+        "admin-port": "127.0.0.1",
+    }
+    values = {key: getattr(config, key.replace("-", "_")) for key in (*PORT_KEYS, "pool", "worker")}
+    wanted = [
+        (key, hosts[key], port) for key, first, count in port_ranges(values) for port in range(first, first + count)
+    ]
+    require_free(config.path.name, [each for each in wanted if each[2] not in held], dict(config.lines))
 
 
 def recognize(cluster: Cluster) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from comet.balancers import certificates
 from comet.balancers.router import Router
 from comet.balancers.runtime import BalancerRuntime
 from comet.balancers.traffic_control import TrafficControl
@@ -20,7 +21,8 @@ from comet.faults import files as fault_files
 from comet.faults.counts import Counts
 from comet.host.sockets import FRONT, Listeners
 from comet.host.zombie_reaper import Reaper
-from comet.reconcile.replica import ManagedReplica, Replica, located
+from comet.reconcile.observations import Endpoint
+from comet.reconcile.replica import HERE, ManagedReplica, Replica, located, number_of
 from comet.runtimes import registry
 from comet.runtimes.adoption import Adoption
 from comet.runtimes.interface import RenderContext, RunServices, SingleRuntime
@@ -31,6 +33,7 @@ from comet.supervisor.snapshots import SnapshotMaker
 from comet.supervisor.state_writer import StateWriter
 from comet.supervisor.watchdogs import Watchdogs
 from comet.telemetry.rates import Sample
+from comet.workloads import builtin
 
 SAMPLE_INTERVAL = 1.0
 """Seconds between two samples of the traffic."""
@@ -167,6 +170,26 @@ class Fleet:
         sample = self.snapshots.sample(self.worker_names())
         if sample is not None:
             self.on_sample(sample)
+
+    def urls(self, config: Config) -> list[dict[str, Any]]:
+        """Return name, kind, id and URL of each replica, and of the front where there is one, as a start shows them."""
+        shown = sorted(
+            self.supervisor.replicas.values(), key=lambda replica: (replica.spec.rank, number_of(replica.name))
+        )
+        listed: list[dict[str, Any]] = []
+        balancers = "http" if certificates.files_of(config, self._cluster) is None else "https"
+        if config.front_port:
+            place = Endpoint(builtin.reachable(config.load_balancer_host), config.front_port)
+            url = located(f"{balancers}://{HERE}", place) + self.balancers.url_path(config)
+            listed.append({"name": "front", "kind": "shared", "id": None, "url": url})
+        for replica in shown:
+            runtime = self.runtime_of(replica)
+            host, port = runtime.address(config, replica.spec) or ("", 0)
+            place = replica.endpoint or Endpoint(builtin.reachable(host), port)
+            scheme = "http" if runtime.is_upstream else balancers
+            url = located(f"{scheme}://{HERE}", place) + runtime.url_path(config)
+            listed.append({"name": replica.name, "kind": replica.spec.kind, "id": replica.id, "url": url})
+        return listed
 
     def worker_names(self) -> list[str]:
         """Return the names of all workers."""

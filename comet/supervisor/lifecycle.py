@@ -18,23 +18,18 @@ from comet.balancers import certificates, data_path
 from comet.commands.table import COMMANDS, shapes
 from comet.common.errors import Busy, UserError, os_error_text
 from comet.concurrency.cancellation import Interruptible, Stopped
-from comet.config import chosen_ports, scale_override
+from comet.config import scale_override
 from comet.config.chosen_ports import ChosenPorts
-from comet.config.ports import PORT_KEYS, port_ranges
 from comet.config.schema import Config
 from comet.events import exit_markers
 from comet.events.event import Event
 from comet.events.journal import Journal
 from comet.faults import files as fault_files
 from comet.faults.lease_watch import LeaseWatch
-from comet.host.sockets import require_free
-from comet.reconcile.observations import Endpoint
-from comet.reconcile.replica import HERE, ManagedReplica, Replica, State, Wanted, located, number_of
-from comet.runtimes import discovery, failure_report, registry
+from comet.host.process_setup import has_terminal
+from comet.reconcile.replica import ManagedReplica, Replica, State, Wanted
+from comet.runtimes import discovery, failure_report
 from comet.runtimes.orphan import Orphan
-from comet.runtimes.replica_records import StateFile
-from comet.state import secrets as secret_files
-from comet.state import traffic_orders
 from comet.state.control_socket import ControlServer, Handler
 from comet.state.directory import Cluster, worker_owner
 from comet.state.lock import Lock
@@ -47,7 +42,6 @@ from comet.supervisor.state_handover import StateOwnership
 from comet.supervisor.takeover import Takeover
 from comet.terminal.messages import Display, Message
 from comet.tracing.process import SpanExport
-from comet.workloads import builtin
 from lb.system.process_setup import not_ignored
 
 MAX_FAILED_STARTS = 3
@@ -83,7 +77,7 @@ class Run:
         self._ports = ChosenPorts(cluster)
         self._cluster = cluster
         self._display: Display | None = display
-        self._had_terminal = _has_terminal()
+        self._had_terminal = has_terminal()
         self._journal = Journal(cluster.path("events.jsonl"))
         self._journal.listeners.append(lambda record: self._show({"kind": "event", "record": record}))
         self._journal.listeners.append(lambda record: exit_markers.note(cluster, record))
@@ -149,7 +143,7 @@ class Run:
         found = await self._wait.blocking(lambda: discovery.find(cluster, fleet.engines))
         self._ports.resume(self._config, [(orphan.name, orphan.port) for orphan in found])
         config = self._config = self._ports.assign(self._config)
-        self._require_ports(found)
+        discovery.require_ports(config, found)
         fleet.balancers.warm_up()
         await self._advise_to_compile()
         self._span_export.open(config)
@@ -182,7 +176,7 @@ class Run:
         fleet.on_change()  # No replica changes when the admin server starts to report "ready".
         await takeover.complete(self._operations)
         self._ownership.complete = True
-        self._show({"kind": "ready", "replicas": self._urls(), "admin": admin})
+        self._show({"kind": "ready", "replicas": self._fleet.urls(self._config), "admin": admin})
 
     async def _open_admin(self, found: list[Orphan]) -> str | None:
         """Start the admin server and the traffic samples; return the server's URL, None where it is disabled."""
@@ -206,24 +200,6 @@ class Run:
     def _effective_config(self) -> Config:
         return self._config if self._operations is None else self._operations.config
 
-    def _require_ports(self, found: list[Orphan]) -> None:
-        """Raise UserError unless each port is free or held by a replica of an earlier supervisor of this cluster."""
-        config = self._config
-        held = {orphan.port for orphan in found}
-        if any(registry.finders()[orphan.driver].holds_front_port for orphan in found):
-            held.add(config.front_port)
-        hosts = {
-            "load-balancer-port": config.load_balancer_host,
-            "front-port": config.load_balancer_host,
-            "worker-port": config.worker_host,
-            "admin-port": "127.0.0.1",
-        }
-        values = {key: getattr(config, key.replace("-", "_")) for key in (*PORT_KEYS, "pool", "worker")}
-        wanted = [
-            (key, hosts[key], port) for key, first, count in port_ranges(values) for port in range(first, first + count)
-        ]
-        require_free(config.path.name, [each for each in wanted if each[2] not in held], dict(config.lines))
-
     def _write_faults(self, members: list[ManagedReplica]) -> None:
         names = [each.spec.name for each in members if self._fleet.runtimes[each.spec.driver].is_upstream]
         try:
@@ -246,26 +222,6 @@ class Run:
     def _failure_text(self, replica: Replica) -> str:
         report = failure_report.of(self._cluster, replica, self._fleet.runtime_of(replica).port_hint)
         return f"{replica.name} does not become ready: {report}"
-
-    def _urls(self) -> list[dict[str, Any]]:
-        shown = sorted(
-            self._fleet.supervisor.replicas.values(), key=lambda replica: (replica.spec.rank, number_of(replica.name))
-        )
-        config = self._config
-        listed: list[dict[str, Any]] = []
-        balancers = "http" if certificates.files_of(config, self._cluster) is None else "https"
-        if config.front_port:
-            place = Endpoint(builtin.reachable(config.load_balancer_host), config.front_port)
-            url = located(f"{balancers}://{HERE}", place) + self._fleet.balancers.url_path(config)
-            listed.append({"name": "front", "kind": "shared", "id": None, "url": url})
-        for replica in shown:
-            runtime = self._fleet.runtime_of(replica)
-            host, port = runtime.address(config, replica.spec) or ("", 0)
-            place = replica.endpoint or Endpoint(builtin.reachable(host), port)
-            scheme = "http" if runtime.is_upstream else balancers
-            url = located(f"{scheme}://{HERE}", place) + runtime.url_path(config)
-            listed.append({"name": replica.name, "kind": replica.spec.kind, "id": replica.id, "url": url})
-        return listed
 
     # Down.
 
@@ -294,7 +250,7 @@ class Run:
                 "the replicas of an earlier supervisor go on as they were: `run` takes them over, `stop` ends them"
             )
         elif not stuck and self._lock.is_ours:
-            self._remove_state()
+            self._ownership.remove_state()
         elif stuck:
             left = ", ".join(stuck)
             self._step(
@@ -310,16 +266,6 @@ class Run:
         for replica in list(self._fleet.supervisor.replicas.values()):
             spec = self._fleet.runtime_of(replica).shorten_drain(self._effective_config(), replica.spec)
             self._fleet.supervisor.update_spec(ManagedReplica(spec))
-
-    def _remove_state(self) -> None:
-        """Remove the files that matter only while replicas run."""
-        self._cluster.follow()
-        for forget in (StateFile(self._cluster.path("state.json")).remove, self._cluster.clear_run):
-            with contextlib.suppress(OSError):  # Something else is in its place; the next start reports it.
-                forget()
-        for kept in (scale_override, chosen_ports, fault_files, traffic_orders, secret_files):
-            with contextlib.suppress(OSError):
-                kept.forget(self._cluster)
 
     def _all_stopped(self) -> bool:
         return all(replica.state is State.STOPPED for replica in self._fleet.supervisor.replicas.values())
@@ -352,7 +298,7 @@ class Run:
     # Asked from outside.
 
     def _on_signal(self, number: int) -> None:
-        if number == signal.SIGHUP and not (self._had_terminal and not _has_terminal()):
+        if number == signal.SIGHUP and not (self._had_terminal and not has_terminal()):
             self._reloading = self._loop.create_task(self._reload_on_signal())
             return
         # The kernel and the shell both report a closed terminal: only a repeated INT or TERM is intended.
@@ -437,18 +383,6 @@ class Run:
 
     def _step_from_thread(self, text: str) -> None:
         self._loop.call_soon_threadsafe(self._step, text)
-
-
-def _has_terminal() -> bool:
-    """Whether this process has a controlling terminal.
-
-    Once the terminal is closed, SIGHUP means that it closed, not a request to reload.
-    """
-    try:
-        os.close(os.open("/dev/tty", os.O_RDWR | os.O_CLOEXEC))
-    except OSError:
-        return False
-    return True
 
 
 def _hopeless(replicas: Mapping[str, Replica]) -> Replica | None:

@@ -7,14 +7,20 @@ it has not yet taken over.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import TypeVar
 
 from comet.common.errors import UserError
 from comet.concurrency.cancellation import Interruptible
+from comet.config import chosen_ports, scale_override
 from comet.engine.clients import Engines
 from comet.engine.errors import engine_errors
+from comet.faults import files as fault_files
 from comet.runtimes import discovery
+from comet.runtimes.replica_records import StateFile
+from comet.state import secrets as secret_files
+from comet.state import traffic_orders
 from comet.state.directory import Cluster
 
 T = TypeVar("T")
@@ -45,6 +51,16 @@ class StateOwnership:
         These are replicas that were not taken over, and stray processes of replicas.
         """
         await self._on_thread(lambda: self._end_remaining(grace), None, ENGINE_TIMEOUT + grace)
+
+    def remove_state(self) -> None:
+        """Remove the files that matter only while replicas run."""
+        self._cluster.follow()
+        for forget in (StateFile(self._cluster.path("state.json")).remove, self._cluster.clear_run):
+            with contextlib.suppress(OSError):  # Something else is in its place; the next start reports it.
+                forget()
+        for kept in (scale_override, chosen_ports, fault_files, traffic_orders, secret_files):
+            with contextlib.suppress(OSError):
+                kept.forget(self._cluster)
 
     async def _on_thread(self, work: Callable[[], T], default: T, timeout: float = ENGINE_TIMEOUT) -> T:
         try:
