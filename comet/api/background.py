@@ -1,4 +1,4 @@
-"""Starts a supervisor as a process of its own, and reports how its start goes.
+"""Starts a supervisor as a process of its own, reports how its start goes, and gives it commands.
 
 The supervisor sends its messages through a pipe until the cluster is ready, or has failed. After that it needs nobody.
 With `owned` it lives as long as the process that starts it: the kernel reports that process's end, however it dies, and
@@ -13,14 +13,16 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from comet.common.errors import UserError
 from comet.config.schema import Config
 from comet.events.event import visible
 from comet.host import files
 from comet.host.checkout import SOURCES
+from comet.state.control_socket import NotAnswering, call
 from comet.state.directory import Cluster
 from comet.terminal.messages import Message
 
@@ -29,6 +31,12 @@ GRACE = 1.0
 
 END_PATIENCE = 15.0
 """Seconds that a supervisor may take to end everything at once."""
+
+QUICK_TIMEOUT = 20.0
+"""Seconds for a request that a supervisor answers at once."""
+
+DEATH_PATIENCE = 0.5
+"""Seconds that a supervisor which hung up may take to be dead."""
 
 LOG_TAIL = 64 << 10
 TRACEBACK = "Traceback (most recent call last):"
@@ -127,3 +135,21 @@ def ended_early(code: int, printed: str, log: str) -> str:
     raised = [line for line in ends if not _CANCELLED.match(line)] if TRACEBACK in printed else lines[-1:]
     reason = raised[0] if raised else "it printed nothing" if not lines else "it was interrupted"
     return f"the supervisor ended before the cluster was ready (exit code {code}): {visible(reason)}; see {log}"
+
+
+def ask(
+    cluster: Cluster,
+    process: subprocess.Popen[bytes] | None,
+    command: str,
+    fields: Mapping[str, Any],
+    timeout: float = QUICK_TIMEOUT,
+) -> Any:
+    """Return what the supervisor answers to a command; UserError where it refuses, or says how it has ended."""
+    try:
+        return call(cluster, command, timeout=timeout, **fields)
+    except (ConnectionError, NotAnswering) as error:
+        ended = str(error)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            code = None if process is None else process.wait(DEATH_PATIENCE)
+            ended = f"it has ended, exit status {code}"
+        raise UserError(f"{command}: the supervisor does not answer ({ended})") from None

@@ -22,25 +22,18 @@ from types import TracebackType
 from typing import Any
 
 from comet.api import folders, settings
-from comet.api.background import BackgroundSupervisor, end
+from comet.api.background import QUICK_TIMEOUT, BackgroundSupervisor, ask, end
 from comet.api.event_log import Event, EventLog, named
 from comet.common.errors import UserError
 from comet.config.fault_settings import NETWORK
 from comet.config.schema import Config, load
 from comet.faults.files import FAULT_FILE_DELAY, NETWORK_TIMEOUT
-from comet.state.control_socket import NotAnswering, call
 from comet.state.directory import Cluster
 from comet.telemetry.snapshot import FleetSnapshot, Row, from_dict
 from comet.terminal.messages import Message
 
-QUICK_TIMEOUT = 20.0
-"""Seconds for a request that a supervisor answers at once."""
-
 OPERATION_TIMEOUT = 3600.0
 """Seconds for a rolling restart."""
-
-DEATH_PATIENCE = 0.5
-"""Seconds that a supervisor which hung up may take to be dead."""
 
 POLL_PAUSE = 0.02
 """Seconds between two looks at the replicas."""
@@ -107,7 +100,7 @@ class RunningCluster:
         else:
             folder = folders.made()
             try:
-                config, text = self._configured(self._keys, folder)
+                config, text = settings.config(self._keys, folder, self._working, os.geteuid() == 0)
                 (folder / "config.yaml").write_text(text)
             except BaseException:
                 folders.remove(folder)
@@ -259,7 +252,7 @@ class RunningCluster:
             if self._file is not None:
                 raise UserError(f"comet.cluster: {', '.join(keys)}: set it in {self._file}", 2)
             merged = {name: value for name, value in {**self._keys, **keys}.items() if value is not None}
-            config, text = self._configured(merged, self.folder)
+            config, text = settings.config(merged, self.folder, self._working, os.geteuid() == 0)
             before = (self.folder / "config.yaml").read_text()
             (self.folder / "config.yaml").write_text(text)
             try:
@@ -373,9 +366,6 @@ class RunningCluster:
 
     # Tools.
 
-    def _configured(self, keys: Mapping[str, Any], folder: Path) -> tuple[Config, str]:
-        return settings.config(keys, folder, self._working, os.geteuid() == 0)
-
     @property
     def _running(self) -> Cluster:
         if self._cluster is None:
@@ -395,14 +385,7 @@ class RunningCluster:
         return from_dict(self._call("picture"))
 
     def _call(self, command: str, fields: Mapping[str, Any] | None = None, timeout: float = QUICK_TIMEOUT) -> Any:
-        try:
-            return call(self._running, command, timeout=timeout, **(fields or {}))
-        except (ConnectionError, NotAnswering) as error:
-            ended = str(error)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                code = None if self._process is None else self._process.wait(DEATH_PATIENCE)
-                ended = f"it has ended, exit status {code}"
-            raise UserError(f"{command}: the supervisor does not answer ({ended})") from None
+        return ask(self._running, self._process, command, fields or {}, timeout)
 
     def _take_addresses(self, ready: Message) -> None:
         balancers = [each for each in ready["replicas"] if each["name"].startswith("lb-")]
