@@ -310,10 +310,7 @@ class SwarmDriver:
             if observation is not None:
                 self._report_later(name, observation)
                 self._fast_poll_until = self._loop.time() + FAST_POLL_DURATION
-        unsettled = self._updating or any(
-            assignment.task is None or assignment.leaving or assignment.waiting or assignment.unreachable
-            for assignment in self._assignments.values()
-        )
+        unsettled = self._updating or not all(assignment.settled for assignment in self._assignments.values())
         self._polls_fast = unsettled and self._loop.time() < self._fast_poll_until
 
     def _report_later(self, name: str, observation: Observation) -> None:

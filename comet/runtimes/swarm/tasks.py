@@ -135,6 +135,11 @@ class SlotAssignment:
     unreachable: bool = False
     since: float = 0.0
 
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is expected to change: its task serves, and is to go on."""
+        return self.task is not None and not (self.leaving or self.waiting or self.unreachable)
+
 
 Ports = Mapping[str, int]
 """Published ports by container id.
