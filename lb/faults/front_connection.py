@@ -9,28 +9,23 @@ A response that cannot be completed ends with a RST, so that no client takes it 
 
 import asyncio
 import contextlib
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Final
 
+from lb.faults.front_heads import CHUNKED, UNTIL_CLOSE, Head, framing, own_answer, read_head, without
 from lb.faults.front_rules import FrontSample, FrontSettings, Request
 from lb.faults.streams import CHUNK_SIZE, MAX_SIZE, PACE_INTERVAL, Streams, copy, reset
 from lb.http.chunked import ChunkedReader, frame, last
 from lb.http.fields import Refusal
 from lb.http.proxy_protocol import read
 
-FAILURE_BODY: Final = b'{"error":"injected failure"}'
 GARBAGE: Final = b"\x16\x03\x01\x00\xff\x00no HTTP\r\n\x00\xfe\xff\r\n\r\n"
-CHUNKED, UNTIL_CLOSE = -1, -2
 MAX_EARLY: Final = 65536
 """Bytes of later requests that are read during an exchange."""
 
 HEAD_PIECES: Final = 10
 """Pieces in which a slow head is sent."""
 
-_REQUEST_LINE = re.compile(r"([!#-'*+.0-9A-Z^_`a-z|~-]+) (\S+) HTTP/1\.([01])").fullmatch
 _OF_FRAMING: Final = (b"content-length", b"transfer-encoding")
 
 OpenInner = Callable[[str | None], Awaitable[Streams]]
@@ -72,32 +67,6 @@ class Input:
             return b""
         piece, self.data = self.data[:size], self.data[size:]
         return piece
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """A request's head; `length` is that of its body, or CHUNKED."""
-
-    request: Request
-    length: int
-    keeps: bool
-    expects: bool
-
-
-def read_head(head: bytes) -> Head | None:
-    """Return what a head says; None where that is not clear."""
-    first, *lines = head[:-4].decode("latin-1").split("\r\n")
-    match = _REQUEST_LINE(first)
-    fields = {name.lower(): value.strip() for name, colon, value in (line.partition(":") for line in lines) if colon}
-    coding, length = fields.get("transfer-encoding"), fields.get("content-length", "0")
-    if match is None or len(fields) != len(lines) or not length.isascii() or not length.isdigit():
-        return None  # A field that appears twice is read by the data path alone.
-    if coding is not None and (coding.lower() != "chunked" or "content-length" in fields):
-        return None
-    option = fields.get("connection", "").lower()
-    keeps = "close" not in option and (match[3] == "1" or "keep-alive" in option)
-    body = CHUNKED if coding is not None else int(length)
-    return Head(Request(match[1], match[2], fields), body, keeps, "expect" in fields)
 
 
 class FrontConnection:
@@ -286,18 +255,18 @@ class FrontConnection:
             reset(self._writer)
             return False
         bodiless = head.request.method == "HEAD" or status in (204, 304)
-        length, closes = _framing(raw)
+        length, closes = framing(raw)
         return await self._relay(raw, 0 if bodiless else length, closes, sample)
 
     async def _relay(self, raw: bytes, length: int, closes: bool, sample: FrontSample) -> bool:
         kind, cut = sample.kind, sample.kind in ("truncate", "reset-body")
         if kind == "wrong-length":
             said = length // 2 if length > 0 else 1 if length else 10
-            raw = _without(raw, *_OF_FRAMING) + b"Content-Length: %d\r\n\r\n" % said
+            raw = without(raw, *_OF_FRAMING) + b"Content-Length: %d\r\n\r\n" % said
         elif kind == "bad-framing":
-            raw = _without(raw, *_OF_FRAMING) + b"Transfer-Encoding: chunked\r\n\r\nno size\r\n"
+            raw = without(raw, *_OF_FRAMING) + b"Transfer-Encoding: chunked\r\n\r\nno size\r\n"
         elif kind == "close-kept":
-            raw = _without(raw, b"connection") + b"\r\n"
+            raw = without(raw, b"connection") + b"\r\n"
         self._incomplete = True
         await self._write_head(raw, sample)
         left = length // 2 if cut and length > 0 else 1 << 62
@@ -372,44 +341,3 @@ class FrontConnection:
             await sending
         finally:
             sending.cancel()
-
-
-def own_answer(settings: FrontSettings, head_only: bool, keeps: bool) -> bytes:
-    """Return the answer in place of the service's."""
-    status = settings.status
-    try:
-        reason = HTTPStatus(status).phrase
-    except ValueError:
-        reason = "Injected"
-    body = FAILURE_BODY if settings.body is None else settings.body.encode()
-    names = {header.partition(":")[0].strip().lower() for header in settings.headers}
-    lines = [f"HTTP/1.1 {status} {reason}", *settings.headers]
-    if body and "content-type" not in names:
-        lines.append("Content-Type: application/json" if settings.body is None else "Content-Type: text/plain")
-    if status not in (204, 304) and "content-length" not in names:
-        lines.append(f"Content-Length: {len(body)}")
-    if not keeps:
-        lines.append("Connection: close")
-    head = "\r\n".join([*lines, "", ""]).encode("latin-1", "replace")
-    return head if head_only or status in (204, 304) else head + body
-
-
-def _framing(raw: bytes) -> tuple[int, bool]:
-    """Return the length of a response's body, and whether the connection ends with it."""
-    fields = {
-        name.strip().lower(): value.strip()
-        for name, _, value in (line.partition(b":") for line in raw[:-4].split(b"\r\n")[1:])
-    }
-    closes = b"close" in fields.get(b"connection", b"").lower()
-    if b"transfer-encoding" in fields:
-        return CHUNKED, closes
-    if b"content-length" in fields:
-        return int(fields[b"content-length"]), closes
-    return UNTIL_CLOSE, True
-
-
-def _without(raw: bytes, *names: bytes) -> bytes:
-    """Return a head without these fields and without its last, empty line."""
-    lines = raw[:-4].split(b"\r\n")
-    kept = [line for line in lines if line.partition(b":")[0].strip().lower() not in names]
-    return b"\r\n".join([*kept, b""])
