@@ -9,6 +9,9 @@ from typing import Any, Final
 from lb.http.response import ResponseReader
 from lb.interface.settings import DOWN, UP, Settings, UpstreamSpec
 
+MAX_IDLE_UNREPEATABLE: Final = 1.0
+"""Seconds a connection may have been idle to carry a request that cannot be retried."""
+
 KEEP_ALIVE_CHECKS: Final = 100
 """Successive reuses that find a connection open, after which an upstream is known to keep its connections."""
 

@@ -13,6 +13,7 @@ from math import inf
 from time import monotonic, time
 from typing import Any, Final
 
+from lb.balance.upstream import KEEP_ALIVE_CHECKS, MAX_IDLE_UNREPEATABLE
 from lb.http.error_responses import error_response
 from lb.http.trust import Readers
 from lb.interface.counters import (
@@ -39,8 +40,8 @@ from lb.proxy.deadlines import TimerWheel
 from lb.proxy.dialer import Dialer
 from lb.proxy.retries import Retries
 from lb.proxy.tunnel import Tunnel
-from lb.proxy.upstream_connection import AWAITING, HIGH_WATER, IDLE, MAX_IDLE_UNREPEATABLE, UpstreamConnection
-from lb.proxy.upstream_pool import KEEP_ALIVE_CHECKS, Upstream, UpstreamPool
+from lb.proxy.upstream_connection import AWAITING, HIGH_WATER, IDLE, UpstreamConnection
+from lb.proxy.upstream_pool import Upstream, UpstreamPool
 from lb.system.shortage import is_local_shortage
 
 _TABLE_SIZE: Final = len(LATENCY_TABLE)

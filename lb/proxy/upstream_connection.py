@@ -11,6 +11,7 @@ import asyncio
 from time import monotonic
 from typing import TYPE_CHECKING, Final, cast
 
+from lb.balance.upstream import MAX_IDLE_UNREPEATABLE
 from lb.http.chunked import ChunkedReader
 from lb.http.fields import Refusal
 from lb.http.response import AMBIGUOUS, CHUNKED, ResponseHead, head_end, head_start
@@ -33,9 +34,6 @@ NAMES: Final = ("connecting", "idle", "awaiting", "length", "chunks", "until-clo
 
 HIGH_WATER: Final = 65536
 """Bytes written and not yet sent above which the other side is not read."""
-
-MAX_IDLE_UNREPEATABLE: Final = 1.0
-"""Seconds a connection may have been idle to carry a request that cannot be retried."""
 
 MAX_HEAD: Final = 65536
 
@@ -242,7 +240,6 @@ class UpstreamConnection:
             self.client.fast_path = False  # The fast path would reuse this connection.
 
     def become_idle(self, now: float) -> None:
-        """Become idle."""
         self.idle_since = now
         self.upstream.idle.append(self)
 

@@ -17,7 +17,6 @@ from math import inf
 from typing import Any, Final
 
 from lb.balance.policies import Policy, Request, policy_of
-from lb.balance.upstream import KEEP_ALIVE_CHECKS as KEEP_ALIVE_CHECKS
 from lb.balance.upstream import HealthThreshold as HealthThreshold
 from lb.balance.upstream import Upstream as Upstream
 from lb.interface.settings import DOWN, UP, Settings, UpstreamSpec, parse_weights
