@@ -18,7 +18,7 @@ from comet.reconcile.observations import Ready
 from comet.reconcile.replica import ManagedReplica, Replica, ReplicaSpec, public_name
 from comet.runtimes.adoption import Adoption, Inheritance
 from comet.runtimes.cluster_processes import LB_DRIVER
-from comet.runtimes.interface import RenderContext, Replacement, RunServices, SingleRuntime
+from comet.runtimes.interface import AdoptingRuntime, RenderContext, Replacement, RunServices
 from comet.runtimes.orphan import Orphan
 from comet.runtimes.process.driver import Launched, ProcessDriver
 from comet.runtimes.replica_records import Record
@@ -29,7 +29,7 @@ from lb.interface.settings import ACCESS_LOG_FORMATS, Settings
 KIND = "process"
 
 
-class BalancerRuntime(SingleRuntime):
+class BalancerRuntime(AdoptingRuntime):
     driver_name, kind = LB_DRIVER, KIND
     replacement = Replacement.HAND_OVER
     is_upstream = False

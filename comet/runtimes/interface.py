@@ -176,21 +176,10 @@ class SingleRuntime(Runtime):
 
     # What an earlier supervisor left.
 
-    @abstractmethod
-    def adoptable(
-        self, members: Sequence[ManagedReplica], found: Iterable[Orphan], records: Mapping[str, Record]
-    ) -> list[Adoption]:
-        """Return the replicas among `members` that run and can be adopted; may block."""
-
-    @abstractmethod
-    def adopt(self, adoption: Adoption, replica: Replica) -> None:
-        """Drive a replica that already runs."""
-
-    def inherit(
-        self, members: Sequence[ManagedReplica], found: Iterable[Orphan], records: Mapping[str, Record]
-    ) -> list[Inheritance]:
-        """Hold the sockets of replicas that live and cannot be adopted; return what is to be started on them."""
-        return []
+    @property
+    def adopting(self) -> "AdoptingRuntime | None":
+        """The interface by which a supervisor takes over replicas; None where it starts all of them itself."""
+        return None
 
     def keeps(self, orphan: Orphan) -> bool:
         """Whether something that was found and not adopted is still of use, so that it must not be ended."""
@@ -266,6 +255,30 @@ class SingleRuntime(Runtime):
     def awaited_pids(self) -> set[int]:
         """The PIDs of this process's children that the runtime itself waits for."""
         return set()
+
+
+class AdoptingRuntime(SingleRuntime):
+    """A runtime whose replicas outlive a supervisor, so that the next one can take them over."""
+
+    @property
+    def adopting(self) -> "AdoptingRuntime":
+        return self
+
+    @abstractmethod
+    def adoptable(
+        self, members: Sequence[ManagedReplica], found: Iterable[Orphan], records: Mapping[str, Record]
+    ) -> list[Adoption]:
+        """Return the replicas among `members` that run and can be adopted; may block."""
+
+    @abstractmethod
+    def adopt(self, adoption: Adoption, replica: Replica) -> None:
+        """Drive a replica that already runs."""
+
+    def inherit(
+        self, members: Sequence[ManagedReplica], found: Iterable[Orphan], records: Mapping[str, Record]
+    ) -> list[Inheritance]:
+        """Hold the sockets of replicas that live and cannot be adopted; return what is to be started on them."""
+        return []
 
 
 class DelegatedRuntime(SingleRuntime):

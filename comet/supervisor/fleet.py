@@ -25,7 +25,7 @@ from comet.reconcile.observations import Endpoint
 from comet.reconcile.replica import HERE, ManagedReplica, Replica, located, number_of
 from comet.runtimes import registry
 from comet.runtimes.adoption import Adoption
-from comet.runtimes.interface import RenderContext, RunServices, SingleRuntime
+from comet.runtimes.interface import AdoptingRuntime, RenderContext, RunServices, SingleRuntime
 from comet.state.directory import Cluster
 from comet.supervisor.readiness import ReadinessProbe
 from comet.supervisor.reconcile_loop import Supervisor
@@ -140,14 +140,14 @@ class Fleet:
         except OSError as error:
             raise UserError(f"{subject}: cannot listen on {host} port {port}: {error.strerror}", 2) from None
 
-    def adopt(self, adoption: Adoption) -> None:
-        """Supervise a running replica without a restart."""
+    def adopt(self, runtime: AdoptingRuntime, adoption: Adoption) -> None:
+        """Supervise a running replica of this runtime without a restart."""
         replica = adoption.replica(time.monotonic(), time.time())
         self.supervisor.add(adoption.member, replica)
         self.notify(Event("adopted", replica.name, {"kind": replica.spec.kind, "id": replica.id}))
         # What a load balancer counted before would appear as traffic of the second in which it was adopted.
         self.snapshots.meter.restart_rates()
-        self.runtime_of(replica).adopt(adoption, replica)
+        runtime.adopt(adoption, replica)
         if not replica.was_ready and adoption.member.probe is not None:
             url = located(adoption.member.probe, replica.endpoint)
             self.prober.watch(replica.name, replica.instance, url, adoption.member.health_host)

@@ -91,22 +91,26 @@ class Takeover:
         members_of: dict[SingleRuntime, list[ManagedReplica]] = {runtime: [] for runtime in fleet.runtimes.values()}
         for member in members:
             members_of[fleet.runtimes[member.spec.driver]].append(member)
-        self._adoptions = await self._wait.blocking(
+        adopting = [(runtime.adopting, each) for runtime, each in members_of.items() if runtime.adopting is not None]
+        adoptions = await self._wait.blocking(
             lambda: [
-                adoption for runtime, each in members_of.items() for adoption in runtime.adoptable(each, found, records)
+                (runtime, adoption)
+                for runtime, each in adopting
+                for adoption in runtime.adoptable(each, found, records)
             ]
         )
+        self._adoptions = [adoption for _, adoption in adoptions]
         # Workers come first, and each is in the routing table at once: a load balancer gets the table when it is
         # adopted.
         fleet.router.limit(builtin.in_flight_share(self._config))
-        for adoption in self._adoptions:
-            fleet.adopt(adoption)
+        for runtime, adoption in adoptions:
+            fleet.adopt(runtime, adoption)
             fleet.supervisor.publish()
         found = [orphan for orphan in found if not any(runtime.keeps(orphan) for runtime in fleet.runtimes.values())]
         adopted = {adoption.member.spec.name for adoption in self._adoptions}
         inherited = [
             inheritance
-            for runtime, each in members_of.items()
+            for runtime, each in adopting
             for inheritance in runtime.inherit([it for it in each if it.spec.name not in adopted], found, records)
         ]
         left = leftovers(found, self._adoptions, inherited, [member.spec.port for member in members])

@@ -125,6 +125,23 @@ def test_one_that_ends_leaves_the_rotation_and_comes_back(cluster: TestCluster) 
         assert cluster.comet("reload").returncode == 0
 
 
+def test_a_new_supervisor_adopts_the_lb_and_finds_them_ready(tmp_path: Path) -> None:
+    port = PORTS[2]
+    left_out = dict.fromkeys(("worker", "stats_dir", "worker_port", "avg_delay", "failure", "runtime"))
+    with running(port), open_cluster(tmp_path, upstreams=f"['http://127.0.0.1:{port}']", pool=1, **left_out) as made:
+        made.start()
+        before = made.replicas()
+        made.kill_supervisor()
+        assert answers(made, 4) == {str(port): 4}
+        made.start()
+        after = made.replicas()
+        assert after["lb-0"]["pid"] == before["lb-0"]["pid"]
+        assert {name: row["state"] for name, row in after.items()} == {"worker-0": "ready", "lb-0": "ready"}
+        assert [event["replica"] for event in made.events("adopted")] == ["lb-0"]
+        assert answers(made, 4) == {str(port): 4}
+        made.stop()
+
+
 def test_a_stop_leaves_them_running(tmp_path: Path) -> None:
     port = PORTS[2]
     left_out = dict.fromkeys(("worker", "stats_dir", "worker_port", "avg_delay", "failure", "runtime"))

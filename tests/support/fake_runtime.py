@@ -10,7 +10,7 @@ from typing import Any
 from comet.config.schema import Config
 from comet.reconcile.replica import ManagedReplica, Replica, ReplicaSpec
 from comet.runtimes.adoption import Adoption, Inheritance, running_workers
-from comet.runtimes.interface import RenderContext, Replacement, Runtime, SingleRuntime
+from comet.runtimes.interface import AdoptingRuntime, RenderContext, Replacement, Runtime, SingleRuntime
 from comet.runtimes.orphan import Orphan
 from comet.runtimes.replica_records import Record
 from comet.supervisor.fleet import Fleet
@@ -27,7 +27,7 @@ class FakeLaunch:
     slot: str = "a"
 
 
-class FakeRuntime(SingleRuntime):
+class FakeRuntime(AdoptingRuntime):
     """Runs workers as the harness's driver says."""
 
     driver_name, kind = "worker-process", "process"

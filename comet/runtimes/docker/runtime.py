@@ -26,7 +26,7 @@ from comet.runtimes.docker.driver import ContainerDriver
 from comet.runtimes.docker.finder import DRIVER, KIND, is_network_fault, is_relay
 from comet.runtimes.docker.network import remove_networks
 from comet.runtimes.docker.network_faults import NetworkFaults
-from comet.runtimes.interface import RenderContext, RunServices, SingleRuntime
+from comet.runtimes.interface import AdoptingRuntime, RenderContext, RunServices
 from comet.runtimes.orphan import Orphan
 from comet.runtimes.replica_records import Record
 from comet.state.directory import worker_owner
@@ -34,7 +34,7 @@ from comet.statistics import access
 from comet.statistics.database import Access, Place, Server
 
 
-class DockerRuntime(SingleRuntime):
+class DockerRuntime(AdoptingRuntime):
     driver_name, kind = DRIVER, KIND
     driver: ContainerDriver
 

@@ -1,17 +1,13 @@
 """The runtime of upstreams that already run: the load balancers forward to them, and nothing starts or stops them."""
 
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from comet.common.errors import UserError
 from comet.config.schema import Config
-from comet.reconcile.replica import ManagedReplica, Replica, ReplicaSpec
-from comet.runtimes.adoption import Adoption
+from comet.reconcile.replica import ManagedReplica, ReplicaSpec
 from comet.runtimes.external.driver import Address, ExternalDriver
 from comet.runtimes.external.finder import DRIVER, KIND, refuse
 from comet.runtimes.interface import RenderContext, RunServices, SingleRuntime
-from comet.runtimes.orphan import Orphan
-from comet.runtimes.replica_records import Record
 from comet.workloads import builtin
 
 
@@ -35,14 +31,6 @@ class ExternalRuntime(SingleRuntime):
 
     def address(self, config: Config, spec: ReplicaSpec) -> tuple[str, int] | None:
         return None
-
-    def adoptable(
-        self, members: Sequence[ManagedReplica], found: Iterable[Orphan], records: Mapping[str, Record]
-    ) -> list[Adoption]:
-        return []
-
-    def adopt(self, adoption: Adoption, replica: Replica) -> None:
-        raise NotImplementedError
 
     def must_roll(self, before: ReplicaSpec, after: ReplicaSpec) -> bool:
         return False

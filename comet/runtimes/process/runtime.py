@@ -12,7 +12,7 @@ from comet.reconcile.observations import Endpoint
 from comet.reconcile.replica import ManagedReplica, Replica, ReplicaSpec
 from comet.runtimes.adoption import Adoption, running_workers
 from comet.runtimes.cluster_processes import WORKER_DRIVER
-from comet.runtimes.interface import RenderContext, RunServices, SingleRuntime
+from comet.runtimes.interface import AdoptingRuntime, RenderContext, RunServices
 from comet.runtimes.orphan import Orphan
 from comet.runtimes.process import memory_limits, render
 from comet.runtimes.process.driver import Launched, ProcessDriver
@@ -23,7 +23,7 @@ from comet.statistics import access
 from comet.statistics.database import Access, Place, Server
 
 
-class ProcessRuntime(SingleRuntime):
+class ProcessRuntime(AdoptingRuntime):
     driver_name, kind = WORKER_DRIVER, "process"
     trims_logs = True
     driver: ProcessDriver

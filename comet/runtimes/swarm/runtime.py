@@ -11,7 +11,7 @@ from comet.engine import connection
 from comet.images import worker_image
 from comet.reconcile.replica import ManagedReplica, Replica, ReplicaSpec
 from comet.runtimes.adoption import Adoption
-from comet.runtimes.interface import DelegatedRuntime, RenderContext, RunServices
+from comet.runtimes.interface import AdoptingRuntime, DelegatedRuntime, RenderContext, RunServices
 from comet.runtimes.orphan import Orphan
 from comet.runtimes.replica_records import Record
 from comet.runtimes.swarm import render
@@ -24,7 +24,7 @@ from comet.statistics import access
 from comet.statistics.database import Access, Place, Server
 
 
-class SwarmRuntime(DelegatedRuntime):
+class SwarmRuntime(AdoptingRuntime, DelegatedRuntime):
     driver_name, kind = DRIVER, KIND
     driver: SwarmDriver
 
