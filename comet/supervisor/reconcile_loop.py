@@ -28,7 +28,7 @@ from comet.reconcile.observations import (
 )
 from comet.reconcile.planner import Action, Verb, begin_stop, next_deadline, plan
 from comet.reconcile.replica import ManagedReplica, Replica, Stage, State, Wanted, located
-from comet.reconcile.transitions import Moment, react
+from comet.reconcile.transitions import Now, react
 from comet.supervisor.readiness import ReadinessProbe
 
 LOST_GRACE = 15.0
@@ -75,7 +75,7 @@ class Supervisor:
         replica = self.replicas.get(name)
         if replica is None or instance not in (None, replica.instance):
             return
-        after, events = react(replica, observation, Moment(self._clock(), self._spread()))
+        after, events = react(replica, observation, Now(self._clock(), self._spread()))
         self.replicas[name] = after
         for event in events:
             self._notify(event)

@@ -30,7 +30,7 @@ from comet.reconcile.observations import (
     Unreachable,
 )
 from comet.reconcile.replica import Replica, Stage, State, Wanted
-from comet.reconcile.transitions import REACTIONS, UNREACHABLE_GRACE, Moment, react
+from comet.reconcile.transitions import REACTIONS, UNREACHABLE_GRACE, Now, react
 from tests.support.fake_driver import slow
 from tests.support.fakes import SupervisorHarness, spec
 
@@ -71,7 +71,7 @@ def test_every_pair_of_state_and_observation_has_an_answer() -> None:
 @pytest.mark.parametrize("kind", list(EXAMPLES))
 def test_no_answer_invents_a_start_or_loses_the_identity(state: State, kind: type) -> None:
     before = replica(state)
-    after, _ = react(before, EXAMPLES[kind], Moment(now=105.0))
+    after, _ = react(before, EXAMPLES[kind], Now(time=105.0))
     assert (after.spec, after.wanted, after.instance) == (before.spec, before.wanted, before.instance)
     # Only the plan starts something (or a swarm, which says so), and only a removal ends it.
     assert after.state is before.state or after.state is not State.STARTING or kind is Replaced
@@ -79,23 +79,23 @@ def test_no_answer_invents_a_start_or_loses_the_identity(state: State, kind: typ
 
 
 def test_ready_tells_how_long_the_start_took() -> None:
-    after, (event,) = react(replica(State.STARTING), Ready(), Moment(now=100.64))
+    after, (event,) = react(replica(State.STARTING), Ready(), Now(time=100.64))
     assert after.state is State.READY
     assert (event.name, event.fields["start_ms"]) == ("replica_ready", 640.0)
 
 
 def test_health_speaks_on_the_edge_only() -> None:
-    unhealthy, (event,) = react(replica(State.READY), Health(False, "timeout"), Moment(now=101))
+    unhealthy, (event,) = react(replica(State.READY), Health(False, "timeout"), Now(time=101))
     assert (unhealthy.state, event.name, event.fields["reason"]) == (State.UNHEALTHY, "replica_unhealthy", "timeout")
-    again, events = react(unhealthy, Health(False, "timeout"), Moment(now=102))
+    again, events = react(unhealthy, Health(False, "timeout"), Now(time=102))
     assert (again, events) == (unhealthy, ())
-    healthy, (event,) = react(unhealthy, Health(True), Moment(now=103))
+    healthy, (event,) = react(unhealthy, Health(True), Now(time=103))
     assert (healthy.state, event.name) == (State.READY, "replica_healthy")
 
 
 def test_an_exit_is_kept_and_told_with_its_signal() -> None:
     exit = Exit(code=-9, signal="SIGKILL", at="2026-11-23T10:00:00.123Z", detect_ms=0.4)
-    after, (event,) = react(replica(State.READY), Exited(exit), Moment(now=101))
+    after, (event,) = react(replica(State.READY), Exited(exit), Now(time=101))
     assert after.state is State.BACKOFF
     assert after.last_exit == exit
     assert event.name == "replica_exited"
@@ -121,36 +121,34 @@ def test_an_exit_is_kept_and_told_with_its_signal() -> None:
 def test_only_an_end_that_nobody_ordered_is_called_a_crash(
     state: State, stage: Stage | None, exit: Exit, shown: str
 ) -> None:
-    _, (event, *_) = react(replica(state, stage=stage), Exited(exit), Moment(now=101))
+    _, (event, *_) = react(replica(state, stage=stage), Exited(exit), Now(time=101))
     assert line({"event": event.name, **event.fields}).startswith(shown)
 
 
 def test_an_end_while_others_have_to_stop_first_is_no_crash() -> None:
     before = replica(State.READY, wanted=Wanted.DOWN)
     for exit, ordered in ((Exit(code=0), True), (Exit(code=-15, signal="SIGTERM"), True), (Exit(code=1), False)):
-        _, (event, *_) = react(before, Exited(exit), Moment(now=101))
+        _, (event, *_) = react(before, Exited(exit), Now(time=101))
         assert event.fields["ordered"] is ordered
 
 
 def test_crashes_are_forgotten_after_a_stable_time() -> None:
     crashed = replica(State.READY, failures=5, ready_since=100.0)
-    early, _ = react(crashed, Exited(), Moment(now=109.9))
-    late, _ = react(crashed, Exited(), Moment(now=110.0))
+    early, _ = react(crashed, Exited(), Now(time=109.9))
+    late, _ = react(crashed, Exited(), Now(time=110.0))
     assert (early.failures, late.failures) == (6, 1)
     assert late.deadline == 110.0
 
 
 def test_crash_counts_reset_when_unhealthy_before_death_too() -> None:
-    unhealthy, _ = react(
-        replica(State.READY, failures=5, ready_since=100.0), Health(False, "closed"), Moment(now=120.0)
-    )
-    dead, _ = react(unhealthy, Exited(), Moment(now=120.1))
+    unhealthy, _ = react(replica(State.READY, failures=5, ready_since=100.0), Health(False, "closed"), Now(time=120.0))
+    dead, _ = react(unhealthy, Exited(), Now(time=120.1))
     assert dead.failures == 1
     assert dead.deadline == 120.1
 
 
 def test_a_dead_replica_that_was_to_stop_needs_only_its_removal() -> None:
-    after, _ = react(replica(State.STOPPING), Exited(Exit(code=0)), Moment(now=101))
+    after, _ = react(replica(State.STOPPING), Exited(Exit(code=0)), Now(time=101))
     assert (after.state, after.pid, after.deadline) == (State.STOPPING, None, 101)
 
 
@@ -269,11 +267,11 @@ DOWN = "its node h2 is down"
 
 
 def test_what_is_not_heard_of_and_answers_is_alive() -> None:
-    unreachable, events = react(replica(State.READY, ready_since=100.0), Unreachable(DOWN), Moment(now=110.0))
+    unreachable, events = react(replica(State.READY, ready_since=100.0), Unreachable(DOWN), Now(time=110.0))
     assert (unreachable.state, unreachable.unreachable, events) == (State.READY, DOWN, ())
-    again, events = react(unreachable, Unreachable(), Moment(now=111.0))
+    again, events = react(unreachable, Unreachable(), Now(time=111.0))
     assert (again.unreachable, events) == ("", ())
-    unhealthy, _ = react(again, Health(False, "no answer"), Moment(now=112.0))
+    unhealthy, _ = react(again, Health(False, "no answer"), Now(time=112.0))
     assert unhealthy.state is State.UNHEALTHY
 
 
@@ -313,17 +311,17 @@ def test_load_balancers_are_told_to_look_at_what_is_not_heard_of() -> None:
 
 
 def test_one_that_starts_where_nobody_is_heard_of_is_dead() -> None:
-    after, _ = react(replica(State.STARTING), Unreachable(DOWN), Moment(now=110.0))
+    after, _ = react(replica(State.STARTING), Unreachable(DOWN), Now(time=110.0))
     assert (after.state, after.reason) == (State.BACKOFF, DOWN)
 
 
 def test_an_unhealthy_one_replaced_by_one_that_answers_is_healthy() -> None:
     unhealthy = replica(State.UNHEALTHY, reason="no answer")
-    after, events = react(unhealthy, Replaced("8", Endpoint("127.0.0.1", 6000), checked=True), Moment(now=110.0))
+    after, events = react(unhealthy, Replaced("8", Endpoint("127.0.0.1", 6000), checked=True), Now(time=110.0))
     assert [event.name for event in events] == ["replica_moved", "replica_healthy"]
     assert (after.state, after.reason) == (State.READY, "")
 
 
 def test_a_planned_end_is_no_recovery() -> None:
-    after, events = react(replica(State.STOPPING), Lost(), Moment(now=101.0))
+    after, events = react(replica(State.STOPPING), Lost(), Now(time=101.0))
     assert (after.lost, after.recovery, events) == (True, (), ())

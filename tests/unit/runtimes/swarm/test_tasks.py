@@ -9,7 +9,7 @@ import pytest
 
 from comet.reconcile.observations import Endpoint, Exited, Ready, Replaced, Started, StartFailed, Unreachable
 from comet.reconcile.replica import Replica, ReplicaSpec, State, Wanted
-from comet.reconcile.transitions import Moment, react
+from comet.reconcile.transitions import Now, react
 from comet.runtimes.swarm.manager import Manager
 from comet.runtimes.swarm.service_spec import ServiceLaunch, resized, service
 from comet.runtimes.swarm.tasks import (
@@ -264,18 +264,18 @@ def replica(**more: Any) -> Replica:
 def test_a_replica_moves_without_a_crash() -> None:
     there, here = Endpoint("10.0.0.1", 1), Endpoint("10.0.0.2", 2, "h2")
     before = replica(state=State.READY, id="a", endpoint=there, remote=True, was_ready=True)
-    after, (event,) = react(before, Replaced("b", here, checked=True), Moment(100.0))
+    after, (event,) = react(before, Replaced("b", here, checked=True), Now(100.0))
     assert (after.state, after.id, after.endpoint, after.restarts, after.alive) == (State.READY, "b", here, 0, True)
     assert (event.name, event.fields["node"]) == ("replica_moved", "h2")
-    unseen, _ = react(before, Replaced("b", here), Moment(100.0))
+    unseen, _ = react(before, Replaced("b", here), Now(100.0))
     assert unseen.state is State.STARTING
-    assert react(unseen, Ready(), Moment(101.0))[0].state is State.READY
+    assert react(unseen, Ready(), Now(101.0))[0].state is State.READY
 
 
 def test_one_without_a_process_here_can_be_drained() -> None:
-    started, _ = react(replica(state=State.STARTING), Started(None, "a", Endpoint("10.0.0.1", 1)), Moment(100.0))
+    started, _ = react(replica(state=State.STARTING), Started(None, "a", Endpoint("10.0.0.1", 1)), Now(100.0))
     assert started.alive
-    ended, _ = react(replace(started, state=State.STOPPING, wanted=Wanted.DOWN), Exited(), Moment(101.0))
+    ended, _ = react(replace(started, state=State.STOPPING, wanted=Wanted.DOWN), Exited(), Now(101.0))
     assert not ended.alive
 
 
