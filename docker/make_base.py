@@ -92,7 +92,7 @@ def binaries(interpreter: str, stdlib: str) -> dict[str, str]:
         for library in libraries(binary):
             files[inside(library)] = library
             if library.startswith(sys.base_prefix + "/lib/libpython"):
-                # Some interpreters look for it beside themselves ($ORIGIN/../lib) rather than at its place on this
+                # Some interpreters look for it next to themselves ($ORIGIN/../lib) rather than at its place on this
                 # machine.
                 files[f"usr/local/lib/{os.path.basename(library)}"] = library
     files.update({inside(library): library for library in assumed})

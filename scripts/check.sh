@@ -19,11 +19,11 @@ cd -- "$ROOT"
 paths=(supervisor.py setup.py comet fault_rules lb worker_app docker scripts tests)
 
 # The slow ones run meanwhile; what they say comes in one piece each.
-heard=$(mktemp -d)
-trap 'rm -rf -- "$heard"' EXIT
+reports=$(mktemp -d)
+trap 'rm -rf -- "$reports"' EXIT
 jobs=()
 for audit in audit_imports audit_use audit_safety; do
-  "$audit" >"$heard/$audit" 2>&1 &
+  "$audit" >"$reports/$audit" 2>&1 &
   jobs+=($!)
 done
 
@@ -33,7 +33,7 @@ status=0
   { say "ruff would format these files otherwise; mend with: .venv/bin/ruff format FILE…" && status=1; }
 "$VENV/bin/mypy" || status=1
 for job in "${jobs[@]}"; do
-  wait "$job" || { status=1 && touch "$heard/failed"; }
+  wait "$job" || { status=1 && touch "$reports/failed"; }
 done
-if [ -e "$heard/failed" ]; then cat -- "$heard"/audit_*; fi
+if [ -e "$reports/failed" ]; then cat -- "$reports"/audit_*; fi
 exit "$status"

@@ -245,14 +245,14 @@ def paths() -> str:
     """Return the table of the admin API's paths."""
     rows = []
     for path, methods in document()["paths"].items():
-        for method, told in methods.items():
-            asked = [f"`{each['name']}` ({each['schema']['type']})" for each in told.get("parameters", ())]
-            body = told.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
+        for method, operation in methods.items():
+            asked = [f"`{each['name']}` ({each['schema']['type']})" for each in operation.get("parameters", ())]
+            body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
             asked += [
                 _field(name, schema, name in body["required"]) for name, schema in body.get("properties", {}).items()
             ]
-            statuses = ", ".join(sorted(told["responses"]))
-            rows.append([f"`{method.upper()} {path}`", told["summary"], ", ".join(asked) or "-", statuses])
+            statuses = ", ".join(sorted(operation["responses"]))
+            rows.append([f"`{method.upper()} {path}`", operation["summary"], ", ".join(asked) or "-", statuses])
     return table(("request", "answer", "parameters or JSON fields", "statuses"), rows)
 
 
@@ -286,8 +286,8 @@ def metrics() -> str:
     _count.
     """
     supervisor = SupervisorRow(1, True, 1.0, "0", 1.0, 1)
-    told = {"latency_bounds_s": [], "recoveries": {"restarts": {}, "times": {}, "bounds_s": []}}
-    families = SnapshotCollector(lambda: (FleetSnapshot(supervisor), told)).collect()
+    admin = {"latency_bounds_s": [], "recoveries": {"restarts": {}, "times": {}, "bounds_s": []}}
+    families = SnapshotCollector(lambda: (FleetSnapshot(supervisor), admin)).collect()
     suffix = {"counter": "_total", "info": "_info"}
     rows = (
         [

@@ -52,7 +52,7 @@ STORM: tuple[tuple[float, tuple[str, ...]], ...] = (
 
 
 class Clients:
-    """Send requests to the load balancers in turn, until told to end."""
+    """Send requests to the load balancers in turn, until it is to end."""
 
     def __init__(self) -> None:
         self._finished = threading.Event()

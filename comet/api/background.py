@@ -29,13 +29,13 @@ from comet.terminal.messages import Message
 GRACE = 1.0
 """Seconds that `end` waits for requests in flight, before it has everything ended at once."""
 
-END_PATIENCE = 15.0
+END_TIMEOUT = 15.0
 """Seconds that a supervisor may take to end everything at once."""
 
 QUICK_TIMEOUT = 20.0
 """Seconds for a request that a supervisor answers at once."""
 
-DEATH_PATIENCE = 0.5
+DEATH_TIMEOUT = 0.5
 """Seconds that a supervisor which hung up may take to be dead."""
 
 LOG_TAIL = 64 << 10
@@ -89,12 +89,12 @@ class BackgroundSupervisor:
 
 def end(process: "subprocess.Popen[bytes]") -> None:
     """Have a supervisor stop its cluster, then stop it at once, then kill it."""
-    for patience in (GRACE, END_PATIENCE):
+    for timeout in (GRACE, END_TIMEOUT):
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(signal.SIGCONT)
             process.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(patience)
+            process.wait(timeout)
             return
     process.kill()
     process.wait()
@@ -150,6 +150,6 @@ def ask(
     except (ConnectionError, NotAnswering) as error:
         ended = str(error)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            code = None if process is None else process.wait(DEATH_PATIENCE)
+            code = None if process is None else process.wait(DEATH_TIMEOUT)
             ended = f"it has ended, exit status {code}"
         raise UserError(f"{command}: the supervisor does not answer ({ended})") from None

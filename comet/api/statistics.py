@@ -13,15 +13,15 @@ def report(config: Config, cluster: Cluster) -> dict[str, Any]:
 
     Those of the front are in the total alone, and count from the start of the cluster.
     """
-    told = _report(config, cluster)
-    told["total"]["injections"] = told["total"]["injections"] | request_statistics.front(cluster)
-    return told
+    found = _report(config, cluster)
+    found["total"]["injections"] = found["total"]["injections"] | request_statistics.front(cluster)
+    return found
 
 
 def _report(config: Config, cluster: Cluster) -> dict[str, Any]:
     if config.custom_service:
         return request_statistics.report(cluster)
-    told = database.report(database.place(config, cluster), worker_owner())
+    found = database.report(database.place(config, cluster), worker_owner())
     if config.fault_point == "lb":
-        told["total"]["injections"] = request_statistics.report(cluster)["total"]["injections"]
-    return told
+        found["total"]["injections"] = request_statistics.report(cluster)["total"]["injections"]
+    return found

@@ -257,7 +257,7 @@ class ForkserverLauncher:
     def has_control_socket(self, name: str, instance: int) -> bool:
         """Return whether a later supervisor reaches a load balancer: its socket is there, and not another one.
 
-        The load balancer may have created it itself. A socket is taken to be its own once somebody listens on it.
+        The load balancer may have created it itself. A socket is taken to be its own once a process listens on it.
         """
         control = self._control[name, instance]
         found = files.lstat(self._cluster.path("run", control.name))

@@ -60,7 +60,7 @@ class Router:
     ) -> None:
         """Create the router; `waits_for_requests` says that a drain waits for what is in flight on the workers.
 
-        That is needed where the workers may end at once when they are told to.
+        That is needed where the workers may end at once on SIGTERM.
         """
         self._loop = loop
         self._sink = sink

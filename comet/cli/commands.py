@@ -286,7 +286,7 @@ def dashboard(options: argparse.Namespace) -> int:
         print("no browser could be opened here; open this link in one:", file=sys.stderr)
     print(result["link"], flush=True)
     print(
-        f"(valid once, for {result['expires_s'] // 60} minutes; whoever opens it can change the cluster)",
+        f"(valid once, for {result['expires_s'] // 60} minutes; anyone who opens it can change the cluster)",
         file=sys.stderr,
     )
     return 0

@@ -33,8 +33,8 @@ def config_path(options: argparse.Namespace) -> Path:
     """
     if options.config is not None:
         return _named(str(options.config))
-    here, beside = Path(CONFIG), SOURCES / CONFIG
-    return beside if not os.path.lexists(here) and not Path(STATE_FOLDER).is_dir() and beside.exists() else here
+    here, installed = Path(CONFIG), SOURCES / CONFIG
+    return installed if not os.path.lexists(here) and not Path(STATE_FOLDER).is_dir() and installed.exists() else here
 
 
 def _named(name: str) -> Path:

@@ -20,10 +20,10 @@ from comet.terminal.messages import HIDDEN_EVENTS, write
 POLL_PAUSE = 0.1
 """Seconds between two looks at the cluster."""
 
-PATIENCE = 2.0
+PROGRESS_DELAY = 2.0
 """Seconds after which a command that is still under way shows what happens."""
 
-EXIT_PATIENCE = 5.0
+EXIT_TIMEOUT = 5.0
 """Seconds that the supervisor has to notice that a killed replica is dead."""
 
 REPLICA = re.compile(r"(?:worker|lb)-[0-9]+")
@@ -79,7 +79,7 @@ def _lack(name: str, row: Row | None, snapshot: FleetSnapshot) -> str | None:
 
 def await_exits(cluster: Cluster, tail: journal.Tail, names: Collection[str]) -> None:
     """Return when the supervisor has noticed that these replicas died, so that `wait` sees the next life."""
-    left, deadline = set(names), time.monotonic() + EXIT_PATIENCE
+    left, deadline = set(names), time.monotonic() + EXIT_TIMEOUT
     while left and time.monotonic() < deadline:
         left -= {str(record.get("replica")) for record in tail.fresh() if record["event"] == "replica_exited"}
         if left:
@@ -88,12 +88,12 @@ def await_exits(cluster: Cluster, tail: journal.Tail, names: Collection[str]) ->
 
 @contextlib.contextmanager
 def progress(cluster: Cluster) -> Iterator[None]:
-    """Show the cluster's events on stderr from PATIENCE seconds on, those since the beginning first."""
+    """Show the cluster's events on stderr from PROGRESS_DELAY seconds on, those since the beginning first."""
     tail, ended = journal.Tail(cluster.path("events.jsonl")), threading.Event()
 
     def show() -> None:
         with contextlib.suppress(OSError):
-            while not ended.wait(PATIENCE if not shown else POLL_PAUSE):
+            while not ended.wait(PROGRESS_DELAY if not shown else POLL_PAUSE):
                 for record in tail.fresh():
                     if record["event"] not in HIDDEN_EVENTS:
                         write(2, f"  {event.line(record)}\n")
@@ -107,4 +107,4 @@ def progress(cluster: Cluster) -> Iterator[None]:
         yield
     finally:
         ended.set()
-        thread.join(PATIENCE)
+        thread.join(PROGRESS_DELAY)

@@ -1,4 +1,4 @@
-"""What this program is called by whoever started it, so that help and messages say what to type."""
+"""What the user called this program at its start, so that help and messages say what to type."""
 
 import sys
 from pathlib import PurePath

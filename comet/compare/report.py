@@ -172,8 +172,8 @@ def _grown(findings: Findings) -> Table:
     for each in grown.medians([*findings.growth, *findings.density]):
         kept = each.keeper if each.kind == "container" else None
         held = (each.rss, each.private, each.files, kept, each.cgroup)
-        told = (words.amount(None if size is None else size / 2**20, "MiB") for size in held)
-        table.rows.append([each.replicas, each.kind, *told])
+        amounts = (words.amount(None if size is None else size / 2**20, "MiB") for size in held)
+        table.rows.append([each.replicas, each.kind, *amounts])
     return table
 
 

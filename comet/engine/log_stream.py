@@ -229,17 +229,17 @@ def messages(container: str, follow: bool, tail: int | str = "all", since: float
 
 
 def framed(read: Callable[[int], bytes]) -> Iterator[Message]:
-    """Yield the messages of an engine's answer with times, of which `read` returns so many bytes."""
+    """Yield the messages of an engine's answer with times, of which `read` returns the given number of bytes."""
     while len(head := read(8)) == 8:
         stamp, _, data = read(int.from_bytes(head[4:], "big")).partition(b" ")
         yield Message(stamp.decode(errors="replace"), head[0], data)
 
 
 def last_lines(read: Callable[[int | str], Iterable[Message]], count: int, as_written: bool) -> LogTail:
-    """Return the last `count` lines and the line before them; `read` returns the last so many messages, or "all".
+    """Return the last `count` lines and the line before them; `read` takes a number of last messages, or "all".
 
-    To the engine each piece of a long line is a message. What is read therefore begins so much earlier that it has all
-    pieces of the lines, and all that a follower is told again.
+    To the engine each piece of a long line is a message. What is read therefore begins early enough to have all
+    pieces of the lines, and all that a follower gets again.
     """
     if as_written:
         return _read_tail(read("all"), count, as_written)

@@ -184,7 +184,7 @@ class Directory:
                 return os.open(
                     name, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=self.descriptor
                 )
-        raise UnsafeFile(self._path(name), "is made and removed again and again by somebody else")
+        raise UnsafeFile(self._path(name), "is made and removed again and again by another program")
 
     def write(self, name: str, content: str | bytes, mode: int = 0o600, owner: Owner | None = None) -> None:
         """Replace a file by rename(2), so that a reader or a crash finds the old content or the new, never a part.
@@ -374,7 +374,7 @@ def is_there(path: str | Path, kind: int = stat.S_IFREG) -> bool:
 def is_same(path: Path, known: os.stat_result | None) -> bool:
     """Return whether what is at the path is what had this status, and not another entry of the same kind.
 
-    The number of an inode is not used again while it is open, nor that of a socket while somebody listens on it.
+    The number of an inode is not used again while it is open, nor that of a socket while a process listens on it.
     """
     found = lstat(path)
     return found is not None and known is not None and os.path.samestat(found, known)

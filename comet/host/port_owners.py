@@ -27,10 +27,10 @@ PROC = Path("/proc")
 LISTEN = "0A"
 PUBLISHERS = ("docker-proxy", "rootlessport", "rootlesskit", "slirp4netns", "pasta", "pasta.avx2")
 MARK = "COMET_REPLICA"
-DAEMON_PATIENCE = 0.1
+DAEMON_TIMEOUT = 0.1
 """Seconds in which a process that becomes a daemon has ended."""
 
-BUSY_PATIENCE = 2.0
+BUSY_TIMEOUT = 2.0
 """Seconds that it is given where it waits for a processor."""
 
 RUNNABLE = ("R", "D")
@@ -250,8 +250,8 @@ def goes_to_background(pid: int, proc: Path = PROC) -> bool:
     try:
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)
-        deadline = time.monotonic() + BUSY_PATIENCE
-        while not poll.poll(1000 * DAEMON_PATIENCE):
+        deadline = time.monotonic() + BUSY_TIMEOUT
+        while not poll.poll(1000 * DAEMON_TIMEOUT):
             if time.monotonic() > deadline or not _would_run(pid, proc):
                 return False
         return True

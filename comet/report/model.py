@@ -110,4 +110,4 @@ class Report:
     def facts(self) -> dict[str, Any]:
         """How it was measured: settings, versions, machine."""
         rest = {"versions": self.versions, "machine": self.machine}
-        return self.settings | {name: told for name, told in rest.items() if told}
+        return self.settings | {name: value for name, value in rest.items() if value}

@@ -34,8 +34,8 @@ def draw(picture: Picture, alone: bool = True) -> str:
         case Lines():
             names, height, body = list(picture.lines), *_lines(picture)
         case Steps():
-            told = {step for row in picture.rows.values() for step in row}
-            names, height, body = [step if step in told else "" for step in picture.order], *_steps(picture)
+            drawn = {step for row in picture.rows.values() for step in row}
+            names, height, body = [step if step in drawn else "" for step in picture.order], *_steps(picture)
     namespace = 'xmlns="http://www.w3.org/2000/svg" ' if alone else ""
     return "".join(
         [
@@ -135,8 +135,8 @@ def _lines(chart: Lines) -> tuple[float, list[str]]:
         drawn = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
         parts.append(f'<polyline points="{drawn}" class="c{_color(number)} line"/>')
         for (x, y), (_, value) in zip(places, line, strict=True) if len(line) <= MARKED else ():
-            told = f"<title>{escape(name)}: {value:,.4g} {chart.unit}</title>"
-            parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" class="c{_color(number)}">{told}</circle>')
+            title = f"<title>{escape(name)}: {value:,.4g} {chart.unit}</title>"
+            parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" class="c{_color(number)}">{title}</circle>')
     return HEIGHT, parts
 
 
@@ -156,8 +156,8 @@ def _steps(chart: Steps) -> tuple[float, list[str]]:
         for step, at in ordered:
             color = _color(chart.order.index(step)) if step in chart.order else len(COLORS) - 1
             box = f'x="{NAMES + before * scale:.1f}" y="{y}" width="{max(0.0, at - before) * scale:.1f}" height="22"'
-            told = f"<title>{escape(step)} at {at:,.1f} {chart.unit}</title>"
-            parts.append(f'<rect {box} class="c{color}">{told}</rect>')
+            title = f"<title>{escape(step)} at {at:,.1f} {chart.unit}</title>"
+            parts.append(f'<rect {box} class="c{color}">{title}</rect>')
             before = at
         parts.append(_text(NAMES, y + 36, " · ".join(f"{step} {at:,.0f}" for step, at in ordered), "soft"))
     marks = [share * top for share in (0.0, 0.5, 1.0)]

@@ -164,7 +164,7 @@ def _helper(process: process_identity.Process, mark: Mapping[str, str], port: in
 
 
 def _port(mark: Mapping[str, str]) -> int | None:
-    """Return the port on which a service was told to listen."""
+    """Return the port on which a service was to listen."""
     port = mark.get("PORT", "")
     return int(port) if re.fullmatch(r"[0-9]{1,5}", port) else None
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from comet.common.errors import UserError
 
-END_PATIENCE = 10.0
+END_TIMEOUT = 10.0
 """Seconds that the client has after SIGTERM."""
 
 
@@ -36,7 +36,7 @@ class ClientCommand:
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
             try:
-                self._process.wait(END_PATIENCE)
+                self._process.wait(END_TIMEOUT)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()

@@ -62,7 +62,7 @@ class PlayedStep:
 class ScenarioPlayer:
     """One run of a scenario; `report` returns its results even if it was interrupted.
 
-    `client` is the command of the user's own client, if there is one, and `urls` what it is told.
+    `client` is the command of the user's own client, if there is one, and `urls` what it gets.
     """
 
     scenario: Scenario

@@ -76,7 +76,7 @@ class SnapshotMaker:
         replicas = self._replicas()
         seen, ejections = self._read_traffic(now), self._router.ejections()
         views = {
-            lb: {**{name: f"ejected: {reason}" for name, reason in ejections[lb].items()}, **_troubled(view)}
+            lb: {**{name: f"ejected: {reason}" for name, reason in ejections[lb].items()}, **_with_reasons(view)}
             for lb, view in self._router.views().items()
         }
         states = {spec.name: spec.state for spec in self._router.given}
@@ -144,5 +144,5 @@ class SnapshotMaker:
         return Traffic(counted, flow, found(name), faults, ejected, orders, name in self._router.drained)
 
 
-def _troubled(view: Mapping[str, str | None]) -> dict[str, str]:
+def _with_reasons(view: Mapping[str, str | None]) -> dict[str, str]:
     return {name: reason for name, reason in view.items() if reason is not None}

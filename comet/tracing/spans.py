@@ -51,41 +51,41 @@ def _checked(value: Any, shapes: Mapping[str, Any]) -> dict[str, Any]:
     return dict(value)
 
 
-def _exchange(told: Mapping[str, Any]) -> Iterator[MeasuredSpan]:
-    trace, server = _id(told["trace"], 32), _id(told["span"], 16)
-    parent = 0 if told["parent"] is None else _id(told["parent"], 16)
-    method = told["method"] if told["method"] in METHODS else "_OTHER"
-    path, _, query = told["target"].partition("?")
+def _exchange(record: Mapping[str, Any]) -> Iterator[MeasuredSpan]:
+    trace, server = _id(record["trace"], 32), _id(record["span"], 16)
+    parent = 0 if record["parent"] is None else _id(record["parent"], 16)
+    method = record["method"] if record["method"] in METHODS else "_OTHER"
+    path, _, query = record["target"].partition("?")
     attributes: dict[str, str | int] = {
         "http.request.method": method,
         "url.path": path,
-        "client.address": told["client"],
-        "http.response.status_code": told["status"],
-        "http.response.body.size": told["body_bytes"],
-        "comet.load_balancer": told["lb"],
+        "client.address": record["client"],
+        "http.response.status_code": record["status"],
+        "http.response.body.size": record["body_bytes"],
+        "comet.load_balancer": record["lb"],
     }
     if query:
         attributes["url.query"] = query
-    failed = told["status"] >= 500 or told["error"] is not None
+    failed = record["status"] >= 500 or record["error"] is not None
     if failed:
-        attributes["error.type"] = told["error"] or str(told["status"])
+        attributes["error.type"] = record["error"] or str(record["status"])
     name = method if method in METHODS else "HTTP"
-    yield MeasuredSpan(name, trace, server, parent, True, told["start"], told["end"], attributes, failed)
-    for number, each in enumerate(told["attempts"]):
+    yield MeasuredSpan(name, trace, server, parent, True, record["start"], record["end"], attributes, failed)
+    for number, each in enumerate(record["attempts"]):
         yield _attempt(_checked(each, _ATTEMPT), number, name, trace, server, method)
 
 
-def _attempt(told: Mapping[str, Any], number: int, name: str, trace: int, server: int, method: str) -> MeasuredSpan:
-    attributes: dict[str, str | int] = {"http.request.method": method, "comet.worker": told["worker"]}
+def _attempt(record: Mapping[str, Any], number: int, name: str, trace: int, server: int, method: str) -> MeasuredSpan:
+    attributes: dict[str, str | int] = {"http.request.method": method, "comet.worker": record["worker"]}
     if number:
         attributes["http.request.resend_count"] = number
-    if told["status"] is not None:
-        attributes["http.response.status_code"] = told["status"]
-    failed = told["status"] is None or told["status"] >= 400
+    if record["status"] is not None:
+        attributes["http.response.status_code"] = record["status"]
+    failed = record["status"] is None or record["status"] >= 400
     if failed:
-        attributes["error.type"] = told["error"] or str(told["status"])
+        attributes["error.type"] = record["error"] or str(record["status"])
     return MeasuredSpan(
-        name, trace, _id(told["span"], 16), server, False, told["start"], told["end"], attributes, failed
+        name, trace, _id(record["span"], 16), server, False, record["start"], record["end"], attributes, failed
     )
 
 

@@ -23,7 +23,7 @@ AUTO_CAPACITY = 4000
 """Requests in flight that a worker with `worker-threads: auto` takes; more get 503 with `worker is full`."""
 
 BARRIER_GRACE = 2.0
-"""Seconds that load balancers may take to apply a table before a draining worker is told to end anyway."""
+"""Seconds that load balancers may take to apply a table before a draining worker is to end anyway."""
 
 
 def worker(config: Config, index: int, kind: str, driver: str, launch: Any) -> ManagedReplica:
@@ -40,7 +40,7 @@ def worker(config: Config, index: int, kind: str, driver: str, launch: Any) -> M
         port=port,
         rank=0,
         start_timeout=config.start_timeout,
-        # A custom service may end at once when it is told to: its requests in flight must end before.
+        # A custom service may end at once on SIGTERM: its requests in flight must end before.
         drain_grace=max(BARRIER_GRACE, config.shutdown_grace, config.tunnel_grace)
         if config.custom_service
         else BARRIER_GRACE,

@@ -50,7 +50,7 @@ class Ejector:
         self._records = {upstream: record for upstream, record in self._records.items() if upstream in present}
 
     def forget(self, upstream: Upstream) -> None:
-        """Begin anew with an upstream that was restarted."""
+        """Begin again with an upstream that was restarted."""
         self._records.pop(upstream, None)
 
     def observe(self, upstream: Upstream, status: int) -> str:

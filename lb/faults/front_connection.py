@@ -1,8 +1,8 @@
 """One client's connection at the front: reads its requests and relays them to the data path, with the sampled faults.
 
-The data path gets a connection of its own for each client's connection, so that it treats requests as ever: keep-alive,
-retries, errors, refusals. Its responses are well-formed. What the front does not understand (an invalid head, a tunnel)
-is relayed unchanged from there on, and the data path decides about it.
+The data path gets a connection of its own for each client's connection, so that it treats requests as it does without
+faults: keep-alive, retries, errors, refusals. Its responses are well-formed. What the front does not understand (an
+invalid head, a tunnel) is relayed unchanged from there on, and the data path decides about it.
 
 A response that cannot be completed ends with a RST, so that no client takes it for complete.
 """

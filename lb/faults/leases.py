@@ -128,7 +128,7 @@ class Draws:
         self._random = Random()
 
     def begin(self, seed: int | None, lease: str = "") -> None:
-        """Begin anew, if another seed, or the same in another lease, applies from now on."""
+        """Begin again, if another seed, or the same in another lease, applies from now on."""
         if (seed, lease) != self._begun:
             self._begun = seed, lease
             self._random = Random() if seed is None else Random(f"{seed} {self._stream}")

@@ -15,7 +15,7 @@ FAILED_ATTEMPT = 502
 """Status as which a failed attempt counts."""
 
 Report = Callable[[Upstream, float], None]
-"""Called with an upstream that was ejected for so many seconds; 0: it was readmitted."""
+"""Called with an upstream and the seconds for which it was ejected; 0: it was readmitted."""
 
 
 class Ejections:
@@ -46,7 +46,7 @@ class Ejections:
                 self._readmit(upstream)
 
     def update(self) -> None:
-        """Follow a change of the upstreams: one that was restarted begins anew."""
+        """Follow a change of the upstreams: one that was restarted begins again."""
         self._ejector.keep(self._proxy.pool.order)
         for upstream in list(self._timers):
             if not upstream.ejected or upstream not in self._proxy.pool.order:

@@ -199,7 +199,7 @@ class Downstream(Closing):
         return self._requests is self._proxy.readers.trusted
 
     def choose_reader(self) -> None:
-        """Read requests as it befits the peer, from the next one on."""
+        """Choose the reader of requests by whether the peer is trusted, from the next request on."""
         readers = self._proxy.readers
         self._requests = readers.trusted if readers.trusts(self.peer) else readers.others
         self._recent = self._requests.recent

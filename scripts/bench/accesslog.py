@@ -32,7 +32,7 @@ class AccessLogs:
             if file is None:
                 continue
             self._take(name, file.read())
-            # Put aside, it is read once more: somebody else may have opened it before and have written since.
+            # After its rotation it is read once more: another process may have opened it before and have written since.
             if name in self._turned:
                 self._turned.discard(name)
                 self._open.pop(name).close()
@@ -45,7 +45,7 @@ class AccessLogs:
             try:
                 record = json.loads(text)
             except ValueError:
-                continue  # Its LB died in the midst of it: whoever misses the line knows that death.
+                continue  # Its LB died while it wrote the line; that death is known where the line is missed.
             # A request that was not understood has no id.
             line = Line(record["lb"], record["status"], record.get("worker"), record.get("retries", 0))
             self.lines.append((record.get("request_id", ""), line))

@@ -173,7 +173,7 @@ def run(options: argparse.Namespace) -> int:
         time.sleep(
             0.5
         )  # Workers may still be counting what nobody waits for any more, and the last lines of the logs be unwritten.
-        for _ in range(3):  # A log that has just been put aside is read to its end first, then the next one.
+        for _ in range(3):  # A log that has just been rotated is read to its end first, then the next one.
             sampler.sample()
         sampler.logs.close()
         lbs = {name: subtract(lb_counts(cluster, name), before[name]) for name in names}

@@ -24,8 +24,8 @@ from scripts.bench.modes import BENCHES, Bench
 from scripts.bench.page import write
 from scripts.bench.report import RESULTS, ROOT, say
 
-END_TIMEOUT = 60.0  # seconds in which a bench that is told to end removes its clusters
-TOTAL_TIME = 20 * 60.0  # seconds that all may take; the last one is told to end END_TIMEOUT before
+END_TIMEOUT = 60.0  # seconds in which a bench that has to end removes its clusters
+TOTAL_TIME = 20 * 60.0  # seconds that all may take; the last one has to end END_TIMEOUT before
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

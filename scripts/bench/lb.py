@@ -47,8 +47,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="run only this case (repeatable)",
     )
     known = (*REFERENCE_RIVALS, *(name for name, *_ in OTHERS))
-    told = f"measure only this proxy next to Comet (repeatable): {', '.join(known)}"
-    parser.add_argument("--rival", action="append", choices=known, metavar="NAME", help=told)
+    meaning = f"measure only this proxy next to Comet (repeatable): {', '.join(known)}"
+    parser.add_argument("--rival", action="append", choices=known, metavar="NAME", help=meaning)
     parser.add_argument("--rounds", type=int, metavar="N", help="default 5, quick 3")
     parser.add_argument("--seconds", type=float, metavar="S", help="length of a burst; default 1.5, quick 0.5")
     parser.add_argument("--check", action="store_true", help="exit 1 if a goal is missed")

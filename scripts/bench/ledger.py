@@ -170,12 +170,12 @@ def _lb_reasons(name: str, client: ClientBook, lb: LbBook) -> Iterable[str]:
     missing = client.answered - lb.responses - max(0, broken_at_kill)
     extra = lb.responses - client.answered - client.broken
     unsent = lb.requests - client.sent
-    for count, told in (
+    for count, text in (
         (missing, "answered but not in its counters"),
         (extra, "in its counters but never asked"),
         (unsent, "never sent"),
     ):
-        yield from [f"{name}: a request {told}"] * max(0, count)
+        yield from [f"{name}: a request {text}"] * max(0, count)
     if broken_at_kill < 0:
         yield from [f"{name}: a response without a request"] * -broken_at_kill
 

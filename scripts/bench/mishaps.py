@@ -142,11 +142,11 @@ def goals(mishaps: Mapping[str, Sequence[Mishap]], rotation_ms: Sequence[float])
         )
     if rotation_ms:
         middle, worst = median(rotation_ms), max(rotation_ms)
-        told = (
+        text = (
             f"out of every rotation {middle:.1f} ms after Docker's die event, {worst:.1f} at most (goal: "
             f"{ROTATION_MS:g})"
         )
-        yield told, middle <= ROTATION_MS
+        yield text, middle <= ROTATION_MS
     if mishaps:
         errors = sum(each.errors + each.changed for found in mishaps.values() for each in found)
         yield f"{errors} errors and replaced replicas in these failures (goal: 0)", errors == 0

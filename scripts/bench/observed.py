@@ -17,7 +17,7 @@ OK, ORDERED, BY_LB, BY_WORKER, CLIENT_ERROR = "ok", "injected", "5xx by the LB",
 REFUSED, RESET, TIMEOUT = "refused", "reset", "timeout"
 ANSWERS = (OK, ORDERED, BY_WORKER, BY_LB, CLIENT_ERROR)
 UNANSWERED = (REFUSED, RESET, TIMEOUT)
-TROUBLES = {"refused": REFUSED, "no connection": REFUSED, "timeout": TIMEOUT}
+FAILURES = {"refused": REFUSED, "no connection": REFUSED, "timeout": TIMEOUT}
 
 
 def kind_of(status: int, worker: str | None, body: bytes) -> str:
@@ -29,9 +29,9 @@ def kind_of(status: int, worker: str | None, body: bytes) -> str:
     return CLIENT_ERROR if status >= 400 else OK
 
 
-def kind_of_trouble(trouble: str) -> str:
+def kind_of_failure(failure: str) -> str:
     """Return the kind of a request without a complete answer, from the words of comet.load.closed_model."""
-    return TROUBLES.get(trouble, RESET)
+    return FAILURES.get(failure, RESET)
 
 
 @dataclass
@@ -76,10 +76,15 @@ class Observed:
         }  # fmt: skip
 
     @classmethod
-    def from_dict(cls, told: dict[str, Any]) -> "Observed":
-        kinds, workers = Counter(told["kinds"]), Counter(told["workers"])
+    def from_dict(cls, record: dict[str, Any]) -> "Observed":
+        kinds, workers = Counter(record["kinds"]), Counter(record["workers"])
         return cls(
-            told["seconds"], kinds, workers, decoded(told["raw"]), decoded(told["corrected"]), told.get("late", 0)
+            record["seconds"],
+            kinds,
+            workers,
+            decoded(record["raw"]),
+            decoded(record["corrected"]),
+            record.get("late", 0),
         )
 
 

@@ -25,7 +25,7 @@ import uvloop
 
 from comet.load.closed_model import RequestSpec
 from comet.load.open_model import CompletedRequest, OpenModel
-from scripts.bench.observed import Observed, kind_of, kind_of_trouble
+from scripts.bench.observed import Observed, kind_of, kind_of_failure
 from scripts.bench.proc import BenchError
 from scripts.bench.report import ROOT
 
@@ -71,7 +71,7 @@ class Tally:
     def note(self, ended: CompletedRequest) -> None:
         into, answer = self.at(ended.number, ended.address[1]), ended.answer
         into.kinds[
-            kind_of_trouble(ended.failure) if answer is None else kind_of(answer.status, answer.worker, answer.body)
+            kind_of_failure(ended.failure) if answer is None else kind_of(answer.status, answer.worker, answer.body)
         ] += 1
         if answer is not None and answer.worker:
             into.workers[answer.worker] += 1

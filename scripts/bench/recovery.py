@@ -32,7 +32,7 @@ STEPS = ("noticed", "decided", "started", "listening", "ready")
 WATCHED = "comet, worker container"  # the target whose absence from the rotation is timed
 WORDS = ("refused", "broken", "timeout")
 
-GOAL_MS, GOAL_RATIO = 15.0, 50  # Comet's LB, median; and so many times as long for supervisord
+GOAL_MS, GOAL_RATIO = 15.0, 50  # Comet's LB, median; and the minimum ratio of supervisord's time to it
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

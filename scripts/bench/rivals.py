@@ -304,6 +304,6 @@ def contestants(only: Sequence[str] | None = None) -> list[Rival]:
         Rival("nginx", _nginx_proxy, versions["nginx"], "worker_processes 1, upstream keepalive 512, passive checks"),
     ]
     there = [each for each in OTHERS if each[0] in wanted and programs.find(each[0])]
-    known += [Rival(name, run, programs.version(name), told) for name, run, told in there]
+    known += [Rival(name, run, programs.version(name), options) for name, run, options in there]
     own_version = machine.version(sys.executable, "-c", own)
     return [Rival("comet", _comet, own_version, setting), *(each for each in known if each.name in wanted)]

@@ -182,7 +182,7 @@ def reading(manager: docker.DockerClient, cluster: TestCluster) -> tuple[float, 
 def _set_heartbeat(manager: docker.DockerClient, heartbeat: float) -> None:
     manager.swarm.reload()
     manager.swarm.update(dispatcher_heartbeat_period=round(heartbeat * 1e9), task_history_retention_limit=5)
-    # Nodes hear of another period with the answer to their next heartbeat.
+    # Nodes learn of another period with the answer to their next heartbeat.
     threading.Event().wait(10)
 
 

@@ -86,7 +86,7 @@ response = function(status, headers, body)
   if worker then workers[worker] = (workers[worker] or 0) + 1 end
   if clock() >= over then late = late + 1 end
 end
-local function told(of)
+local function encoded(of)
   local parts = {}
   for key, count in pairs(of) do parts[#parts + 1] = string.format('"%%s":%%d', key, count) end
   return "{" .. table.concat(parts, ",") .. "}"
@@ -99,7 +99,7 @@ done = function(summary, latency, requests)
   end
   io.write(string.format('\\n@@{"requests":%%d,"micros":%%d,"refused":%%d,"reset":%%d,"sent":%%d,"late":%%d,',
     summary.requests, summary.duration, e.connect, e.read + e.write, thread:get("sent"), thread:get("late")))
-  io.write('"kinds":', told(thread:get("kinds")), ',"workers":', told(thread:get("workers")))
+  io.write('"kinds":', encoded(thread:get("kinds")), ',"workers":', encoded(thread:get("workers")))
   io.write(',"values":[', table.concat(values, ","), ']}\\n')
 end
 """ % (INJECTED.decode(), OK, ORDERED, BY_WORKER, BY_LB, CLIENT_ERROR)  # noqa: UP031 Lua is full of braces
@@ -229,7 +229,7 @@ def _output(
 ) -> str:
     """Return wrk's output.
 
-    wrk is told to end after `seconds`, or as soon afterwards as it is `done`, at most `drain_timeout` seconds later.
+    wrk gets SIGINT after `seconds`; where it is not `done` by then, once it is, at most `drain_timeout` seconds later.
     """
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

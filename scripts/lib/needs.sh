@@ -1,7 +1,7 @@
 # Does this call of supervisor.py need a Docker engine? Asked before one is started or even installed.
 #
 # Only what starts workers does, and only where they are containers of this machine. Wrong arguments and a broken config need none either: the
-# supervisor says what is wrong with them, and it should not take an installation to hear that.
+# supervisor says what is wrong with them, and it should not take an installation to learn that.
 
 # shellcheck shell=bash
 

@@ -3,9 +3,9 @@
 # A stamp in .venv says what it was made from: setup.cfg, setup.py, the interpreter, the place of the clone (an editable install
 # points there), and whether the extras for tests are in it. While that is unchanged pip is not run at all. Where only the place has
 # changed, what points to it is renewed, which needs no network.
-# pip is configured by its own environment and files, as ever; no index is named here.
+# pip is configured by its own environment and files; no index is named here.
 
-# The load balancers' data path is compiled beside it (python -m lb.build), where there is a C compiler: their requests then cost less CPU.
+# The load balancers' data path is compiled into it (python -m lb.build), where there is a C compiler: their requests then cost less CPU.
 # That has a stamp of its own, over the sources of lb/.
 
 # shellcheck shell=bash
@@ -120,7 +120,7 @@ install_project() {
   esac
   say "installing the project into .venv by pip (setup.cfg names what it needs)"
   rm -f -- "$STAMP"
-  # Bytecode is made beside the next steps (translate_modules), which leave a processor idle.
+  # Bytecode is made during the next steps (translate_modules), which leave a processor idle.
   : >"$UNTRANSLATED"
   run_logged "pip install" env PIP_DISABLE_PIP_VERSION_CHECK=1 "$VENV/bin/python" -m pip install --quiet --no-compile --editable "$target" ||
     die "could not install the project: see pip's message above"
@@ -157,7 +157,7 @@ with open(sys.argv[1], "r+b") as file:
 ensure_venv() {
   if is_installed "$1"; then return; fi
   mkdir -p -- "$VENV" 2>/dev/null || die "cannot write to $ROOT as $(id -un): use a clone of your own"
-  [ -w "$VENV" ] || die "$VENV must be made anew but belongs to $(stat -c %U "$VENV"): remove it or run as that user"
+  [ -w "$VENV" ] || die "$VENV must be made again but belongs to $(stat -c %U "$VENV"): remove it or run as that user"
   (
     end_on_signals
     if command -v flock >/dev/null; then flock 9; fi

@@ -31,14 +31,14 @@ _NEW_TABLE, _NEW_CHAIN, _NEW_RULE = 0, 3, 6
 _OWNER = 2
 _HOOKS = {"in": 0, "out": 1}
 _PERCENT = 1_000_000
-"""The random number of a rule is one of so many."""
+"""The number of values that the random number of a rule can have."""
 
 _REGISTER, _VERDICT = 1, 0
 _PRIORITY = 2
 
 
 class PacketRules:
-    """Rules in force until `close`; OSError where the kernel does not accept them."""
+    """Rules that are effective until `close`; OSError where the kernel does not accept them."""
 
     def __init__(self, settings: Mapping[str, Any], devices: Iterable[str]) -> None:
         self._channel = Channel(NETLINK_NETFILTER)

@@ -32,7 +32,7 @@ LONGEST, MOST = 30_000.0, 0.5
 
 
 def bound(last: Grown, replicas: int, available: int) -> str:
-    """Return why not to grow to so many replicas; empty where nothing speaks against it.
+    """Return why not to grow to this number of replicas; empty where nothing speaks against it.
 
     Time and memory are expected to grow as they did up to `last`, the time from the first replica on.
     """

@@ -39,7 +39,7 @@ class Known:
 class Verdict(Enum):
     SAME = "the life that is known goes on"
     DIED = "it has ended"
-    REPLACED = "it has ended, and somebody else has begun another one"
+    REPLACED = "it has ended, and another program has begun a new one"
     RUNS = "it was thought to be dead and runs"
     DEAD = "it is dead as it was known to be"
 

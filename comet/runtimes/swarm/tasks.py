@@ -164,7 +164,7 @@ def _node(node: Mapping[str, Any]) -> Node:
         # A manager may not know the address under which others see it; the one that they dial is right.
         address = str(manager.get("Addr") or address).rpartition(":")[0].strip("[]") or address
     name = str((node.get("Description") or {}).get("Hostname") or node["ID"])
-    # A manager that has just become leader calls every node unknown until it hears from the node.
+    # A manager that has just become leader calls every node unknown until the node reports.
     return Node(node["ID"], name, address, status.get("State") != "down", str(status.get("Message") or ""))
 
 

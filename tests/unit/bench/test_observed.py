@@ -4,7 +4,7 @@ import pytest
 
 from comet.load.closed_model import INJECTED, RequestSpec
 from scripts.bench.hdr import percentile_ms
-from scripts.bench.observed import Observed, beside, in_turn, kind_of, kind_of_trouble
+from scripts.bench.observed import Observed, beside, in_turn, kind_of, kind_of_failure
 from scripts.bench.offered import passage
 from scripts.bench.wrk import parse_observed, sorting
 
@@ -27,7 +27,7 @@ def test_answers(status: int, worker: str | None, body: bytes, kind: str) -> Non
 
 def test_requests_without_an_answer() -> None:
     words = ("refused", "reset", "timeout", "cut short", "closed without an answer", "no connection")
-    assert [kind_of_trouble(word) for word in words] == ["refused", "reset", "timeout", "reset", "reset", "refused"]
+    assert [kind_of_failure(word) for word in words] == ["refused", "reset", "timeout", "reset", "reset", "refused"]
 
 
 REPORTED = """@@{"requests":8,"micros":2000000,"refused":1,"reset":2,"sent":11,"late":2,\
