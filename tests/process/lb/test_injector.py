@@ -110,7 +110,7 @@ def test_connections_older_than_the_faults_are_not_reused(tmp_path: Path) -> Non
 
 def test_faults_written_in_the_same_tick_as_a_look_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The time of a folder advances in ticks: two changes of it may have the same time."""
-    monkeypatch.setattr(injector, "TIMESTAMP_TICK", 60.0, raising=False)
+    monkeypatch.setattr(injector, "TIMESTAMP_TICK", 60.0)
     with lb_and_workers(count=1, faults=str(tmp_path)) as (lb, _):
 
         def change_after_a_look() -> None:

@@ -415,24 +415,24 @@ def test_an_upgrade_may_be_declined() -> None:
 
 
 def test_server_sent_events_are_not_buffered() -> None:
-    step = threading.Event()
+    seen = [threading.Event(), threading.Event()]
+    in_time: list[bool] = []
 
     def events(connection: WorkerConnection, request: bytes) -> None:
-        connection.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n")
-        step.wait(10)
-        connection.send(b"data: 2\n\n")
-        step.clear()
-        step.wait(10)
+        connection.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
+        for number, each in enumerate(seen):
+            connection.send(b"data: %d\n\n" % number)
+            in_time.append(each.wait(TIMEOUT))  # The next one is not sent before the client has this one.
 
     with lb_and_workers(events) as (lb, _), lb.connect() as client:
         client.send(GET)
-        seen = b""
-        while b"data: 1" not in seen:
-            seen += client.receive(1000)
-        step.set()
-        while b"data: 2" not in seen:
-            seen += client.receive(1000)
-        step.set()
+        received = b""
+        for number, each in enumerate(seen):
+            while b"data: %d" % number not in received:
+                received += client.receive(1000)
+            each.set()
+        wait_until(lambda: len(in_time) == len(seen))
+        assert all(in_time)
 
 
 def test_a_response_begun_before_the_request_ended() -> None:

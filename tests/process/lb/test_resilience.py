@@ -15,6 +15,7 @@ import pytest
 from lb.interface import messages
 from lb.interface.messages import Message
 from lb.interface.settings import Settings, UpstreamSpec
+from lb.proxy.upstream_pool import Upstream
 from tests.support.lb import TIMEOUT, Balancer, Behave, Worker, WorkerConnection, lb_and_workers, raw, response
 from tests.support.waiting import PATIENCE, wait_until
 
@@ -441,6 +442,7 @@ def test_a_client_that_never_reads_is_disconnected() -> None:
         lb.connect() as client,
     ):
         client.send(GET)
+        wait_until(lambda: lb.count("requests") == 1)
         wait_until(lambda: lb.count("connections") == 0)
 
 
@@ -941,8 +943,16 @@ def test_an_unreachable_worker_is_marked_suspect_and_skipped(monkeypatch: pytest
             "_loop",
             type("Loop", (), {"create_connection": staticmethod(connect), "create_task": lb.loop.create_task})(),
         )
+        suspects, check = list[str](), lb.proxy.on_suspect
+
+        def on_suspect(upstream: Upstream) -> None:
+            suspects.append(upstream.name)
+            check(upstream)
+
+        monkeypatch.setattr(lb.proxy, "on_suspect", on_suspect)
         assert lb.ask(POST)["X-Comet-Worker"] == "worker-1"
-        wait_until(lambda: lb.proxy.pool.suspects == 0)  # The check, by a way of its own, found it well.
+        wait_until(lambda: suspects == ["worker-0"])
+        wait_until(lambda: lb.proxy.pool.suspects == 0)  # The check connects in another way and succeeds.
 
 
 def test_an_unsolicited_response_closes_the_connection() -> None:
