@@ -1,0 +1,187 @@
+"""The rows of the statistics: registered, added to, folded, reset."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import insert
+
+from tests.support.stats_database import opened, rows, some, sql
+from worker_app import address, database
+from worker_app.common.errors import NotCommitted
+from worker_app.common.identity import CONTAINER, PROCESS
+from worker_app.stats import schema
+from worker_app.stats.batch import Batch, Record, batch_of
+
+
+def test_rows_stand_in_order_of_first_start_zeros_included(where: str) -> None:
+    for name in ("zz", "aa", "mm"):
+        opened(where, name).close()
+    opened(where, "zz").close()
+    assert rows(where) == [("zz", 0, 0, 0), ("aa", 0, 0, 0), ("mm", 0, 0, 0)]
+
+
+def test_the_order_holds_when_the_clock_is_set_back(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened(where, "first").close()
+    monkeypatch.setattr(time, "time", lambda: 1000.0)
+    opened(where, "second").close()
+    assert [name for name, *_ in rows(where)] == ["first", "second"]
+
+
+def test_former_workers_stay_in_the_totals_until_reset(where: str) -> None:
+    store = opened(where, "former")
+    store.commit(some(2))
+    store.close()
+    opened(where, "present").close()
+    assert json.loads(database.stats(where))["TotalRequests"] == [{"total": 2}, {"former": 2}, {"present": 0}]
+    database.reset(where, keep=["present"])
+    assert json.loads(database.stats(where))["TotalRequests"] == [{"total": 0}, {"present": 0}]
+
+
+def test_a_restarted_container_goes_on_and_a_reused_pid_does_not(where: str) -> None:
+    for kind in (CONTAINER, PROCESS):
+        for _ in range(2):
+            store = opened(where, f"id-{kind}", kind)
+            store.commit(some(1))
+            store.close()
+    assert [(name, good) for name, good, *_ in rows(where)] == [
+        ("id-container", 2),
+        ("id-process", 1),
+        ("id-process.2", 1),
+    ]
+
+
+def test_writers_add_and_never_overwrite(where: str) -> None:
+    first, second = opened(where, "same"), opened(where, "same")
+    for _ in range(50):
+        first.commit(some(1, 1))
+        second.commit(some(2))
+    first.close()
+    second.close()
+    assert rows(where) == [("same", 150, 50, 200_000)]
+
+
+def test_the_average_is_over_all_requests_failed_ones_included(where: str) -> None:
+    store = opened(where)
+    store.commit(batch_of([Record(False, 900_000), Record(False, 300_000), Record(True, 0)]))
+    store.close()
+    assert json.loads(database.stats(where))["AverageResponseTime"] == [{"total": 400.0}, {"fdbaa57c12d3": 400.0}]
+
+
+def test_a_row_says_when_it_was_last_written(where: str) -> None:
+    store = opened(where)
+    began = sql(where, "SELECT updated FROM workers")[0][0]
+    time.sleep(0.01)
+    store.commit(some(1))
+    store.close()
+    assert sql(where, f"SELECT 1 FROM workers WHERE updated > {began!r}") == [(1,)]
+
+
+def test_a_locked_database_is_an_error_that_leaves_no_trace(where: str) -> None:
+    store = opened(where)
+    store.commit(some(7))
+    other: Any = psycopg.connect(where) if "://" in where else sqlite3.connect(where, isolation_level=None)
+    other.execute("LOCK TABLE workers" if "://" in where else "BEGIN EXCLUSIVE")
+    with pytest.raises(NotCommitted, match="lock"):
+        store.commit(some(1))
+    other.execute("ROLLBACK")
+    other.close()
+    store.commit(some(1))
+    store.close()
+    assert rows(where)[0][1] == 8
+
+
+def test_a_full_disk_is_an_error_that_leaves_no_trace_and_passes(path: str) -> None:
+    store = opened(path)
+    store.commit(some(1))
+    connection = store._connection
+    assert connection is not None
+    pages = connection.execute("PRAGMA page_count").fetchone()[0]
+    connection.execute(f"PRAGMA max_page_count = {pages}")
+    filler = Batch(successful=1, buckets=some(1).buckets)
+    filler.injections.update({f"kind-{number:04d}-{'x' * 20}": 1 for number in range(2000)})
+    with pytest.raises(NotCommitted, match="full"):
+        store.commit(filler)
+    connection.execute("PRAGMA max_page_count = 1000000")
+    store.commit(some(1))
+    store.close()
+    assert rows(path)[0][1] == 2
+    assert sql(path, "PRAGMA integrity_check") == [("ok",)]
+
+
+def test_a_reset_under_a_living_worker_is_not_undone(where: str) -> None:
+    store = opened(where)
+    store.commit(some(5))
+    database.reset(where)
+    assert rows(where) == []
+    store.tick(time.time())
+    assert rows(where) == [("fdbaa57c12d3", 0, 0, 0)]
+    store.commit(some(1))
+    store.close()
+    assert rows(where)[0][1] == 1
+
+
+def test_a_reregistered_row_keeps_its_place(where: str) -> None:
+    first, second = opened(where, "first"), opened(where, "second")
+    database.reset(where)
+    second.tick(time.time())
+    first.tick(time.time())
+    assert [name for name, *_ in rows(where)] == ["first", "second"]
+    first.close()
+    second.close()
+
+
+def test_former_rows_past_the_limit_are_folded_into_one(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker_app.stats.sqlite_store.MAX_FORMER_ROWS", 3)
+    monkeypatch.setattr("worker_app.stats.postgres_store.MAX_FORMER_ROWS", 3)
+    for number in range(6):
+        store = opened(where, f"old-{number}")
+        store.commit(some(1, 1))
+        store.close()
+    sql(where, "UPDATE workers SET updated = 0")
+    living = opened(where, "living")
+    living.commit(some(1))
+    living.close()
+    assert [(name, good, bad) for name, good, bad, _ in rows(where)] == [
+        ("retired", 3, 3),
+        ("old-3", 1, 1),
+        ("old-4", 1, 1),
+        ("old-5", 1, 1),
+        ("living", 1, 0),
+    ]
+    assert sql(where, "SELECT sum(count) FROM latency") == [(13,)]
+    assert sql(where, "SELECT count FROM injections WHERE worker = 'retired'") == [(3,)]
+
+
+def test_living_workers_are_never_folded(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker_app.stats.sqlite_store.MAX_FORMER_ROWS", 1)
+    monkeypatch.setattr("worker_app.stats.postgres_store.MAX_FORMER_ROWS", 1)
+    for number in range(4):
+        opened(where, f"w{number}").close()
+    assert len(rows(where)) == 4
+
+
+def test_a_thousand_rows_are_answered(where: str) -> None:
+    database.create(where)
+    with address.database_at(where).engine().connect() as connection:
+        former = [
+            {
+                "name": f"w{number:04d}",
+                "first_started": float(number),
+                "updated": 0.0,
+                "successful": 1,
+                "failed": 1,
+                "duration_us": 5,
+            }
+            for number in range(1, 1001)
+        ]
+        connection.execute(insert(schema.workers), former)
+        connection.commit()
+    answer = json.loads(database.stats(where))
+    assert answer["TotalRequests"][0] == {"total": 2000}
+    assert len(answer["FailedRequests"]) == 1001
