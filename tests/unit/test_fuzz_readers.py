@@ -10,20 +10,16 @@ with something changed at random.
 """
 
 import contextlib
-import copy
 import json
 import os
-import random
-import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from comet.admin.view_model import ViewModel
 from comet.commands.table import shapes
@@ -52,123 +48,14 @@ from lb.faults import rules as lb_faults
 from lb.interface import messages
 from lb.interface.settings import Settings, UpstreamSpec, changed
 from tests.support.admin_samples import recovery_events
-from worker_app.common.errors import FaultError, NotCommitted, WorkerError
+from tests.support.fuzz_inputs import FULL, INPUTS, inputs, text_of
+from worker_app.common.errors import FaultError
 from worker_app.faults import plan as worker_faults
-from worker_app.stats.sqlite_store import SqliteDatabase
 
 pytestmark = pytest.mark.slow  # Random input, and much of it.
 
-FULL = bool(os.environ.get("COMET_TEST_FULL"))
-INPUTS = 10_000 if FULL else 40
 SLOWEST = 10.0
 """Seconds for one input on a loaded machine; a reader without a bound takes minutes."""
-
-ODD_NUMBERS = [
-    0,
-    -1,
-    1,
-    2**31,
-    2**53,
-    2**63,
-    2**64,
-    -(2**63),
-    10**30,
-    1e308,
-    -1e308,
-    0.1,
-    float("inf"),
-    float("nan"),
-    True,
-    False,
-]
-ODD_TEXTS = [
-    "",
-    " ",
-    "\0",
-    "\x1b[2J",
-    "a\nb",
-    "\ud800",
-    "é",
-    "٩",
-    "²",
-    "../x",
-    "/",
-    "a" * 300,
-    "NaN",
-    "none",
-    "{x}",
-    "{",
-    "%s",
-    "lb-0",
-]
-ODD = st.one_of(
-    st.none(), st.sampled_from(ODD_NUMBERS), st.sampled_from(ODD_TEXTS), st.integers(), st.floats(), st.text(max_size=8)
-)
-VALUES = st.recursive(
-    ODD, lambda each: st.lists(each, max_size=4) | st.dictionaries(st.text(max_size=6), each, max_size=4), max_leaves=8
-)
-DEEP = st.builds(
-    lambda count, mark: mark * count, st.sampled_from([70, 2_000, 200_000]), st.sampled_from(["[", '{"a":', "- ", "[["])
-)
-MARKS = [
-    '"',
-    "'",
-    "\\UFFFFFFFF",
-    "\\x",
-    "&a ",
-    "*a",
-    "<<: ",
-    "!!int ",
-    "! ",
-    "%YAML 1.",
-    "|",
-    "? ",
-    "- ",
-    ": ",
-    "{",
-    "}",
-    "\t",
-    "\n",
-    "---\n",
-    "#",
-]
-SYNTAX = st.lists(st.sampled_from(MARKS), min_size=1, max_size=4).map("".join)
-"""What YAML and JSON give a meaning to."""
-
-DIGITS = st.builds(lambda count: "9" * count, st.sampled_from([30, 5_000, 100_000]))
-
-
-def mutated(value: Any, chance: random.Random, odd: Any) -> Any:
-    """The document with one thing changed: a value, a key, an element too few or twice."""
-    value = copy.deepcopy(value)
-    places = list(_places(value))
-    if not places:
-        return odd
-    holder, key = chance.choice(places)
-    match chance.randrange(4):
-        case 0:
-            holder.pop(key)
-        case 1 if isinstance(holder, dict):
-            holder[str(odd)] = holder.pop(key)
-        case 2 if isinstance(holder, list):
-            holder.insert(key, copy.deepcopy(holder[key]))
-        case _:
-            holder[key] = odd
-    return value
-
-
-def _places(value: Any) -> Iterator[tuple[Any, Any]]:
-    for key, below in (
-        list(value.items()) if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    ):
-        yield value, key
-        yield from _places(below)
-
-
-def spoiled(data: bytes, chance: random.Random, junk: bytes) -> bytes:
-    """The bytes with some of them replaced."""
-    at = chance.randrange(len(data) + 1)
-    return data[:at] + junk + data[min(len(data), at + chance.randrange(4)) :]
 
 
 @dataclass(frozen=True)
@@ -180,34 +67,6 @@ class Reader:
     read: Callable[[bytes], object]
     refuses: tuple[type[Exception], ...]
     good: Any
-
-
-def text_of(value: Any) -> bytes:
-    return json.dumps(value).encode()
-
-
-def inputs(good: Any) -> st.SearchStrategy[bytes]:
-    whole = good if isinstance(good, bytes) else text_of(good)
-    changed_documents = (
-        st.builds(lambda chance, odd: text_of(mutated(good, chance, odd)), st.randoms(use_true_random=False), VALUES)
-        if not isinstance(good, bytes)
-        else st.nothing()
-    )
-    return st.one_of(
-        changed_documents,
-        st.builds(
-            lambda chance, junk: spoiled(whole, chance, junk), st.randoms(use_true_random=False), st.binary(max_size=6)
-        ),
-        st.builds(
-            lambda chance, marks: spoiled(whole, chance, marks.encode()), st.randoms(use_true_random=False), SYNTAX
-        ),
-        st.binary(max_size=60),
-        VALUES.map(text_of),
-        st.one_of(DEEP, DIGITS).map(str.encode),
-        st.builds(
-            lambda chance, digits: spoiled(whole, chance, digits.encode()), st.randoms(use_true_random=False), DIGITS
-        ),
-    )
 
 
 CONFIG = b"""\
@@ -469,74 +328,3 @@ def test_a_checkpoint_is_understood_or_counting_begins_again(tmp_path: Path) -> 
 
 def test_numbers_given_by_command_are_understood_or_forgotten(tmp_path: Path) -> None:
     fuzz(Reader(read_scale(tmp_path), (), {"config": [2, 1], "scale": [3, 2]}))
-
-
-CELLS = st.one_of(
-    st.none(),
-    st.integers(-(2**63), 2**63 - 1),
-    st.floats(),
-    st.text(max_size=5),
-    st.binary(max_size=5),
-    st.just("many"),
-)
-COLUMNS = (
-    "name",
-    "first_started",
-    "updated",
-    "successful",
-    "failed",
-    "unplanned",
-    "disconnected",
-    "duration_us",
-    "last_batch",
-)
-TABLES = {
-    "workers": COLUMNS,
-    "latency": ("worker", "bucket", "count"),
-    "injections": ("worker", "kind", "count"),
-    "comet_schema": ("version",),
-}
-
-
-def test_rows_of_any_type_are_read_or_refused_and_stop_no_worker(tmp_path: Path) -> None:
-    from worker_app import database
-
-    path = tmp_path / "stats.db"
-
-    @settings(
-        max_examples=INPUTS // 10,
-        deadline=None,
-        derandomize=not FULL,
-        suppress_health_check=list(HealthCheck),
-        database=None,
-    )
-    @given(
-        st.lists(
-            st.tuples(st.sampled_from([(table, column) for table in TABLES for column in TABLES[table]]), CELLS),
-            max_size=3,
-        )
-    )
-    def run(cells: list[tuple[tuple[str, str], Any]]) -> None:
-        for suffix in ("", "-wal", "-shm"):
-            Path(f"{path}{suffix}").unlink(missing_ok=True)
-        kept = SqliteDatabase(str(path))
-        kept.create()
-        with contextlib.closing(sqlite3.connect(path)) as connection, connection:
-            connection.execute("INSERT INTO workers VALUES (1, '4711', 5.0, 5.0, 3, 1, 0, 0, 900, 7)")
-            connection.execute("INSERT INTO latency VALUES ('4711', 3, 4)")
-            connection.execute("INSERT INTO injections VALUES ('4711', 'hang', 4)")
-            for (table, column), value in cells:
-                with contextlib.suppress(sqlite3.Error):  # A column that may not be null.
-                    connection.execute(f"UPDATE {table} SET {column} = ?", (value,))
-        with contextlib.suppress(WorkerError):
-            json.loads(database.report(str(path)), parse_constant=pytest.fail)
-        with contextlib.suppress(WorkerError):
-            json.loads(database.stats(str(path)))
-        with contextlib.suppress(WorkerError, NotCommitted):
-            store = kept.store(lambda taken: "4712" if "4711" in taken else "4711")
-            try:
-                store.open()
-            finally:
-                store.close()
-
-    run()

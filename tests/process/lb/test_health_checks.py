@@ -10,11 +10,7 @@ import pytest
 from lb.interface.settings import Settings, UpstreamSpec
 from lb.proxy.upstream_pool import Upstream
 from tests.support.lb import Balancer, Worker, lb_and_workers, response
-from tests.support.lb_behaviours import (
-    POST,
-    close,
-    deaf_port,
-)
+from tests.support.lb_behaviours import POST, close, deaf_port
 from tests.support.waiting import wait_until
 
 

@@ -6,15 +6,7 @@ import threading
 from lb.interface import messages
 from lb.interface.settings import Settings, UpstreamSpec
 from tests.support.lb import TIMEOUT, Balancer, Worker, WorkerConnection, lb_and_workers, response
-from tests.support.lb_behaviours import (
-    GET,
-    POST,
-    close,
-    deaf_port,
-    hang,
-    once,
-    supervised,
-)
+from tests.support.lb_behaviours import GET, POST, close, deaf_port, hang, once, supervised
 from tests.support.waiting import wait_until
 
 

@@ -12,16 +12,7 @@ from lb.interface import messages
 from lb.interface.messages import Message
 from lb.interface.settings import Settings, UpstreamSpec
 from tests.support.lb import Worker, WorkerConnection, response
-from tests.support.lb_behaviours import (
-    GET,
-    POST,
-    Supervisor,
-    after,
-    hang,
-    once,
-    silent,
-    supervised,
-)
+from tests.support.lb_behaviours import GET, POST, Supervisor, after, hang, once, silent, supervised
 from tests.support.waiting import wait_until
 
 

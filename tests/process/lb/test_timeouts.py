@@ -7,11 +7,7 @@ import pytest
 
 from lb.interface.settings import Settings, UpstreamSpec
 from tests.support.lb import Balancer, WorkerConnection, lb_and_workers, raw, response
-from tests.support.lb_behaviours import (
-    GET,
-    deaf_port,
-    hang,
-)
+from tests.support.lb_behaviours import GET, deaf_port, hang
 from tests.support.waiting import PATIENCE, wait_until
 
 

@@ -12,11 +12,7 @@ import pytest
 from lb.interface import messages
 from lb.interface.settings import UpstreamSpec
 from tests.support.lb import Worker, WorkerConnection, lb_and_workers, raw, response
-from tests.support.lb_behaviours import (
-    GET,
-    once,
-    supervised,
-)
+from tests.support.lb_behaviours import GET, once, supervised
 from tests.support.waiting import wait_until
 
 
