@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.waiting import PATIENCE, wait_until
+from worker_app import database
 
 HELLO = b"GET /api/v1/hello HTTP/1.1\r\nHost: test\r\n\r\n"
 QUIET = {"avg-delay": 0, "failure": 0}
@@ -193,3 +195,22 @@ class Clients:
 
     async def many(self, ports: list[int], clients: int, requests: int) -> None:
         await asyncio.gather(*(self.one(ports[number % len(ports)], requests) for number in range(clients)))
+
+
+def exchange(worker: Worker, request: bytes = HELLO, timeout: float = 10.0 * PATIENCE) -> bytes:
+    """Everything that comes until the worker closes; OSError when it resets."""
+    with socket.create_connection(("127.0.0.1", worker.port), timeout=timeout) as client:
+        client.sendall(request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        received = b""
+        while piece := client.recv(65536):
+            received += piece
+        return received
+
+
+def injections(worker: Worker) -> Any:
+    return json.loads(database.report(str(worker.database)))["workers"][0]["injections"]
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / 100.0
