@@ -11,8 +11,8 @@ import pytest
 import requests
 
 from comet.runtimes.process import memory_limits
-from tests.security.test_worker_process import USER, as_user
 from tests.support.cluster import PYTHON, TestCluster, open_cluster, open_folder
+from tests.support.thief import USER, as_user
 from tests.support.waiting import wait_until
 
 needs_root = pytest.mark.root
