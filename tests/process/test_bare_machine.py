@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.test_scripts import COMPILERS, copy_project, path_without
 from tests.support.cluster import free_ports, open_folder
+from tests.support.project_copy import COMPILERS, copy_project, path_without
 
 pytestmark = [pytest.mark.slow, pytest.mark.root]
 
