@@ -214,3 +214,9 @@ def injections(worker: Worker) -> Any:
 def cpu_seconds(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / 100.0
+
+
+def counted(path: Path) -> tuple[int, int]:
+    """Successful and failed of all rows, read from outside."""
+    answer = json.loads(database.stats(str(path)))
+    return answer["SuccessfulRequests"][0]["total"], answer["FailedRequests"][0]["total"]
