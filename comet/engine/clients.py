@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from comet.common.errors import UserError
@@ -34,6 +35,23 @@ class Engines:
                 self._failure = error
                 raise
         return self.local
+
+    def has_containers(self, label: str) -> bool:
+        """Return whether this machine's engine has containers with a label; UserError where none answers."""
+        return self._asked(connection.has_containers, label)
+
+    def has_services(self, label: str) -> bool:
+        """Return whether a swarm that this machine's engine manages has services with a label; UserError as above."""
+        return self._asked(connection.has_services, label)
+
+    def _asked(self, question: Callable[[str], bool], label: str) -> bool:
+        if self._failure is not None:
+            raise self._failure
+        try:
+            return question(label)
+        except UserError as error:
+            self._failure = error
+            raise
 
     def get_manager(self) -> docker.DockerClient:
         """Return a client of the swarm's manager; UserError where it cannot be used."""

@@ -22,6 +22,7 @@ import os
 import pwd
 import socket
 import sys
+import urllib.parse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,11 +133,50 @@ def ping(path: str, timeout: float = PING_TIMEOUT, chosen: str | None = None) ->
 
     `chosen` is what names this socket (`chosen_by`); the advice is about that then.
     """
+    status, reason, _ = _ask(path, "/_ping", timeout, chosen)
+    if status != http.HTTPStatus.OK:
+        raise _refused(path, status, reason)
+
+
+def has_containers(label: str) -> bool:
+    """Return whether this machine's engine has containers with a label, running or not.
+
+    The SDK is not imported for it. Raise EngineError as `connect` does.
+    """
+    status, reason, body = _list("/containers/json?all=1&", label)
+    if status != http.HTTPStatus.OK:
+        raise _refused(socket_path(os.environ), status, reason)
+    return body.strip() != b"[]"
+
+
+def has_services(label: str) -> bool:
+    """Return whether a swarm that this machine's engine manages, if any, has services with a label.
+
+    The SDK is not imported for it. Raise EngineError as `connect` does.
+    """
+    status, _, body = _list("/services?", label)
+    return status == http.HTTPStatus.OK and body.strip() != b"[]"
+
+
+def _list(target: str, label: str) -> tuple[int, str, bytes]:
+    path, chosen = socket_path(os.environ), chosen_by(os.environ)
+    ping(path, chosen=chosen)
+    return _ask(
+        path, target + urllib.parse.urlencode({"filters": json.dumps({"label": [label]})}), CALL_TIMEOUT, chosen
+    )
+
+
+def _refused(path: str, status: int, reason: str) -> EngineError:
+    return EngineError(ErrorKind.SILENT, f"the Docker engine at {path} answers {status} {reason}: see its log")
+
+
+def _ask(path: str, target: str, timeout: float, chosen: str | None) -> tuple[int, str, bytes]:
+    """Return status, reason and body of the engine's answer to a GET."""
     connection = UnixConnection(path, timeout)
     try:
-        connection.request("GET", "/_ping")
+        connection.request("GET", target)
         response = connection.getresponse()
-        response.read()
+        body = response.read()
     except TimeoutError:
         raise EngineError(
             ErrorKind.SILENT, f"the Docker engine at {path} does not answer within {timeout:g} s: see its log"
@@ -157,10 +197,7 @@ def ping(path: str, timeout: float = PING_TIMEOUT, chosen: str | None = None) ->
         ) from None
     finally:
         connection.close()
-    if response.status != http.HTTPStatus.OK:
-        raise EngineError(
-            ErrorKind.SILENT, f"the Docker engine at {path} answers {response.status} {response.reason}: see its log"
-        )
+    return response.status, response.reason, body
 
 
 def _forbidden(path: str) -> str:

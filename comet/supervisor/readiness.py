@@ -13,8 +13,6 @@ import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-import requests
-
 from comet.reconcile.driver_interface import Sink
 from comet.reconcile.observations import NotReady, Ready
 from lb.interface.settings import EXPECTED_STATUSES, is_among, parse_statuses
@@ -115,6 +113,8 @@ def probe(url: str, timeout: float, host: str | None = None, statuses: str = EXP
     """
     headers = {"Connection": "close", "User-Agent": "comet-probe"} | ({} if host is None else {"Host": host})
     path = "/" + url.partition("://")[2].partition("/")[2]
+    import requests  # On a thread of the pool, while the first worker starts.
+
     try:
         # A separate session: it uses no proxy settings of the environment, and keeps no connection to a replica that
         # may be replaced.
@@ -130,6 +130,8 @@ def probe(url: str, timeout: float, host: str | None = None, statuses: str = EXP
 
 def _describe(error: BaseException, timeout: float) -> str:
     """Describe a failed attempt with the phrases that the load balancers' checks use."""
+    import requests
+
     causes = list(_causes(error))
     if any(isinstance(each, requests.Timeout | TimeoutError) for each in causes):
         return f"no answer in {timeout:g} s"

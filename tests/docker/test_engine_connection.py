@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
+import sys
+import tarfile
 import tempfile
 from pathlib import Path
 
@@ -39,5 +42,26 @@ def test_connect_gives_a_client_of_the_engine_here() -> None:
     client = connect()
     try:
         assert client.version()["ApiVersion"]
+    finally:
+        client.close()
+
+
+def test_a_cluster_without_containers_costs_no_import_of_the_sdk() -> None:
+    """It is 63 of the modules that a supervisor of plain processes would load at each start."""
+    ask = "import sys; from comet.engine.connection import has_containers, has_services; "
+    ask += "print(*(has_containers(label) for label in sys.argv[1:]), has_services('any'), 'docker' in sys.modules)"
+    client = connect()
+    try:
+        empty = io.BytesIO()
+        tarfile.open(fileobj=empty, mode="w").close()
+        image = client.api.import_image_from_data(empty.getvalue(), repository="comet-test-empty")
+        made = client.containers.create("comet-test-empty", "none", labels={"comet.test.found": 'é, "1"'})
+        try:
+            labels = ["comet.test.found", 'comet.test.found=é, "1"', "comet.test.found=2", "comet.test.absent"]
+            done = subprocess.run([sys.executable, "-c", ask, *labels], capture_output=True, text=True, check=False)
+            assert done.stdout.split() == ["True", "True", "False", "False", "False", "False"], (image, done.stderr)
+        finally:
+            made.remove()
+            client.images.remove("comet-test-empty")
     finally:
         client.close()

@@ -1,6 +1,6 @@
 """Finds a cluster's containers by their label, and ends them.
 
-The engine's SDK is imported once there is an engine to ask: every command loads this module.
+The engine's SDK is imported once there is a container to ask about: every command loads this module.
 """
 
 from __future__ import annotations
@@ -34,8 +34,11 @@ class ContainerFinder(Finder):
 
     def find(self, search: Search) -> Collection[Orphan]:
         """Return the cluster's containers, running or not, and those of its helpers, which have no name."""
+        label = f"comet.cluster={search.cluster_id}"
+        if search.engines.local is None and not search.engines.has_containers(label):
+            return []
         client = search.engines.get_local()
-        listed = client.api.containers(all=True, filters={"label": f"comet.cluster={search.cluster_id}"})
+        listed = client.api.containers(all=True, filters={"label": label})
         # A container that a swarm made is a task, and is found as one.
         ours = [entry for entry in listed if "com.docker.swarm.task.id" not in (entry.get("Labels") or {})]
         return [orphan for entry in ours if (orphan := _container(client, entry)) is not None]

@@ -1,6 +1,6 @@
 """Finds the serving tasks of a cluster's service through the swarm's manager, and removes the service.
 
-The engine's SDK is imported once there is an engine to ask: every command loads this module.
+The engine's SDK is imported once there is a service to ask about: every command loads this module.
 """
 
 import itertools
@@ -38,7 +38,10 @@ class TaskFinder(Finder):
         recorded = any(record.kind == KIND for record in records.values())
         # The manager may be elsewhere; where no task is on record, only this machine's engine is worth a question.
         known_manager = recorded or search.engines.manager is not None
-        client = search.engines.get_manager() if known_manager else search.engines.get_local()
+        engines, label = search.engines, f"comet.cluster={search.cluster_id}"
+        if not known_manager and engines.local is None and not engines.has_services(label):
+            return []
+        client = engines.get_manager() if known_manager else engines.get_local()
         import docker.errors
 
         from comet.runtimes.swarm import manager
