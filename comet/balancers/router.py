@@ -170,6 +170,11 @@ class Router:
             self._waiting.append((self._version, done))
             await done
 
+    async def confirmed(self) -> None:
+        """Return once every load balancer has applied what it was sent until now, settings included."""
+        self._send_all()
+        await self.applied()
+
     def publish(self, new: tuple[UpstreamSpec, ...]) -> None:
         """Make `new` the table, and send it if it differs from the present one."""
         if new == self.given:

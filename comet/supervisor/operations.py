@@ -219,6 +219,7 @@ class Operations:
         self._file = file
         fault_files.write(self._cluster, self.config, self._fleet.worker_names())
         self._fleet.apply_faults(self.config)
+        await self._fleet.router.confirmed()
         return {"changed": changed, "restarted": [member.spec.name for member in stale]}
 
     async def _require_healthy(self, before: Mapping[str, ManagedReplica], staying: list[ManagedReplica]) -> None:

@@ -43,6 +43,17 @@ def test_a_sigstopped_lb_is_not_waited_for_while_draining(cluster: TestCluster) 
     assert cluster.hello().status_code == 200
 
 
+def test_a_reload_has_reached_every_lb_when_it_returns(cluster: TestCluster) -> None:
+    """One that is stopped cannot take the settings over: the watchdog ends it, and its successor starts with them."""
+    former = int(cluster.replicas()["lb-0"]["pid"])
+    cluster.write(retries=1)
+    os.kill(former, signal.SIGSTOP)
+    done = cluster.comet("reload", timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert not is_alive(former, None)
+    wait_until(lambda: cluster.replicas()["lb-0"]["state"] == "ready")
+
+
 def test_a_working_lb_drains_for_its_grace(cluster: TestCluster) -> None:
     assert cluster.comet("faults", "all", "--avg-delay", "6000", "--delay-distribution", "constant").returncode == 0
     former = int(cluster.replicas()["lb-0"]["pid"])

@@ -218,6 +218,26 @@ def test_a_dead_load_balancer_holds_up_no_drain() -> None:
     asyncio.run(story())
 
 
+def test_settings_are_confirmed_by_every_load_balancer() -> None:
+    async def story() -> None:
+        async with scene() as stage:
+            balancers = [stage.lb("lb-0"), stage.lb("lb-1")]
+            for balancer in balancers:
+                balancer.say(messages.pong((await balancer.next("ping"))["id"]))
+            await stage.router.applied()
+            stage.router.configure("lb-0", {"retries": 1})
+            confirmed = asyncio.ensure_future(stage.router.confirmed())
+            await balancers[0].next("settings")
+            for balancer in balancers:
+                await asyncio.sleep(0.05)
+                assert not confirmed.done()
+                balancer.say(messages.pong((await balancer.next("ping"))["id"]))
+            await asyncio.wait_for(confirmed, 120)
+            close(balancers)
+
+    asyncio.run(story())
+
+
 def test_a_worker_is_unhealthy_while_any_lb_finds_it_so() -> None:
     async def story() -> None:
         async with scene() as stage:
