@@ -47,6 +47,7 @@ ensure_venv bench
 ensure_compiled
 case $mode in
   lb | all) need nginx haproxy wrk rsvg-convert ;;
+  features) need haproxy ;;
   load) need wrk rsvg-convert ;;
   recovery | chaos) need rsvg-convert ;;
 esac

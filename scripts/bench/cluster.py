@@ -22,16 +22,17 @@ PORTS = 80
 
 
 class BenchCluster(OwnCluster):
-    """One cluster. `config` has the keys of config.yaml, with underscores."""
+    """One cluster. `config` has the keys of config.yaml, with underscores; None leaves out a key of the bench's own."""
 
     def __init__(self, folder: Path, **config: Any) -> None:
         first = free_ports(PORTS)[0]
-        self.config = {
+        keys = {
             "load-balancer-port": first,
             "worker-port": first + 20,
             "admin-port": 0,
             "load-balancer-host": "127.0.0.1",
         } | {key.replace("_", "-"): value for key, value in config.items()}
+        self.config = {key: value for key, value in keys.items() if value is not None}
         super().__init__(folder, "the cluster of the bench", self.config)
 
     @classmethod

@@ -53,7 +53,11 @@ class OwnCluster:
         self.folder, self.name, self.cluster = folder, name, Cluster(folder)
         self.path = folder / "config.yaml"
         if config is not None:
-            self.path.write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in config.items()))
+            self.write(config)
+
+    def write(self, config: Mapping[str, Any]) -> None:
+        """Write config.yaml."""
+        self.path.write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in config.items()))
 
     def start(self) -> None:
         """Start the cluster, or adopt what runs; UserError with the supervisor's own message where that fails."""
