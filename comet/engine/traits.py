@@ -74,6 +74,14 @@ class EngineTraits:
         """Whether containers of one network can be isolated from one another and from other machines."""
         return self.kind == DOCKER
 
+    @property
+    def networks_can_fail(self) -> bool:
+        """Whether what reaches a published port passes the container's devices.
+
+        The forwarder of rootless Podman does not: a worker that is cut off still answers.
+        """
+        return not (self.rootless and self.kind == PODMAN)
+
     def user(self, uid_gid: str) -> str:
         """Return the user in a container with `host_users` that is this user of the host.
 

@@ -30,6 +30,7 @@ from comet.state.directory import WORKER_UID, Cluster
 from tests.support import postgres
 from tests.support.cluster import ROOT, TestCluster
 from tests.support.engine_kinds import Engine, engine_of, missing_requirement, selected_kinds
+from tests.support.network_faults import QUICK, answers, helpers
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.root
@@ -126,6 +127,31 @@ def test_a_cluster_starts_serves_recovers_and_stops(engine: Engine) -> None:
         wait_until(lambda: visitor.replicas()["worker-1"]["state"] == "ready")
         assert [visitor.hello().status_code for _ in range(10)] == [200] * 10
         assert visitor.counts()["total"] == 20
+        visitor.stop()
+        visitor.assert_nothing_left()
+    finally:
+        visitor.destroy()
+
+
+def test_a_workers_network_can_fail(engine: Engine) -> None:
+    visitor = Visitor(engine, worker=2, pool=1, **QUICK)
+    try:
+        visitor.start()
+        if engine.kind == "podman-rootless":
+            done = visitor.comet("faults", "worker-1", "--partition", "--for", "5s")
+            assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+            assert "published ports bypass its network on rootless Podman" in done.stderr
+            return
+        for words in (("--partition",), ("--partition", "--loss", "100%", "--bandwidth", "50kB/s")):
+            done = visitor.comet("faults", "worker-1", *words, "--for", "1h")
+            assert done.returncode == 0, done.stderr
+            assert len(helpers(visitor, engine.client)) == 1
+            assert not answers(visitor, 1)
+            assert answers(visitor, 0)
+        assert visitor.comet("faults", "worker-1", "--clear").returncode == 0
+        assert helpers(visitor, engine.client) == []
+        assert answers(visitor, 1)
+        assert visitor.comet("faults", "all", "--partition", "--for", "1h").returncode == 0
         visitor.stop()
         visitor.assert_nothing_left()
     finally:

@@ -109,7 +109,12 @@ class DockerRuntime(AdoptingRuntime):
         return True
 
     def require_network_faults(self, name: str) -> None:
-        return
+        if not engine_traits.of(self.client).networks_can_fail:
+            raise UserError(
+                f"faults: {name}: published ports bypass its network on rootless Podman (choose another engine, or "
+                "hang with fault-point: lb); nothing was changed",
+                2,
+            )
 
     async def inject_network_faults(self, name: str, leases: list[dict[str, Any]]) -> None:
         done: Future[None] = Future()
