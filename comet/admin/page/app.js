@@ -112,7 +112,7 @@ function summary() {
   document.title = `${{ good: "●", busy: "◐", bad: "▲" }[level]} Comet: ${word}`;
   const figures = [
     ["Requests", `${rate(total.rate)}/s`, `${count(total.requests)} in all`],
-    ["Errors", percent(total.errorShare), total.injectedRate > 0 ? `and ${percent(total.injectedShare)} injected` : `${rate(total.errorRate)}/s`],
+    ["Errors", percent(total.errorShare), total.injectedRate > 0 ? `${percent(total.injectedShare)} injected` : `${rate(total.errorRate)}/s`],
     ["Latency p50", ms(total.p50), `p99 ${ms(total.p99)}`],
     ["In flight", count(total.in_flight), total.queued ? `${count(total.queued)} queued` : "none queued"],
     ["Restarts", count(restarts(model.replicas)), `${plural(restarts(model.lbs), "process", "processes")}, ${plural(restarts(model.workers), "worker")}`],
