@@ -142,7 +142,7 @@ def test_a_worker_that_is_started_again_is_cut_off_again(cluster: TestCluster, o
     wait_until(lambda: [each for each in helpers(cluster) if each != first] and len(helpers(cluster)) == 1)
     assert not answers(cluster, 1)
     (second,) = helpers(cluster)
-    with cluster.engine() as client:  # Whoever ends the helper ends the fault.
+    with cluster.engine() as client:  # The fault ends with its helper.
         client.api.kill(second, "KILL")
     wait_until(lambda: answers(cluster, 1))
 

@@ -229,7 +229,7 @@ def told(worker: Worker) -> dict[str, str]:
 
 
 async def described(stage: Stage, source: str, first: bytes = b"", *fields: str) -> str:
-    """Return what a worker is told of a client, or the status where the request does not get there."""
+    """Return the fields that tell a worker about its client, or the status where the request does not get there."""
     for each in stage.workers:
         each.heads.clear()
     client = Client(stage.front.port, source=source, first=first)
