@@ -11,6 +11,8 @@ import pytest
 from tests.support.copies import copy_modules
 from tests.support.project_copy import copy_project
 
+IMPORTED_BY_SCRIPTS = ("comet.config.runtimes", "comet.engine.connection", "comet.host.packages")
+
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
@@ -20,6 +22,6 @@ def clone(tmp_path: Path) -> Path:
     folder = copy_project(tmp_path / "a clone")
     (folder / "supervisor.py").write_text("import json, os, sys\nprint(json.dumps([os.getcwd(), sys.argv[1:]]))\n")
     shutil.rmtree(folder / "comet")
-    copy_modules(folder, "comet.engine.connection", "comet.host.packages")
+    copy_modules(folder, *IMPORTED_BY_SCRIPTS)
     (folder / ".venv").symlink_to(sys.prefix)
     return folder

@@ -80,6 +80,13 @@ def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+def test_an_editable_install_adds_no_finder_to_each_start() -> None:
+    """A finder of modules, which setuptools writes for packages outside one folder, costs as much as Python's start."""
+    asked = "import sys; print([name for name in sys.modules if 'editable' in name])"
+    told = subprocess.run([sys.executable, "-I", "-c", asked], capture_output=True, text=True, timeout=60, check=True)
+    assert told.stdout == "[]\n"
+
+
 def test_an_index_accepts_both_packages(sdist: Path, wheel: Path) -> None:
     command = [sys.executable, "-m", "twine", "check", "--strict", str(sdist), str(wheel)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.copies import copy_modules
 from tests.support.project_copy import PROJECT, assert_ends, bash, lay, own_environment, run
 from tests.support.waiting import PATIENCE
 
@@ -67,6 +68,7 @@ def test_the_closing_line_counts_and_a_skip_is_a_failure(
 
 
 def test_test_sh_counts_a_skipped_test_as_a_failure(clone: Path) -> None:
+    copy_modules(clone, "comet.testing.plugin")
     (clone / "tests").mkdir()
     (clone / "tests/test_it.py").write_text(
         "import pytest\n\npytestmark = pytest.mark.unit\n\n"
