@@ -42,8 +42,10 @@ class Ejector:
         return bool(settings.eject_after_5xx or settings.eject_after_gateway_errors or settings.eject_error_percent)
 
     def configure(self, settings: Settings) -> None:
-        """Apply settings that changed while running."""
+        """Apply settings that changed while running; when ejections are turned off, forget all that was counted."""
         self._settings = settings
+        if not self.is_on(settings):
+            self._records.clear()
 
     def keep(self, present: Collection[Upstream]) -> None:
         """Forget the upstreams that are no longer present."""

@@ -4,7 +4,7 @@ While no setting asks for it, nothing observes the responses.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from lb.balance.ejection import Ejector
 from lb.balance.upstream import Upstream
@@ -28,6 +28,7 @@ class Ejections:
         self._ejector = Ejector(proxy.settings)
         self._timers: dict[Upstream, asyncio.TimerHandle] = {}
         self._interval: asyncio.TimerHandle | None = None
+        self._interval_length = 0.0
         self.reasons: dict[Upstream, str] = {}
         """The ejected upstreams, each with the reason."""
 
@@ -38,16 +39,21 @@ class Ejections:
         on = Ejector.is_on(settings)
         self._proxy.observe(self._on_response, on)
         self._proxy.on_upstream_error = self._on_error if on else None
-        if self._interval is not None:
-            self._interval.cancel()
-        self._interval = self._loop.call_later(settings.eject_interval, self._end_interval) if on else None
+        length = settings.eject_interval if on else 0.0
+        if length != self._interval_length:  # Other changes leave the present interval as it is.
+            self._interval_length = length
+            if self._interval is not None:
+                self._interval.cancel()
+            self._interval = self._loop.call_later(length, self._end_interval) if on else None
         if not on:
             for upstream in list(self._timers):
                 self._readmit(upstream)
 
-    def update(self) -> None:
-        """Follow a change of the upstreams: one that was restarted begins again."""
+    def update(self, restarted: Iterable[Upstream] = ()) -> None:
+        """Follow a change of the upstreams: those that were restarted begin again."""
         self._ejector.keep(self._proxy.pool.order)
+        for upstream in restarted:
+            self._ejector.forget(upstream)
         for upstream in list(self._timers):
             if not upstream.ejected or upstream not in self._proxy.pool.order:
                 self._cancel(upstream)

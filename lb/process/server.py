@@ -24,7 +24,7 @@ from lb.faults.injector import FaultInjectors
 from lb.interface import messages
 from lb.interface.counters import Counters
 from lb.interface.messages import Message
-from lb.interface.settings import DRAINING, UP, Settings, UpstreamSpec, changed
+from lb.interface.settings import DOWN, DRAINING, UP, Settings, UpstreamSpec, changed
 from lb.process.admission import Admission
 from lb.process.control import ControlHub, Peer
 from lb.process.ejections import Ejections
@@ -247,11 +247,11 @@ class Server:
         match message["type"]:
             case "upstreams":
                 specs, limit = messages.read_upstreams(message)
-                before = {upstream for upstream in self.proxy.pool.order if upstream.state == UP}
+                before = {upstream: upstream.state for upstream in self.proxy.pool.order}
                 self.proxy.set_upstreams(specs, limit)
-                self._ejections.update()
+                self._ejections.update(each for each, was in before.items() if was == DOWN and each.state != DOWN)
                 for upstream in self.proxy.pool.order:
-                    if upstream.state == UP and upstream not in before:
+                    if upstream.state == UP and before.get(upstream) != UP:
                         self._first.expect(upstream)
                 self._health.update()
             case "pause":

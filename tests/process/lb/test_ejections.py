@@ -1,6 +1,7 @@
 """Ejection for answers over real sockets."""
 
 import socket
+from dataclasses import replace
 
 from lb.interface import messages
 from lb.interface.settings import Settings, UpstreamSpec
@@ -66,6 +67,44 @@ def test_settings_turn_ejection_on_and_off_while_running() -> None:
         lb.call(lb.server._configure, {"eject_after_5xx": 0})
         wait_until(lambda: not lb.upstream("worker-0").ejected)
         assert statuses(lb, 4).count(500) == 2
+
+
+def test_nothing_counted_outlives_turning_it_off() -> None:
+    """Neither errors in a row nor the length that a next ejection would have had."""
+    with lb_and_workers(failing, count=1, eject_after_5xx=3, eject_time=60.0) as (lb, _):
+        for errors_before in (2, 3):
+            assert statuses(lb, 2 * errors_before) == [500, 200] * errors_before
+            lb.call(lb.server._configure, {"eject_after_5xx": 0})
+            lb.call(lb.server._configure, {"eject_after_5xx": 3})
+            wait_until(lambda: not lb.upstream("worker-0").ejected)
+            lb.settle()
+        assert statuses(lb, 6) == [500, 200] * 3
+        (timer,) = lb.server._ejections._timers.values()
+        assert timer.when() - lb.server._loop.time() <= 60.0
+
+
+def test_changes_of_other_settings_do_not_put_off_the_end_of_an_interval() -> None:
+    settings = {"eject_error_percent": 50.0, "eject_min_requests": 5, "eject_interval": 1.0}
+    with lb_and_workers(failing, count=1, **settings) as (lb, _):
+
+        def ejects() -> bool:
+            lb.call(lb.server._configure, {"queue_timeout": 5.0})
+            return bool(statuses(lb, 20)) and bool(lb.upstream("worker-0").ejected)
+
+        wait_until(ejects)
+        lb.call(lb.server._configure, {"eject_interval": 2.0})
+        lb.settle()
+        assert lb.upstream("worker-0").ejected
+
+
+def test_a_worker_that_restarts_begins_without_errors() -> None:
+    with lb_and_workers(failing, count=1, eject_after_5xx=3) as (lb, _):
+        assert statuses(lb, 4) == [500, 200] * 2
+        specs = [each.spec for each in lb.proxy.pool.order]
+        for state in ("down", "up"):
+            lb.call(lb.server._handle, None, messages.upstreams([replace(specs[0], state=state), specs[1]]))
+        lb.settle()
+        assert sorted(statuses(lb, 8)) == [200] * 5 + [500] * 3
 
 
 def test_the_supervisor_hears_of_it_also_one_that_comes_later() -> None:
