@@ -5,6 +5,7 @@ kind are dropped or overwritten. With it, those of trusted peers are kept, and t
 X-Forwarded-For. Pure.
 """
 
+import re
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any, Final
 
@@ -13,6 +14,11 @@ from lb.http.request import RequestReader
 from lb.interface.settings import Settings, parse_networks
 
 _TRAIL: Final = b"\r\nX-Forwarded-For: "
+_SCOPE: Final = rb"(?:%[0-9A-Za-z._~\-]+)?"
+_SIX: Final = rb"[0-9A-Fa-f:.]+"
+_NODE = re.compile(
+    rb'"?(?:(%b)(?::[0-9]{1,5})?|(%b)%b|\[(%b)%b\](?::[0-9]{1,5})?)"?' % (rb"[0-9.]+", _SIX, _SCOPE, _SIX, _SCOPE)
+).fullmatch
 
 
 def client_address(peer: Any) -> bytes:
@@ -26,6 +32,19 @@ def client_address(peer: Any) -> bytes:
     if isinstance(address, IPv6Address) and address.ipv4_mapped:
         address = address.ipv4_mapped
     return str(address).encode()
+
+
+def _said_address(text: bytes) -> bytes:
+    """Return the address in a member of X-Forwarded-For, where it may have a port; nothing if it is no address."""
+    found = _NODE(text)
+    if found is None:
+        return b""
+    four, six, bracketed = found.groups()
+    try:
+        address = ip_address((four or six or bracketed).decode())
+    except ValueError:
+        return b""
+    return client_address((str(address),))
 
 
 class Readers:
@@ -66,10 +85,15 @@ class Readers:
         return any(found in network for network in self.networks)
 
     def client_of(self, peer: bytes, prefix: bytes) -> bytes:
-        """Return the address of the client: the last one in X-Forwarded-For, or the peer's, that is not trusted."""
+        """Return the address of the client: the last one in X-Forwarded-For, or the peer's, that is not trusted.
+
+        What is no address (`unknown`, `_hidden`) ends the search: then it is the last trusted one.
+        """
         client = peer
         for each in reversed(prefix.rpartition(_TRAIL)[2].split(b",")):
-            if not self.trusts(client):
+            if not (member := each.strip(b" \t")):
+                continue
+            if not self.trusts(client) or not (said := _said_address(member)):
                 break
-            client = each.strip(b" \t") or client
+            client = said
         return client

@@ -147,6 +147,8 @@ _MAY_BE_ZERO: Final = frozenset(
 BALANCE_KEY: Final = r"address|path|(?:header|cookie):[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 COOKIE_NAME: Final = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 MAX_WEIGHT: Final = 256
+MAPPED_BITS: Final = 96
+"""Bits of an IPv4-mapped IPv6 address before the IPv4 address."""
 _STATUSES = re.compile(r"([0-9]{3})(?:-([0-9]{3}))?").fullmatch
 _HOST = re.compile(r"(?:[0-9A-Za-z_.\-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?").fullmatch
 _PATH = re.compile(r"/[\x21\x22\x24-\x7e]*").fullmatch
@@ -190,8 +192,20 @@ def is_among(status: int, ranges: list[tuple[int, int]]) -> bool:
 
 
 def parse_networks(text: str) -> list[IPv4Network | IPv6Network]:
-    """Return the networks in a list of addresses and networks; raise ValueError if one is none."""
-    return [ip_network(part.strip(), strict=False) for part in text.split(",") if part.strip()]
+    """Return the networks in a list of addresses and networks; raise ValueError if one is none.
+
+    A network of IPv4-mapped IPv6 addresses is that of the IPv4 addresses, as which peers are known.
+    """
+    found = [ip_network(part.strip(), strict=False) for part in text.split(",") if part.strip()]
+    return [_unmapped(each) for each in found]
+
+
+def _unmapped(network: IPv4Network | IPv6Network) -> IPv4Network | IPv6Network:
+    if isinstance(network, IPv6Network) and network.prefixlen >= MAPPED_BITS:
+        address = network.network_address.ipv4_mapped
+        if address is not None:
+            return IPv4Network((address, network.prefixlen - MAPPED_BITS))
+    return network
 
 
 def _is_read_by(parse: Callable[[str], Any]) -> Callable[[Any], bool]:

@@ -192,7 +192,7 @@ class LoggedDownstream(Downstream):
         self.body_bytes += 0 if self.head.is_head else len(error_body(message))
 
     def _refuse(self, refusal: Refusal, head_only: bool) -> None:
-        self._log.log_refusal(self._address, refusal)
+        self._log.log_refusal(self._address, refusal, 0 if head_only else len(error_body(refusal.reason)))
         super()._refuse(refusal, head_only)
 
 
@@ -267,13 +267,13 @@ class LoggedDispatcher(Dispatcher):
             }
         )
 
-    def log_refusal(self, address: bytes, refusal: Refusal) -> None:
-        """Log a refused request, of which only the client's address is known."""
+    def log_refusal(self, address: bytes, refusal: Refusal, size: int) -> None:
+        """Log a refused request, of which only the client's address is known; `size` is that of the answer's body."""
         if self.access is None:
             return
         client = address.rpartition(b" ")[2].decode("latin-1")
         if self._combined:
-            self.access.write_line(_line(client, time(), "-", refusal.status, 0, "-", "-", refusal.reason))
+            self.access.write_line(_line(client, time(), "-", refusal.status, size, "-", "-", refusal.reason))
             return
         self.access.write(
             {
@@ -282,6 +282,7 @@ class LoggedDispatcher(Dispatcher):
                 "client": client,
                 "status": refusal.status,
                 "error": refusal.reason,
+                "body_bytes": size,
             }
         )
 

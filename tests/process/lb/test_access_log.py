@@ -285,7 +285,7 @@ def test_the_combined_format(tmp_path: Path) -> None:
         client.ask(b'GET /good?a="b HTTP/1.1\r\nHost: a\r\nuser-AGENT: curl "x" \xe4\r\nReferer: http://r/\r\n\r\n')
         client.ask(b"POST /good HTTP/1.0\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi")
         lb.ask(b"GET /bad HTTP/1.1\r\nHost: a\r\n\r\n")
-        lb.ask(b"GET / HTTP/1.1\r\n\r\n")
+        refused = len(lb.ask(b"GET / HTTP/1.1\r\n\r\n").body)
         text = written(path, 4)
     parts = [re.fullmatch(r"127\.0\.0\.1 - - \[(.+?)\] (.*)", line) for line in text]
     assert all(part and re.fullmatch(r"\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d \+0000", part[1]) for part in parts)
@@ -293,5 +293,25 @@ def test_the_combined_format(tmp_path: Path) -> None:
         r'"GET /good?a=\x22b HTTP/1.1" 200 5 "http://r/" "curl \x22x\x22 \xE4"',
         '"POST /good HTTP/1.0" 200 5 "-" "-"',
         '"GET /bad HTTP/1.1" 502 72 "-" "-" "the worker\'s response is invalid: not an HTTP/1.1 response"',
-        '"-" 400 0 "-" "-" "Host is missing"',
+        f'"-" 400 {refused} "-" "-" "Host is missing"',
     ]
+
+
+def test_a_line_of_the_combined_format_has_nine_parts_whatever_is_sent(tmp_path: Path) -> None:
+    """Also where a trusted proxy describes its client by what is no address."""
+    path = tmp_path / "access.log"
+    odd = b'"x" \\ \t\xff\xc3\xa9\'[]'
+    head = b"GET /%b HTTP/1.1\r\nHost: a\r\n" % odd.translate(None, b" \t\xff\xc3\xa9")
+    fields = (b"X-Forwarded-For", b"Forwarded", b"Referer", b"User-Agent", b"X-Request-Id")
+    with lb_and_workers(count=1, access_log=str(path), access_log_format="combined", trusted_proxies="127.0.0.1") as (
+        lb,
+        _,
+    ):
+        for name in fields:
+            assert lb.ask(head + name + b": " + odd + b"\r\n\r\n").status == 200
+        assert lb.ask(b"GET / HTTP/1.1\r\nHost: " + odd + b"\r\n\r\n").status == 400
+        text = written(path, len(fields) + 1)
+    whole = re.compile(r'127\.0\.0\.1 - - \[[^]]+\] "[^"]*" \d+ \d+ "[^"]*" "[^"]*"( "[^"]*")?')
+    assert [
+        line for line in text if whole.fullmatch(line) is None or not line.isprintable() or not line.isascii()
+    ] == []
