@@ -2,8 +2,8 @@
 
 A load balancer with an access log uses these two classes instead of their base classes, so that one without pays
 nothing. Each request without an `X-Request-Id` gets one and is logged with it; an empty one counts as none, and of
-several the first one counts. `traceparent` (W3C Trace Context) is forwarded unchanged like every other field, and its
-trace id is logged.
+several the first one counts. `traceparent` (W3C Trace Context) is forwarded unchanged like every other field, and the
+trace id of a valid one is logged.
 
 `worker` is the worker that responded or, if none did, the last one that was tried. `retries` is the number of repeated
 attempts, like the counter of that name. Times are in ms. `wait` is from the complete head until the request is sent to
@@ -61,7 +61,22 @@ _REFERER = re.compile(rb"\r\nreferer:[ \t]*([^\r\n]*)", re.IGNORECASE).search
 _USER_AGENT = re.compile(rb"\r\nuser-agent:[ \t]*([^\r\n]*)", re.IGNORECASE).search
 _UNSAFE = re.compile(r'[^\x20-\x7e]|["\\]').sub
 _REQUEST_ID = re.compile(rb"\r\nx-request-id:[ \t]*([^\r\n]*?)[ \t]*\r\n", re.IGNORECASE).search
-_TRACE = re.compile(rb"\r\ntraceparent:[ \t]*[0-9a-f]{2}-([0-9a-f]{32})-", re.IGNORECASE).search
+_PARENT = re.compile(
+    rb"\r\n(?i:traceparent):[ \t]*(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})"
+    rb"(-\S*)?[ \t]*(?=\r\n)"
+).search
+_PARENT_FIELD = re.compile(rb"\r\ntraceparent:", re.IGNORECASE).findall
+
+
+def trace_parent(prefix: bytes) -> re.Match[bytes] | None:
+    """Return version, trace, span and flags of `traceparent`; None without it.
+
+    Several, or one of a form that nobody knows, are as none (https://www.w3.org/TR/trace-context/).
+    """
+    found = _PARENT(prefix)
+    if found is None or (found[1] == b"00" and found[5]) or len(_PARENT_FIELD(prefix)) > 1:
+        return None
+    return found
 
 
 class AccessLog:
@@ -164,6 +179,11 @@ class LoggedDownstream(Downstream):
         """Return the lines of further fields that the worker gets, each after an end of line."""
         return b""
 
+    def trace_id(self) -> str | None:
+        """Return the id of the trace that the request belongs to."""
+        found = trace_parent(self.prefix)
+        return None if found is None else found[2].decode()
+
     def request_started(self, now: float) -> None:
         self.sent_at = now
         super().request_started(now)
@@ -245,13 +265,12 @@ class LoggedDispatcher(Dispatcher):
         now = monotonic()
         method, _, rest = client.prefix[: client.prefix.index(b"\r\n")].partition(b" ")
         sent = client.sent_at or client.started
-        trace = _TRACE(client.prefix)
         self.access.write(
             {
                 "at": _iso(time() - (now - client.started)),
                 "lb": self.settings.name,
                 "request_id": client.request_id.decode("latin-1"),
-                "trace_id": trace[1].decode() if trace is not None else None,
+                "trace_id": client.trace_id(),
                 "client": client.client_ip().decode("latin-1"),
                 "method": method.decode("latin-1"),
                 "target": rest.rpartition(b" ")[0].decode("latin-1"),

@@ -24,7 +24,7 @@ from typing import Any, Final
 from lb.http.request_head import RequestHead
 from lb.interface.counters import Counters
 from lb.interface.settings import Settings
-from lb.proxy.access_log import FLUSH_INTERVAL, LoggedDispatcher, LoggedDownstream
+from lb.proxy.access_log import FLUSH_INTERVAL, LoggedDispatcher, LoggedDownstream, trace_parent
 from lb.proxy.client_connection import Downstream
 from lb.system.directory import Directory
 
@@ -34,12 +34,8 @@ MAX_DATAGRAM: Final = 1 << 16
 MAX_TARGET: Final = 2048
 """Bytes of a request's target that its span has."""
 
-_PARENT = re.compile(
-    rb"\r\ntraceparent:[ \t]*(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})"
-    rb"(-\S*)?[ \t]*(?=\r\n)",
-    re.IGNORECASE,
-).search
 _PARENTS = re.compile(rb"\r\ntraceparent:[^\r\n]*", re.IGNORECASE)
+_CONTEXTS = re.compile(rb"\r\ntrace(?:parent|state):[^\r\n]*", re.IGNORECASE)
 _SAMPLED: Final = 1
 
 
@@ -104,19 +100,20 @@ class TracedDownstream(LoggedDownstream):
         self.attempts: list[Attempt] = []
 
     def _begin(self, head: RequestHead, prefix: bytes, size: int) -> None:
-        found = _PARENT(prefix)
-        # Several, or one of a form that nobody knows, are as none.
-        if found is not None and (_PARENT(prefix, found.end()) is not None or (found[1] == b"00" and found[5])):
-            found = None
+        found = trace_parent(prefix)
         if found is not None:
-            self.trace, self.parent = found[2].decode().lower(), found[3].decode().lower()
+            self.trace, self.parent = found[2].decode(), found[3].decode()
             self.sampled = bool(int(found[4], 16) & _SAMPLED)
         else:
             self.trace, self.parent = token_hex(16), ""
             self.sampled = 100.0 * random() < self._proxy.settings.trace_sample
         self.span = token_hex(8)
         self.attempts = [Attempt(monotonic())]
-        super()._begin(head, _PARENTS.sub(b"", prefix), size)
+        replaced = _CONTEXTS if found is None else _PARENTS  # `tracestate` belongs to the parent's trace.
+        super()._begin(head, replaced.sub(b"", prefix), size)
+
+    def trace_id(self) -> str:
+        return self.trace
 
     def added_fields(self) -> bytes:
         flags = _SAMPLED if self.sampled else 0

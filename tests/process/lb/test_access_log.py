@@ -75,6 +75,23 @@ def test_an_id_and_a_trace_that_come_with_the_request_are_kept(tmp_path: Path) -
     assert {(record["request_id"], record["trace_id"]) for record in records} == {("mine-1", TRACE.decode())}
 
 
+@pytest.mark.parametrize(
+    "parent",
+    [
+        b"00-%b-00f067aa0ba902b7-01" % TRACE.upper(),
+        b"00-%b-00f067aa0ba902b7-01" % (b"0" * 32),
+        b"ff-%b-" % TRACE,
+        TRACE,
+    ],
+)
+def test_what_is_no_trace_context_names_no_trace(tmp_path: Path, parent: bytes) -> None:
+    path = tmp_path / "access.log"
+    with lb_and_workers(count=1, access_log=str(path)) as (lb, (worker,)):
+        lb.ask(b"GET / HTTP/1.1\r\nHost: a\r\ntraceparent: %b\r\n\r\n" % parent)
+        assert lines(path, 1)[0]["trace_id"] is None
+        assert b"\r\ntraceparent: %b\r\n" % parent in worker.requests[0]
+
+
 def test_a_retry_is_logged_with_the_worker_that_answered(tmp_path: Path) -> None:
     path = tmp_path / "access.log"
     with lb_and_workers(lambda connection, request: connection.sock.close(), None, access_log=str(path)) as (

@@ -19,14 +19,14 @@ PARENT = f"00-{TRACE}-{SPAN}-01"
 
 def get(*parents: str) -> bytes:
     fields = "".join(f"TraceParent: {each}\r\n" for each in parents)
-    return f"GET /a?b HTTP/1.1\r\nHost: a\r\n{fields}tracestate: x=y\r\n\r\n".encode()
+    return f"GET /a?b HTTP/1.1\r\nHost: a\r\n{fields}tracestate: x=y\r\n\r\n".encode("latin-1")
 
 
-def context(request: bytes) -> tuple[str, str, str]:
-    """Trace, span and flags of the only `traceparent` that the worker got."""
+def context(request: bytes, continued: bool = True) -> tuple[str, str, str]:
+    """Trace, span and flags of the only `traceparent` that the worker got; `tracestate` belongs to a trace's origin."""
     (found,) = re.findall(rb"(?i)\r\ntraceparent: 00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})\r", request)
     assert request.lower().count(b"traceparent") == 1
-    assert b"\r\ntracestate: x=y\r\n" in request
+    assert (b"\r\ntracestate: x=y\r\n" in request) is continued
     trace, span, flags = found
     return trace.decode(), span.decode(), flags.decode()
 
@@ -88,14 +88,17 @@ def test_a_trace_goes_on_and_its_worker_is_a_child_of_the_exchange(exporter: Exp
     [
         (), ("",), ("nonsense",), (f"00-{'0' * 32}-{SPAN}-01",), (f"00-{TRACE}-{'0' * 16}-01",),
         (f"ff-{TRACE}-{SPAN}-01",), (f"{PARENT}-more",), (PARENT, PARENT), (f"00-{TRACE}-{SPAN}",),
-        (f"00-{TRACE[1:]}-{SPAN}-01",),
+        (f"00-{TRACE[1:]}-{SPAN}-01",), (PARENT.upper(),), (f"00-{TRACE[:-1]}G-{SPAN}-01",), (f"{PARENT}, {PARENT}",),
+        (f"0-{TRACE}-{SPAN}-01",), (f"00-{TRACE}-{SPAN}-1",), (f"00-{TRACE}-{SPAN}-01-",), (f"01-{TRACE}-{SPAN}-01.x",),
+        (f"00_{TRACE}_{SPAN}_01",), (PARENT, "nonsense"), ("nonsense", PARENT), (f"00-{TRACE}-{SPAN}-0x",),
+        ("\xe9" * 55,),
     ],
 )  # fmt: skip
 def test_without_one_valid_parent_a_trace_begins(exporter: Exporter, parents: tuple[str, ...]) -> None:
     with lb_and_workers(count=1, span_socket=exporter.path) as (lb, (worker,)), lb.connect() as client:
         assert client.ask(get(*parents)).status == 200
         (told,) = exporter.exchanges(1)
-        trace, span, flags = context(worker.requests[0])
+        trace, span, flags = context(worker.requests[0], continued=False)
     assert told["parent"] is None
     assert (told["trace"], told["attempts"][0]["span"], "01") == (trace, span, flags)
     assert trace != TRACE
@@ -116,7 +119,7 @@ def test_the_first_participant_decides_what_is_recorded(exporter: Exporter) -> N
         for parents in ((), (f"00-{TRACE}-{SPAN}-00",), (PARENT,)):
             assert client.ask(get(*parents)).status == 200
         (told,) = exporter.exchanges(1)
-        flags = [context(request)[2] for request in worker.requests]
+        flags = [context(request, continued=n > 0)[2] for n, request in enumerate(worker.requests)]
     assert (told["trace"], flags) == (TRACE, ["00", "00", "01"])
 
 
@@ -183,7 +186,8 @@ def test_the_access_log_is_written_beside(exporter: Exporter, tmp_path: Path) ->
         lb_and_workers(count=1, span_socket=exporter.path, access_log=str(log)) as (lb, _),
         lb.connect() as client,
     ):
-        assert client.ask(get(PARENT)).status == 200
-        assert len(exporter.exchanges(1)) == 1
-    (line,) = log.read_text().splitlines()
-    assert json.loads(line)["status"] == 200
+        for parents in ((PARENT,), ()):
+            assert client.ask(get(*parents)).status == 200
+        found = exporter.exchanges(2)
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [(line["status"], line["trace_id"]) for line in lines] == [(200, TRACE), (200, found[1]["trace"])]
