@@ -20,6 +20,7 @@ from tests.swarm.scenes import (
     error_line,
     listens,
     on_machine,
+    spread,
     start_everywhere,
     total_requests,
     workers,
@@ -150,9 +151,10 @@ def test_a_node_unreachable_for_the_lbs_costs_no_request(
     deaf = ["INPUT", "--source", f"{NETWORK}.3", "--jump", "DROP"]
     with open_cluster(tmp_path, worker=3, health_interval=1, health_timeout=1, **sound) as cluster:
         on_machine(lab, cluster, 2).environment = {"DOCKER_HOST": lab.socket(1)}
-        start_everywhere(cluster)
+        cluster.start()
         cluster.write(start_timeout=20)  # For what will not answer; what does may need longer on a busy machine.
         assert cluster.comet("reload").returncode == 0
+        spread(cluster)  # Only now: the reload has replaced all tasks, and they may be anywhere.
         wait_until(all_ready(cluster))
         far = next(name for name, row in workers(cluster).items() if row["node"] == "h3")
         with clients_of(lab, cluster, 2) as clients:

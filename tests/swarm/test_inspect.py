@@ -15,7 +15,7 @@ from tests.support.cluster import TestCluster, open_cluster
 from tests.support.inspected import Report, status
 from tests.support.waiting import wait_until
 from tests.swarm.hosts import Hosts
-from tests.swarm.scenes import OWN, all_ready, error_line, on_machine, workers
+from tests.swarm.scenes import OWN, all_ready, error_line, on_machine, start_everywhere, workers
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def cluster(
     lab: Hosts, manager: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[TestCluster]:
     with open_cluster(tmp_path_factory.mktemp("cluster"), worker=3, pool=2, **OWN) as made:
-        on_machine(lab, made).start()
+        start_everywhere(on_machine(lab, made))
         wait_until(all_ready(made), what="three tasks serve")
         yield made
         made.stop()
