@@ -1,8 +1,12 @@
 """Finds the certificate of the load balancers, and makes one for development.
 
-The files are read when a load balancer starts and at a reload. What is not usable is refused before anything changes.
+The files are read at a start and at a reload. What is not usable is refused before anything changes. Load balancers get
+a copy of what is usable: one that starts later has the certificate in use, also while the files are being replaced.
 """
 
+import contextlib
+import os
+import re
 import ssl
 import subprocess
 from hashlib import blake2b
@@ -11,6 +15,7 @@ from typing import Any
 
 from comet.common.errors import UserError, os_error_text
 from comet.config.schema import Config
+from comet.host import files
 from comet.state.directory import Cluster
 
 SELF_SIGNED_DAYS = 365
@@ -20,6 +25,10 @@ RENEWED_BEFORE = 86400
 COMMAND_TIMEOUT = 30.0
 """Seconds."""
 
+USED = "tls/used.pem"
+"""File in the cluster's folder with the key and the certificate in use."""
+
+_KEY = re.compile(rb"-----BEGIN ([A-Z ]*PRIVATE KEY)-----.*?-----END \1-----\s*", re.DOTALL)
 _REASONS = {"KEY_VALUES_MISMATCH": "the key belongs to another certificate"}
 
 
@@ -37,12 +46,37 @@ def settings_of(config: Config, cluster: Cluster) -> dict[str, Any]:
     found = files_of(config, cluster)
     if found is None:
         return {}
-    try:
-        content = b"\0".join(path.read_bytes() for path in found)
-    except OSError:
-        content = b""
-    digest = blake2b(content, digest_size=8).hexdigest()
-    return {"tls_certificate": str(found[0]), "tls_key": str(found[1]), "tls_digest": digest}
+    used = cluster.path(USED)
+    content = b""
+    with contextlib.suppress(OSError):
+        content = used.read_bytes()
+    with contextlib.suppress(OSError):  # SSLError included: what is in use stays.
+        certificate, key = (path.read_bytes() for path in found)
+        wanted = b"\n".join([*(each[0] for each in _KEY.finditer(key)), _KEY.sub(b"", certificate)])
+        if wanted != content:
+            _require_usable(wanted)
+            used.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            files.write(used, wanted)
+            content = wanted
+    return {
+        "tls_certificate": str(used),
+        "tls_key": str(used),
+        "tls_digest": blake2b(content, digest_size=8).hexdigest(),
+    }
+
+
+def _require_usable(content: bytes) -> None:
+    """Raise OSError (SSLError included) unless this is a certificate and its key."""
+    with os.fdopen(os.memfd_create("certificate"), "wb", buffering=0) as file:
+        file.write(content)
+        path = Path(f"/proc/self/fd/{file.fileno()}")
+        _load(path, path)
+
+
+def _load(certificate: Path, key: Path) -> None:
+    """Raise OSError (SSLError included) unless this is a certificate and its key."""
+    # Without a password, even an empty one, OpenSSL would ask the terminal for it.
+    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")  # nosec B106
 
 
 def require(config: Config, cluster: Cluster, make: bool = True) -> None:
@@ -56,8 +90,7 @@ def require(config: Config, cluster: Cluster, make: bool = True) -> None:
         _ensure_self_signed(*found)
     where = f"{config.path.name}:{config.lines.get('tls-certificate', config.lines.get('tls', 1))}: tls-certificate"
     try:
-        # Without a password, even an empty one, OpenSSL would ask the terminal for it.
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(*found, password="")  # nosec B106
+        _load(*found)
     except ssl.SSLError as error:
         reason = _REASONS.get(error.reason or "", "not a certificate and its key in PEM form, without a password")
         raise UserError(f"{where}: {found[0]} and {found[1].name}: {reason}", 2) from None

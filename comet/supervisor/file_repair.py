@@ -14,7 +14,7 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from comet.balancers import request_statistics
+from comet.balancers import certificates, request_statistics
 from comet.common.errors import Busy, UserError
 from comet.common.file_checks import Owner
 from comet.concurrency.background import Background
@@ -34,7 +34,7 @@ from comet.supervisor.fleet import Fleet
 from comet.supervisor.operations import Operations
 from comet.tracing.process import SpanExport
 
-REMEMBERED = (fault_files.ORDERS, traffic_orders.FILE, request_statistics.BASELINE)
+REMEMBERED = (fault_files.ORDERS, traffic_orders.FILE, request_statistics.BASELINE, certificates.USED)
 """Files that other programs also write, or that are read when needed: their last seen content is restored."""
 
 MAX_REMEMBERED_BYTES = 1 << 20

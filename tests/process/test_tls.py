@@ -3,6 +3,7 @@
 import shutil
 import socket
 import ssl
+import stat
 from pathlib import Path
 
 from tests.process.lb.test_tls import certificate, client_context
@@ -46,6 +47,17 @@ def test_self_signed_then_files_that_are_renewed(tmp_path: Path) -> None:
         for command in ("check", "reload"):
             refused = cluster.comet(command)
             assert (refused.returncode, "the key belongs to another certificate" in refused.stderr) == (2, True)
+        assert {shown(port) for port in ports} == {der}
+        # A load balancer that starts now has the certificate in use, too, not what lies in the files.
+        (tmp_path / "used.pem").unlink()
+        assert cluster.comet("kill", "lb-0").returncode == 0
+        assert cluster.comet("scale", "pool=3").returncode == 0
+        assert {shown(port) for port in (*ports, ports[1] + 1)} == {der}
+        used = tmp_path / ".comet" / "tls" / "used.pem"
+        assert stat.S_IMODE(used.stat().st_mode) == 0o600
+        shutil.rmtree(tmp_path / ".comet", ignore_errors=True)
+        wait_until(used.exists)
+        wait_until(lambda: cluster.comet("kill", "lb-1").returncode == 0)
         assert {shown(port) for port in ports} == {der}
 
 
