@@ -22,7 +22,7 @@ from comet.events.event import Event, visible
 from comet.faults import orders as fault_orders
 from comet.faults.counts import Counts
 from comet.faults.lease_watch import LeaseWatch
-from comet.faults.orders import Change, CountsLeft, Moment, Ordered
+from comet.faults.orders import BootTime, Change, CountsLeft, Ordered
 from comet.host import files
 from comet.host.files import Directory
 from comet.host.process_identity import boot_id
@@ -120,13 +120,13 @@ async def handle_request(
         except OSError as error:
             raise UserError(f"{cluster.path('faults')}: cannot be written: {os_error_text(error)}") from None
         notify(Event("faults_changed", None if target == "all" else target, event_fields(change, target_names)))
-    ordered, moment = orders(cluster), current_moment()
+    ordered, now = orders(cluster), boot_time()
     left = _counts_left(cluster, config, ordered, counts)
     if target == "all" and front_plan(cluster, config) is not None:
         target_names = [*target_names, FRONT]
     return {
         "workers": [
-            fault_orders.listing(name, base(config, name), ordered.get(name, Ordered()), moment, left)
+            fault_orders.listing(name, base(config, name), ordered.get(name, Ordered()), now, left)
             for name in target_names
         ]
     }
@@ -162,12 +162,11 @@ def effective(
     Settings with their neutral value are left out. `from` has the source of each one that is not of the config.
     `leases` are those of `orders.listing`.
     """
-    ordered, moment = orders(cluster), current_moment()
+    ordered, now = orders(cluster), boot_time()
     left = _counts_left(cluster, config, ordered, counts)
-    watch.look(ordered, moment, left)
+    watch.look(ordered, now, left)
     listed = {
-        name: fault_orders.listing(name, base(config, name), ordered.get(name, Ordered()), moment, left)
-        for name in names
+        name: fault_orders.listing(name, base(config, name), ordered.get(name, Ordered()), now, left) for name in names
     }
     of_workers = {key: value for key, value in _neutral(SETTINGS).items() if key not in ("avg-delay", "failure")}
     neutral = {name: _NEUTRAL_FRONT if name == FRONT else of_workers for name in listed}
@@ -200,21 +199,21 @@ def forget(cluster: Cluster) -> None:
         _remove_tickets(folder, {})
 
 
-def current_moment() -> Moment:
-    return Moment(time.clock_gettime(time.CLOCK_BOOTTIME), boot_id())
+def boot_time() -> BootTime:
+    return BootTime(time.clock_gettime(time.CLOCK_BOOTTIME), boot_id())
 
 
 async def _add_order(
     cluster: Cluster, config: Config, names: list[str], change: Change, everything: bool, network: Network
 ) -> None:
-    ordered, moment, identity = orders(cluster), current_moment(), uuid.uuid4().hex
+    ordered, now, identity = orders(cluster), boot_time(), uuid.uuid4().hex
     former = dict(ordered)
     # Clearing all workers also clears those that were scaled away.
     target_names = {*names, *ordered} if everything and change.clear else set(names)
     for name in target_names:
         change_of_worker = change if name in names else Change(clear=True, owner=change.owner)
-        ordered[name] = fault_orders.apply(ordered.get(name, Ordered()), change_of_worker, moment, identity)
-    await _inject(network, target_names, former, ordered, moment)
+        ordered[name] = fault_orders.apply(ordered.get(name, Ordered()), change_of_worker, now, identity)
+    await _inject(network, target_names, former, ordered, now)
     write_atomically(cluster.path(ORDERS), json.dumps(fault_orders.to_dict(ordered), indent=1) + "\n")
     _write(cluster, config, [name for name in names if name != FRONT], ordered)
 
@@ -224,12 +223,12 @@ async def _inject(
     names: Iterable[str],
     former: Mapping[str, Ordered],
     ordered: Mapping[str, Ordered],
-    moment: Moment,
+    now: BootTime,
 ) -> None:
     """Let the networks' faults be those that are ordered; where one cannot be injected, none is."""
 
     def leases(of: Mapping[str, Ordered], name: str) -> list[dict[str, Any]]:
-        return fault_orders.network_leases(of.get(name, Ordered()), moment)
+        return fault_orders.network_leases(of.get(name, Ordered()), now)
 
     changed = [name for name in names if leases(former, name) != leases(ordered, name)]
     done = await asyncio.gather(
@@ -245,13 +244,13 @@ async def _inject(
 
 def network_leases(cluster: Cluster, name: str) -> list[dict[str, Any]]:
     """Return the leases that hold of a worker's network."""
-    return fault_orders.network_leases(orders(cluster).get(name, Ordered()), current_moment())
+    return fault_orders.network_leases(orders(cluster).get(name, Ordered()), boot_time())
 
 
 def front_plan(cluster: Cluster, config: Config) -> dict[str, Any] | None:
     """Return what load balancers are to do at the front, None where there is nothing to do."""
     ordered = orders(cluster).get(FRONT, Ordered())
-    found = fault_orders.document(base(config, FRONT), ordered, current_moment())
+    found = fault_orders.document(base(config, FRONT), ordered, boot_time())
     if config.request_faults:
         found["on-request"] = True
     if found == _NEUTRAL_FRONT:
@@ -260,10 +259,8 @@ def front_plan(cluster: Cluster, config: Config) -> dict[str, Any] | None:
 
 
 def _write(cluster: Cluster, config: Config, names: Iterable[str], ordered: Mapping[str, Ordered]) -> None:
-    moment, wanted = current_moment(), list(names)
-    contents = {
-        name: fault_orders.document(base(config, name), ordered.get(name, Ordered()), moment) for name in wanted
-    }
+    now, wanted = boot_time(), list(names)
+    contents = {name: fault_orders.document(base(config, name), ordered.get(name, Ordered()), now) for name in wanted}
     with Directory.of(cluster.state) as state:
         for point, folder in POINTS.items():
             with state.child(folder, make=True) as directory:

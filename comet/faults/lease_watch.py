@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from comet.events.event import Event
-from comet.faults.orders import CountsLeft, Lease, Moment, Ordered, is_effective
+from comet.faults.orders import BootTime, CountsLeft, Lease, Ordered, is_effective
 
 
 class LeaseWatch:
@@ -16,16 +16,16 @@ class LeaseWatch:
 
     def __init__(self, notify: Callable[[Event], None]) -> None:
         self._notify = notify
-        self._began: Moment | None = None
+        self._began: BootTime | None = None
         self._effective: set[tuple[str, str]] = set()
         self._ended: set[tuple[str, str]] = set()
 
-    def look(self, ordered: Mapping[str, Ordered], moment: Moment, left: CountsLeft) -> None:
+    def look(self, ordered: Mapping[str, Ordered], now: BootTime, left: CountsLeft) -> None:
         """Report what has ended; `left` is what remains of counts.
 
         Orders keep a lease beyond its end until the next change, so it is found here.
         """
-        began = self._began = self._began or moment
+        began = self._began = self._began or now
         targets: dict[str, list[str]] = {}
         leases: dict[str, Lease] = {}
         over: dict[str, list[str]] = {}
@@ -35,8 +35,8 @@ class LeaseWatch:
                 leases[lease.id] = lease
                 targets.setdefault(lease.id, []).append(name)
                 # What was ordered since the beginning was effective, whether or not a look was in time to find it so.
-                is_own = lease.boot_id == began.boot_id and lease.since >= began.now
-                if is_effective(name, lease, moment, left):
+                is_own = lease.boot_id == began.boot_id and lease.since >= began.seconds
+                if is_effective(name, lease, now, left):
                     if key not in self._ended and (is_own or lease.count is None or key in left):
                         self._effective.add(key)
                 elif key in self._effective or (is_own and key not in self._ended):

@@ -1,7 +1,7 @@
 """Computes each worker's faults from config.yaml and from what commands have ordered.
 
 An order without a limit sets values that stay until they are cleared. One with a limit is a *lease*: it overrides the
-values and ends by itself, at a moment of CLOCK_BOOTTIME (the clock that host and containers share) or after a number of
+values and ends by itself, at a time of CLOCK_BOOTTIME (the clock that host and containers share) or after a number of
 requests. The worker ends it, so neither supervisor nor command is needed for that. Later leases override earlier ones.
 Orders belong to a worker's name. The functions have no side effects.
 """
@@ -45,10 +45,10 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0
 
 
 @dataclass(frozen=True)
-class Moment:
-    """`now` in seconds of CLOCK_BOOTTIME, and the boot from which it counts."""
+class BootTime:
+    """A time of CLOCK_BOOTTIME, and the boot from which it counts."""
 
-    now: float
+    seconds: float
     boot_id: str
 
 
@@ -155,9 +155,9 @@ def span(value: Any) -> float:
     return seconds
 
 
-def apply(ordered: Ordered, change: Change, moment: Moment, identity: str) -> Ordered:
+def apply(ordered: Ordered, change: Change, now: BootTime, identity: str) -> Ordered:
     """Return what is ordered for a worker after a change; `identity` is the id of the lease that it may create."""
-    leases = tuple(lease for lease in ordered.leases if is_active(lease, moment))
+    leases = tuple(lease for lease in ordered.leases if is_active(lease, now))
     settings = dict(ordered.settings)
     if change.owner is not None:
         leases = tuple(lease for lease in leases if lease.owner != change.owner)
@@ -169,41 +169,41 @@ def apply(ordered: Ordered, change: Change, moment: Moment, identity: str) -> Or
         # The new values are effective now, so they are removed from every lease that would override them.
         left = (replace(lease, settings=_without(lease.settings, change.settings)) for lease in leases)
         return Ordered(settings | dict(change.settings), tuple(lease for lease in left if lease.settings))
-    until = None if change.seconds is None else moment.now + change.seconds
-    made = Lease(identity, dict(change.settings), moment.now, until, change.count, moment.boot_id, change.owner)
+    until = None if change.seconds is None else now.seconds + change.seconds
+    made = Lease(identity, dict(change.settings), now.seconds, until, change.count, now.boot_id, change.owner)
     return Ordered(settings, _bounded((*leases, made)))
 
 
-def is_active(lease: Lease, moment: Moment) -> bool:
+def is_active(lease: Lease, now: BootTime) -> bool:
     """Return whether a lease can still be effective: it is of this boot and has not expired."""
-    return lease.boot_id == moment.boot_id and (lease.until is None or lease.until > moment.now)
+    return lease.boot_id == now.boot_id and (lease.until is None or lease.until > now.seconds)
 
 
-def document(base: Mapping[str, Any], ordered: Ordered, moment: Moment) -> dict[str, Any]:
+def document(base: Mapping[str, Any], ordered: Ordered, now: BootTime) -> dict[str, Any]:
     """Return the content of a worker's faults file. What its network does is not in it."""
-    active = [lease for lease in ordered.leases if is_active(lease, moment)]
+    active = [lease for lease in ordered.leases if is_active(lease, now)]
     own = [replace(lease, settings=_without(lease.settings, NETWORK)) for lease in active]
     leases = [_override(lease) for lease in own if lease.settings]
     return _without({**base, **ordered.settings, **({"overrides": leases} if leases else {})}, NETWORK)
 
 
-def network_leases(ordered: Ordered, moment: Moment) -> list[dict[str, Any]]:
+def network_leases(ordered: Ordered, now: BootTime) -> list[dict[str, Any]]:
     """Return the leases that concern a worker's network, the latest last, as `worker_app.network` reads them."""
     found = []
     for lease in ordered.leases:
         settings = {name: value for name, value in lease.settings.items() if name in NETWORK}
-        if settings and is_active(lease, moment):
+        if settings and is_active(lease, now):
             found.append({**settings, "until": lease.until, "boot-id": lease.boot_id})
     return found
 
 
-def is_effective(name: str, lease: Lease, moment: Moment, left: CountsLeft) -> bool:
+def is_effective(name: str, lease: Lease, now: BootTime, left: CountsLeft) -> bool:
     """Return whether a lease still applies to a target, as far as that is known."""
-    return is_active(lease, moment) and left.get((name, lease.id)) != 0
+    return is_active(lease, now) and left.get((name, lease.id)) != 0
 
 
 def listing(
-    name: str, base: Mapping[str, Any], ordered: Ordered, moment: Moment, left: CountsLeft = NOT_KNOWN
+    name: str, base: Mapping[str, Any], ordered: Ordered, now: BootTime, left: CountsLeft = NOT_KNOWN
 ) -> dict[str, Any]:
     """Return one worker of `faults --json`.
 
@@ -213,12 +213,12 @@ def listing(
     settings, origin = dict(base), dict.fromkeys(base, "config")
     settings |= ordered.settings
     origin |= dict.fromkeys(ordered.settings, "command")
-    leases = [lease for lease in ordered.leases if is_effective(name, lease, moment, left)]
+    leases = [lease for lease in ordered.leases if is_effective(name, lease, now, left)]
     for lease in leases:
         if lease.count is None:
             settings |= lease.settings
             origin |= dict.fromkeys(lease.settings, "lease")
-    shown = [_lease(lease, moment, left.get((name, lease.id))) for lease in leases]
+    shown = [_lease(lease, now, left.get((name, lease.id))) for lease in leases]
     return {"name": name, "settings": settings, "from": origin, "leases": shown}
 
 
@@ -240,7 +240,7 @@ def _ordered(entry: Mapping[str, Any], name: str) -> Ordered:
         times = (lease.since, lease.until or 0.0)
         if (
             not _ID.fullmatch(lease.id)
-            or not all(-1e12 < moment < 1e12 for moment in times)
+            or not all(-1e12 < each < 1e12 for each in times)
             or not 0 < (lease.count or 1) < 1e12
         ):
             raise ValueError("not a lease")
@@ -306,12 +306,12 @@ def _override(lease: Lease) -> dict[str, Any]:
     return {**lease.settings, **{name: value for name, value in limits.items() if value is not None}}
 
 
-def _lease(lease: Lease, moment: Moment, count_left: int | None) -> dict[str, Any]:
+def _lease(lease: Lease, now: BootTime, count_left: int | None) -> dict[str, Any]:
     return {
         "settings": dict(lease.settings),
-        "left_s": None if lease.until is None else round(lease.until - moment.now, 1),
+        "left_s": None if lease.until is None else round(lease.until - now.seconds, 1),
         "count": lease.count,
         "count_left": count_left,
-        "age_s": round(moment.now - lease.since, 1),
+        "age_s": round(now.seconds - lease.since, 1),
         "owner": lease.owner,
     }

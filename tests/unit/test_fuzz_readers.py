@@ -37,7 +37,7 @@ from comet.events.checkpoint import NAME, Checkpoint
 from comet.events.event import line
 from comet.events.restart_history import RestartHistory
 from comet.faults import orders as fault_orders
-from comet.faults.orders import Moment, Ordered, document
+from comet.faults.orders import BootTime, Ordered, document
 from comet.runtimes.replica_records import Record, parse_records
 from comet.scenario import file as scenarios
 from comet.state import control_socket
@@ -199,7 +199,7 @@ def read_scale(folder: Path) -> Callable[[bytes], None]:
 def read_orders(data: bytes) -> None:
     for name, ordered in fault_orders.from_dict(control_socket.decode(data)).items():
         base = {key: setting.check(setting.default) for key, setting in SETTINGS.items()}
-        text = json.dumps(document(base, ordered, Moment(5.0, "b")), allow_nan=False)
+        text = json.dumps(document(base, ordered, BootTime(5.0, "b")), allow_nan=False)
         worker_faults.parse(text)
         assert "/" not in name
 
@@ -224,7 +224,7 @@ def read_command(data: bytes) -> dict[str, Any]:
 def read_fault_request(data: bytes) -> None:
     request = read_command(b'{"command":"faults"}') | control_socket.mapping(control_socket.decode(data))
     made = fault_orders.change({key: value for key, value in request.items() if key not in ("command", "target")})
-    fault_orders.apply(Ordered(), made, Moment(5.0, "b"), "id")
+    fault_orders.apply(Ordered(), made, BootTime(5.0, "b"), "id")
 
 
 def read_lb_message(data: bytes) -> None:

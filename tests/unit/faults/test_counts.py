@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from comet.faults.counts import Counts
-from comet.faults.orders import Change, CountsLeft, Moment, Ordered, apply
+from comet.faults.orders import BootTime, Change, CountsLeft, Ordered, apply
 from fault_rules import MAX_COUNTS, counts_text, read_counts, tickets_name
 from lb.faults.leases import Leases, Override
 
-NOW = Moment(10.0, "boot")
+NOW = BootTime(10.0, "boot")
 KEY = ("worker-0", "a")
 COUNT = 3
 

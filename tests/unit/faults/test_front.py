@@ -8,12 +8,12 @@ import pytest
 from comet.common.errors import UserError
 from comet.config.schema import ConfigError, parse
 from comet.faults import files
-from comet.faults.orders import Moment, Ordered, apply, change, document, from_dict, to_dict
+from comet.faults.orders import BootTime, Ordered, apply, change, document, from_dict, to_dict
 from comet.state.directory import Cluster
 from lb.faults import front_rules, rules
 from lb.faults.front_rules import FrontFaults, Request
 
-NOW = Moment(1000.0, "this-boot")
+NOW = BootTime(1000.0, "this-boot")
 WHERE = Path("/somewhere/config.yaml")
 REQUEST = Request("GET", "/a?x=1", {"x-user": "anna"})
 

@@ -2,7 +2,7 @@
 
 from comet.events.event import Event, line
 from comet.faults.lease_watch import LeaseWatch
-from comet.faults.orders import NOT_KNOWN, Change, Moment, Ordered, apply
+from comet.faults.orders import NOT_KNOWN, BootTime, Change, Ordered, apply
 
 HANG = Change({"hang": 100.0}, seconds=30)
 THREE = Change({"failure": 100.0}, count=3)
@@ -11,10 +11,10 @@ THREE = Change({"failure": 100.0}, count=3)
 def test_a_lease_that_has_ended_is_reported_once() -> None:
     told: list[Event] = []
     watch = LeaseWatch(told.append)
-    ordered = {name: apply(Ordered(), HANG, Moment(0.0, "boot"), "a") for name in ("worker-0", "worker-1")}
-    ordered["worker-1"] = apply(ordered["worker-1"], Change({"failure": 5.0}, seconds=10), Moment(0.0, "boot"), "b")
+    ordered = {name: apply(Ordered(), HANG, BootTime(0.0, "boot"), "a") for name in ("worker-0", "worker-1")}
+    ordered["worker-1"] = apply(ordered["worker-1"], Change({"failure": 5.0}, seconds=10), BootTime(0.0, "boot"), "b")
     for now in (1.0, 9.0, 11.0, 29.0, 31.0, 40.0):
-        watch.look(ordered, Moment(now, "boot"), NOT_KNOWN)
+        watch.look(ordered, BootTime(now, "boot"), NOT_KNOWN)
     assert [(event.replica, event.fields["workers"]) for event in told] == [
         ("worker-1", ["worker-1"]),
         (None, ["worker-0", "worker-1"]),
@@ -29,10 +29,10 @@ def test_a_lease_that_has_ended_is_reported_once() -> None:
 def test_a_lease_that_is_withdrawn_or_older_than_the_supervisor_is_not_reported() -> None:
     told: list[Event] = []
     watch = LeaseWatch(told.append)
-    ordered = {"worker-0": apply(Ordered(), HANG, Moment(0.0, "boot"), "a")}
-    watch.look(ordered, Moment(60.0, "boot"), NOT_KNOWN)
-    watch.look({"worker-0": apply(Ordered(), HANG, Moment(60.0, "boot"), "c")}, Moment(61.0, "boot"), NOT_KNOWN)
-    watch.look({}, Moment(62.0, "boot"), NOT_KNOWN)
+    ordered = {"worker-0": apply(Ordered(), HANG, BootTime(0.0, "boot"), "a")}
+    watch.look(ordered, BootTime(60.0, "boot"), NOT_KNOWN)
+    watch.look({"worker-0": apply(Ordered(), HANG, BootTime(60.0, "boot"), "c")}, BootTime(61.0, "boot"), NOT_KNOWN)
+    watch.look({}, BootTime(62.0, "boot"), NOT_KNOWN)
     assert told == []
 
 
@@ -42,14 +42,14 @@ class Counted:
     def __init__(self, *workers: str, began: float = 0.0, boot: str = "boot") -> None:
         self.told: list[Event] = []
         self.watch = LeaseWatch(self.told.append)
-        self.watch.look({}, Moment(began, boot), NOT_KNOWN)
-        self.ordered = {name: apply(Ordered(), THREE, Moment(5.0, "boot"), "a") for name in workers}
+        self.watch.look({}, BootTime(began, boot), NOT_KNOWN)
+        self.ordered = {name: apply(Ordered(), THREE, BootTime(5.0, "boot"), "a") for name in workers}
 
     def ended(self, **left: int | None) -> list[tuple[str | None, list[str]]]:
         """Look with so many requests left (None: not known); return what is reported then."""
         del self.told[:]
         known = {(name.replace("_", "-"), "a"): number for name, number in left.items() if number is not None}
-        self.watch.look(self.ordered, Moment(6.0, "boot"), known)
+        self.watch.look(self.ordered, BootTime(6.0, "boot"), known)
         assert all(event.fields["settings"] == {"failure": 100.0} for event in self.told)
         return [(event.replica, event.fields["workers"]) for event in self.told]
 
@@ -86,7 +86,7 @@ def test_a_supervisor_that_took_over_reports_the_end_of_what_it_saw_in_effect() 
 def test_a_count_that_is_withdrawn_is_not_reported() -> None:
     counted = Counted("worker-0")
     assert counted.ended(worker_0=3) == []
-    counted.ordered = {"worker-0": apply(counted.ordered["worker-0"], Change(clear=True), Moment(6.0, "boot"), "b")}
+    counted.ordered = {"worker-0": apply(counted.ordered["worker-0"], Change(clear=True), BootTime(6.0, "boot"), "b")}
     assert counted.ended(worker_0=0) == []
 
 
@@ -95,8 +95,8 @@ def test_a_lease_with_both_limits_ends_with_the_first() -> None:
     for now, left in ((5.0, 0), (11.0, 2)):
         told: list[Event] = []
         watch = LeaseWatch(told.append)
-        ordered = {"front": apply(Ordered(), both, Moment(0.0, "boot"), "a")}
-        watch.look(ordered, Moment(1.0, "boot"), {("front", "a"): 3})
+        ordered = {"front": apply(Ordered(), both, BootTime(0.0, "boot"), "a")}
+        watch.look(ordered, BootTime(1.0, "boot"), {("front", "a"): 3})
         for _ in range(2):
-            watch.look(ordered, Moment(now, "boot"), {("front", "a"): left})
+            watch.look(ordered, BootTime(now, "boot"), {("front", "a"): left})
         assert [event.replica for event in told] == ["front"]

@@ -9,8 +9,8 @@ from comet.common.errors import UserError
 from comet.config.fault_settings import NETWORK, SETTINGS
 from comet.faults.orders import (
     MAX_COUNTED_LEASES,
+    BootTime,
     Change,
-    Moment,
     Ordered,
     apply,
     change,
@@ -23,11 +23,11 @@ from comet.faults.orders import (
 from worker_app.faults.plan import parse
 from worker_app.faults.sampling import FaultSampler
 
-NOW = Moment(1000.0, "this-boot")
+NOW = BootTime(1000.0, "this-boot")
 BASE: dict[str, Any] = {"avg-delay": 500.0, "failure": 12.0, "hang": 0.0}
 
 
-def ordered(*changes: dict[str, Any], before: Ordered | None = None, now: Moment = NOW) -> Ordered:
+def ordered(*changes: dict[str, Any], before: Ordered | None = None, now: BootTime = NOW) -> Ordered:
     present = before or Ordered()
     for number, request in enumerate(changes):
         present = apply(present, change(request), now, f"id-{number}")
@@ -79,9 +79,9 @@ def test_a_counted_order_is_for_workers_running_at_that_time() -> None:
 
 def test_leases_of_an_earlier_boot_are_forgotten() -> None:
     present = ordered({"hang": 5, "for": "1h"}, {"cpu": 1})
-    after = apply(present, change({"cpu": 2}), Moment(5.0, "next-boot"), "x")
+    after = apply(present, change({"cpu": 2}), BootTime(5.0, "next-boot"), "x")
     assert after == Ordered({"cpu": 2.0})
-    assert "overrides" not in document(BASE, present, Moment(5.0, "next-boot"))
+    assert "overrides" not in document(BASE, present, BootTime(5.0, "next-boot"))
 
 
 def test_a_scenario_replaces_and_withdraws_its_own_leases_only() -> None:
