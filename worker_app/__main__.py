@@ -120,28 +120,7 @@ def serve(options: argparse.Namespace) -> int:
     shield.protect(contained=options.identity == CONTAINER)
     identity = of_this_process(options.identity)
     loop = EventLoop()
-    # Signals wake the loop, whatever it waits for; its next iteration handles them.
-    stops: list[int] = []
-    server: WorkerServer | None = None
-
-    def on_signal(number: int, frame: object) -> None:
-        stops.append(number)
-        loop.call_from_thread(stop)
-
-    def stop() -> None:
-        if server is None:
-            return
-        if options.linger and len(stops) == 1:
-            loop.call_at(time.monotonic() + options.linger, shut_down)
-        else:
-            shut_down()
-
-    def shut_down() -> None:
-        if server is not None:
-            server.shut_down(options.grace)
-
-    for number in not_ignored(signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)
+    stop = Stop(loop, options.linger, options.grace)
     listener = _bind(*options.listen)
     database = address.database_at(address.configured_url())
     store = database.store(identity.row_name)
@@ -171,14 +150,44 @@ def serve(options: argparse.Namespace) -> int:
     log.info(
         "%s listening on %s:%d, counting as %s", identity.greeting().removeprefix("hello from "), host, port, store.name
     )
-    if stops:
-        server.shut_down(options.grace)
+    stop.set_server(server)
     loop.run()
     if not commit_queues[0].close(max(1.0, options.grace)):
         log.warning("stopped with uncommitted statistics; their requests got no response")
     log.info("stopped")
     gc.freeze()  # The interpreter's end would search all objects for cycles, which delays a stop and finds nothing.
     return 0
+
+
+class Stop:
+    """Shuts the server down at a signal, also at one that came before there was a server."""
+
+    def __init__(self, loop: EventLoop, linger: float, grace: float) -> None:
+        self._loop, self._linger, self._grace = loop, linger, grace
+        self._signals = 0
+        self._server: WorkerServer | None = None
+        for number in not_ignored(signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    def set_server(self, server: WorkerServer) -> None:
+        self._server = server
+        if self._signals:
+            self._shut_down()
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        """Wake the loop, whatever it waits for; its next iteration handles the signal."""
+        self._signals += 1
+        self._loop.call_from_thread(self._begin)
+
+    def _begin(self) -> None:
+        if self._linger and self._signals == 1:
+            self._loop.call_at(time.monotonic() + self._linger, self._shut_down)
+        else:
+            self._shut_down()
+
+    def _shut_down(self) -> None:
+        if self._server is not None:
+            self._server.shut_down(self._grace)
 
 
 def _follow_faults(

@@ -145,34 +145,9 @@ def run(options: argparse.Namespace) -> int:
         names = [f"lb-{number}" for number in range(options.lbs)]
         clients, killer, sampler = make_clients(names), Killer(cluster, seed), Sampler(cluster, names)
         before = {name: lb_counts(cluster, name) for name in names}
-        load = threading.Thread(
-            target=_load,
-            args=(clients, {name: cluster.lb_port(number) for number, name in enumerate(names)}, options.clients),
-        )
-        sampler.start()
-        load.start()
-        began = time.monotonic()
-        try:
-            say(f"killing at random for {options.seconds:g} s (seed {seed})")
-            killer.run(began + options.seconds)
-            wait_for(
-                lambda: all(row["state"] == "ready" for row in cluster.rows().values()),
-                60,
-                "all replicas are ready again",
-            )
-            time.sleep(1)
-        finally:
-            clients.finished = True
-            load.join(60)
-            sampler.finished.set()
-            sampler.join(10)
-        seconds = time.monotonic() - began
-        wait_for(
-            lambda: not any(cluster.counters(name)["in_flight"] for name in names), 15, "the LBs have nothing in flight"
-        )
-        time.sleep(
-            0.5
-        )  # Workers may still be counting what nobody waits for any more, and the last lines of the logs be unwritten.
+        say(f"killing at random for {options.seconds:g} s (seed {seed})")
+        seconds = _kill_under_load(cluster, clients, killer, sampler, options)
+        _wait_until_counted(cluster, names)
         for _ in range(3):  # A log that has just been rotated is read to its end first, then the next one.
             sampler.sample()
         sampler.logs.close()
@@ -188,6 +163,44 @@ def run(options: argparse.Namespace) -> int:
             _save_logs(report, cluster, target.with_suffix(".evidence"))
         say("removing the cluster")
     return finish(report, target)
+
+
+def _kill_under_load(
+    cluster: BenchCluster,
+    clients: ClosedModel,
+    killer: Killer,
+    sampler: Sampler,
+    options: argparse.Namespace,
+) -> float:
+    """Kill replicas while clients send requests, until all replicas are ready again; return the seconds of load."""
+    ports = {name: cluster.lb_port(number) for number, name in enumerate(clients.books)}
+    load = threading.Thread(target=_load, args=(clients, ports, options.clients))
+    sampler.start()
+    load.start()
+    began = time.monotonic()
+    try:
+        killer.run(began + options.seconds)
+        wait_for(
+            lambda: all(row["state"] == "ready" for row in cluster.rows().values()),
+            60,
+            "all replicas are ready again",
+        )
+        time.sleep(1)
+    finally:
+        clients.finished = True
+        load.join(60)
+        sampler.finished.set()
+        sampler.join(10)
+    return time.monotonic() - began
+
+
+def _wait_until_counted(cluster: BenchCluster, names: list[str]) -> None:
+    """Wait until the load balancers have nothing in flight, and what they log and the workers count is written."""
+    wait_for(
+        lambda: not any(cluster.counters(name)["in_flight"] for name in names), 15, "the LBs have nothing in flight"
+    )
+    # Workers may still be counting what nobody waits for any more, and the last lines of the logs be unwritten.
+    time.sleep(0.5)
 
 
 def _save_logs(report: Result, cluster: BenchCluster, target: Path) -> None:

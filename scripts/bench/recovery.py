@@ -214,6 +214,26 @@ def verdict(is_met: bool) -> str:
 
 def fill(report: Result, outcomes: dict[str, list[Outcome]], steps: dict[str, list[dict[str, float]]]) -> None:
     """Make tables, picture and raw data from the measurements."""
+    report.parts.append(_outcome_table(outcomes))
+    report.parts.append(_step_table(steps))
+    medians = {name: median(_times(found)) for name, found in outcomes.items()}
+    report.notes += _goal_notes(medians)
+    report.data = {name: [vars(each) for each in found] for name, found in outcomes.items()} | {"steps": steps}
+    answered = {
+        name: [each.answer_ms for each in found if each.answer_ms is not None] for name, found in outcomes.items()
+    }
+    report.samples = {name: Samples("ms", "less", times) for name, times in answered.items()}
+    chart = Bars(
+        "kill -9 until the next 200, milliseconds (median)",
+        "less is better",
+        ["ms"],
+        list(medians),
+        [[each] for each in medians.values()],
+    )
+    report.parts.append(chart)
+
+
+def _outcome_table(outcomes: dict[str, list[Outcome]]) -> Table:
     columns = [
         "who",
         "kills",
@@ -230,55 +250,39 @@ def fill(report: Result, outcomes: dict[str, list[Outcome]], steps: dict[str, li
     table = Table("kill -9 until the next 200", columns)
     for name, found in outcomes.items():
         times = _times(found)
-        is_met = {word: sum(each.attempts.get(word, 0) for each in found) for word in WORDS}
+        failures = [sum(each.attempts.get(word, 0) for each in found) for word in WORDS]
         other = sum(count for each in found for word, count in each.attempts.items() if word not in WORDS)
         beside = (
             sum(count for each in found for word, count in each.beside.items() if word != "200")
             if any(each.beside for each in found)
             else None
         )
-        table.rows.append(
-            [
-                name,
-                len(found),
-                median(times),
-                percentile(times, 90),
-                min(times),
-                max(times),
-                *is_met.values(),
-                other,
-                beside,
-            ]
-        )
-    report.parts.append(table)
-    account = Table(
-        "Comet's own account of the same restarts (median ms since it could know of the death)", ["who", *STEPS]
-    )
+        row = [name, len(found), median(times), percentile(times, 90), min(times), max(times), *failures, other, beside]
+        table.rows.append(row)
+    return table
+
+
+def _step_table(steps: dict[str, list[dict[str, float]]]) -> Table:
+    title = "Comet's own account of the same restarts (median ms since it could know of the death)"
+    table = Table(title, ["who", *STEPS])
     for name, known in steps.items():
         values = [[step[key] for step in known if key in step] for key in STEPS]
-        account.rows.append([name, *[median(each) if each else None for each in values]])
-    report.parts.append(account)
-    medians = {name: median(_times(found)) for name, found in outcomes.items()}
+        table.rows.append([name, *[median(each) if each else None for each in values]])
+    return table
+
+
+def _goal_notes(medians: dict[str, float]) -> list[str]:
+    """Compare Comet's load balancer with its goal and with the supervisors that were measured."""
     own = medians.get("comet, LB")
-    if own is not None:
-        report.notes.append(f"Comet's LB: {own:.1f} ms (goal: at most {GOAL_MS:g}{verdict(own <= GOAL_MS)})")
-        others = {name: value / own for name, value in medians.items() if name in ("supervisord", "circus", "systemd")}
-        for name, ratio in others.items():
+    if own is None:
+        return []
+    notes = [f"Comet's LB: {own:.1f} ms (goal: at most {GOAL_MS:g}{verdict(own <= GOAL_MS)})"]
+    for name in medians:
+        if name in ("supervisord", "circus", "systemd"):
+            ratio = medians[name] / own
             goal = f" (goal: at least {GOAL_RATIO}{verdict(ratio >= GOAL_RATIO)})" if name == "supervisord" else ""
-            report.notes.append(f"{name} takes {ratio:.0f} times as long{goal}")
-    report.data = {name: [vars(each) for each in found] for name, found in outcomes.items()} | {"steps": steps}
-    answered = {
-        name: [each.answer_ms for each in found if each.answer_ms is not None] for name, found in outcomes.items()
-    }
-    report.samples = {name: Samples("ms", "less", times) for name, times in answered.items()}
-    chart = Bars(
-        "kill -9 until the next 200, milliseconds (median)",
-        "less is better",
-        ["ms"],
-        list(medians),
-        [[each] for each in medians.values()],
-    )
-    report.parts.append(chart)
+            notes.append(f"{name} takes {ratio:.0f} times as long{goal}")
+    return notes
 
 
 def fill_others(report: Result, others: dict[str, list[Mishap]], rotation_ms: list[float]) -> None:
