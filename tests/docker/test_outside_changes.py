@@ -172,7 +172,7 @@ def test_a_container_changed_from_outside_recovers(
         meddle(cluster, engine, name)
     if meddle in (paused_for_a_while, paused_and_killed):
         before = {}  # They go on, or have ended: both is fine.
-    wait_until(
+    assert wait_until(
         lambda: (
             not before.items() & pids(cluster).items()  # Else none of it may have reached them yet.
             and is_whole(cluster)
@@ -193,7 +193,7 @@ def test_all_workers_paused(cluster: TestCluster, engine: docker.DockerClient) -
     wait_until(lambda: readyz(cluster) == 503, what="nobody ready")
     for identity in identities:
         engine.api.unpause(identity)
-    wait_until(lambda: is_whole(cluster), 40, "both workers after")
+    assert wait_until(lambda: is_whole(cluster), 40, "both workers after")
 
 
 def test_exchanged_container_names(cluster: TestCluster, engine: docker.DockerClient) -> None:
@@ -226,7 +226,7 @@ def test_a_container_stopped_in_a_loop_is_back_afterwards(cluster: TestCluster, 
             engine.api.stop(container(cluster, BOTH[count % 2]), timeout=0)
         with contextlib.suppress(docker.errors.APIError):
             engine.api.start(container(cluster, BOTH[count % 2]))
-    wait_until(lambda: is_whole(cluster), 60, "both workers after all")
+    assert wait_until(lambda: is_whole(cluster), 60, "both workers after all")
 
 
 @pytest.mark.parametrize("names", [BOTH[:1], BOTH], ids=["one", "both"])

@@ -170,6 +170,6 @@ def test_a_followed_log_continues_after_a_container_restart(make_cluster: Callab
         lives = r'"replica": "worker-0"'
         first = len(re.findall(lives, shown.shows(lives)))
         cluster.comet("kill", "worker-0")
-        shown.shows(lambda text: len(re.findall(lives, text)) > first)
+        assert shown.shows(lambda text: len(re.findall(lives, text)) > first)
         shown.type("\x03")
     cluster.stop()

@@ -36,7 +36,7 @@ def test_a_shell_completes_commands_options_values_and_names(tmp_path: Path, she
             ("comet logs --follow worker-\t\t", "worker-0"),
         ):
             shown.type(typed)
-            shown.shows(completed.rstrip())
+            assert completed.rstrip() in shown.shows(completed.rstrip())
             shown.type("\x15")
             shown.shows(lambda text: text.rstrip().endswith("ready>"))
 

@@ -118,7 +118,7 @@ def test_what_is_left_of_a_count_is_shown_and_its_end_is_an_event(cluster: TestC
 
 def test_a_refused_address_listens_again(cluster: TestCluster) -> None:
     wait_until(lambda: refuses(cluster, 3), what="a refusal")
-    wait_until(lambda: answers(cluster), 60)
+    assert wait_until(lambda: answers(cluster), 60)
 
 
 def test_a_request_asks_for_its_own_fault(cluster: TestCluster) -> None:

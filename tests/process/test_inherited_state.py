@@ -157,6 +157,8 @@ def test_a_cluster_runs_with_hostile_inherited_state(uid: int) -> None:
         open_cluster(folder, worker=1, pool=1, runtime="process", **(service if uid == 0 else {})) as cluster,
     ):
         check_hostile_inherited_state(cluster, uid)
+        cluster.assert_nothing_left()
+        assert "Traceback" not in "".join(path.read_text() for path in (cluster.folder / ".comet/logs").glob("*.log"))
 
 
 def check_hostile_inherited_state(cluster: TestCluster, uid: int) -> None:
@@ -196,8 +198,6 @@ def check_hostile_inherited_state(cluster: TestCluster, uid: int) -> None:
     supervisor.terminate()
     wait_until(lambda: not cluster.ps()["supervisor"]["running"])
     wait_until(lambda: not cluster.processes(), what="its helpers end with it")
-    cluster.assert_nothing_left()
-    assert "Traceback" not in "".join(path.read_text() for path in (cluster.folder / ".comet/logs").glob("*.log"))
 
 
 def blocked(pid: int) -> int:

@@ -150,33 +150,29 @@ def peak_memory(cluster: TestCluster, *arguments: str) -> tuple[int, str]:
 
 def test_long_output_of_a_failed_start_is_read_in_little_memory() -> None:
     with open_folder() as folder, open_cluster(folder, worker=1, pool=1, runtime="process") as cluster:
-        check_failing_start(cluster)
-
-
-def check_failing_start(cluster: TestCluster) -> None:
-    script = "echo life $$; head -c 60000000 /dev/zero | tr '\\0' x; echo; echo last of $$; exit 3"
-    cluster.write(avg_delay=None, failure=None, worker_command=json.dumps(["sh", "-c", script, "{port}"]))
-    memory, printed = peak_memory(cluster, "run")
-    assert "worker-0 does not become ready: it ended 3 times in a row (exit 3); its last log lines:" in printed
-    quoted = [line for line in printed.splitlines() if line.startswith("  | ")]
-    (last,) = [line for line in quoted if line.startswith("  | last of")]
-    assert quoted[-1] == last
-    assert all(len(line) < 2000 for line in quoted)
-    assert memory < FEW
-    # A log that nobody has bounded is read from its end.
-    log = cluster.folder / ".comet/logs/worker-0.log"
-    with log.open("r+b") as file:
-        file.truncate(2 << 30)
-        file.seek(0, os.SEEK_END)
-        file.write(b"\n1\n2\xff\n3\n")
-    memory, printed = peak_memory(cluster, "logs", "worker-0", "--tail", "3")
-    assert printed.split("\n") == ["1", "2\ufffd", "3", ""]
-    assert memory < FEW
-    first = subprocess.run(
-        f"{shlex.join(cluster.command)} logs worker-0 --tail 2 | head -c 1",
-        shell=True,
-        cwd=cluster.folder,
-        capture_output=True,
-        check=True,
-    )
-    assert (first.stdout, first.stderr) == (b"2", b"")
+        script = "echo life $$; head -c 60000000 /dev/zero | tr '\\0' x; echo; echo last of $$; exit 3"
+        cluster.write(avg_delay=None, failure=None, worker_command=json.dumps(["sh", "-c", script, "{port}"]))
+        memory, printed = peak_memory(cluster, "run")
+        assert "worker-0 does not become ready: it ended 3 times in a row (exit 3); its last log lines:" in printed
+        quoted = [line for line in printed.splitlines() if line.startswith("  | ")]
+        (last,) = [line for line in quoted if line.startswith("  | last of")]
+        assert quoted[-1] == last
+        assert all(len(line) < 2000 for line in quoted)
+        assert memory < FEW
+        # A log that nobody has bounded is read from its end.
+        log = cluster.folder / ".comet/logs/worker-0.log"
+        with log.open("r+b") as file:
+            file.truncate(2 << 30)
+            file.seek(0, os.SEEK_END)
+            file.write(b"\n1\n2\xff\n3\n")
+        memory, printed = peak_memory(cluster, "logs", "worker-0", "--tail", "3")
+        assert printed.split("\n") == ["1", "2\ufffd", "3", ""]
+        assert memory < FEW
+        first = subprocess.run(
+            f"{shlex.join(cluster.command)} logs worker-0 --tail 2 | head -c 1",
+            shell=True,
+            cwd=cluster.folder,
+            capture_output=True,
+            check=True,
+        )
+        assert (first.stdout, first.stderr) == (b"2", b"")

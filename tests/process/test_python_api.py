@@ -73,7 +73,7 @@ def test_a_leased_fault_ends_by_itself(cluster: comet.RunningCluster) -> None:
         return hello(cluster).status_code == 500
 
     wait_until(fails, what="a request that comes before the end")
-    wait_until(lambda: hello(cluster).status_code == 200, 5)
+    assert wait_until(lambda: hello(cluster).status_code == 200, 5)
 
 
 def test_a_killed_worker_is_back_after_the_wait(cluster: comet.RunningCluster) -> None:

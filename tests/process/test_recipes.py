@@ -42,3 +42,4 @@ def test_a_recipe(cluster: RunningCluster, name: str) -> None:
         exec(compile(RECIPES[name], name, "exec"), {"c": cluster, **known})
     finally:
         cluster.restore(timeout=60)
+    assert {each.state for each in cluster.replicas().values()} == {"ready"}

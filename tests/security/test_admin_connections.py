@@ -132,4 +132,4 @@ def test_slow_requests_are_disconnected(cluster: TestCluster) -> None:
     with attack(port, (ALICE, 30, "slow")):
         # The kernel connects them; the server accepts them when it comes to it.
         former = wait_until(lambda: len(found := peers(cluster)) >= 30 and found, what="all are accepted")
-        wait_until(lambda: not former & peers(cluster), 60, "their end")
+        assert wait_until(lambda: not former & peers(cluster), 60, "their end")

@@ -220,7 +220,7 @@ def test_a_drained_node_hands_over_without_a_failed_request(
     with exactly_counted(lab, cluster):
         node.update({**node.attrs["Spec"], "Availability": "drain"})
         wait_until(lambda: all(row["node"] not in (victim, None) for row in workers(cluster).values()), 60)
-        wait_until(all_ready(cluster, FOUR), 60)
+        assert wait_until(all_ready(cluster, FOUR), 60)
     node.reload()
     node.update({**node.attrs["Spec"], "Availability": "active"})
 

@@ -33,6 +33,7 @@ def test_a_hanging_worker_delays_no_other_check() -> None:
     with lb_and_workers(hanging, None, health_interval=0.05, health_timeout=3.0) as (lb, (_, second)):
         wait_until(lambda: second.probes >= 5, seconds=2.5)
         wait_until(lambda: not lb.upstream("worker-0").ready)
+        assert {lb.ask()["X-Comet-Worker"] for _ in range(4)} == {"worker-1"}
         hanging._health = lambda: 200
 
 

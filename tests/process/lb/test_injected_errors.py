@@ -47,7 +47,7 @@ def test_a_truncated_answer_with_a_mark_is_an_injected_error() -> None:
         client.send(GET)
         with contextlib.suppress(OSError, h11.RemoteProtocolError):
             client.answer()
-        wait_until(lambda: counted(lb) == (0, 0, 1, 1))
+        assert wait_until(lambda: counted(lb) == (0, 0, 1, 1))
 
 
 ANNOUNCED = b"HTTP/1.1 103 Early Hints\r\nX-Comet-Injected: reset\r\n\r\n"

@@ -122,6 +122,7 @@ def test_faults_written_in_the_same_tick_as_a_look_are_noticed(tmp_path: Path, m
 
         lb.call(change_after_a_look)
         wait_until(lambda: lb.upstream("worker-0").dial_address is not None, what="the fault")
+        assert lb.ask().status == 500
 
 
 def test_an_invalid_response_is_refused_by_the_injector_too(

@@ -187,4 +187,4 @@ def test_a_tunnel_ends_also_when_one_side_is_gone_already(end: Callable[[Balance
         wait_until(lambda: [each._open for each in list(lb.proxy.tunnels)] == [1], what="the loss of the worker")
         (tunnel,) = lb.proxy.tunnels
         end(lb, tunnel)
-        wait_until(lambda: not lb.proxy.tunnels, what="the end of the tunnel")
+        assert wait_until(lambda: not lb.proxy.tunnels, what="the end of the tunnel")

@@ -73,7 +73,7 @@ def test_a_client_that_never_reads_is_disconnected() -> None:
     ):
         client.send(GET)
         wait_until(lambda: lb.count("requests") == 1)
-        wait_until(lambda: lb.count("connections") == 0)
+        assert wait_until(lambda: lb.count("connections") == 0)
 
 
 def test_a_client_is_not_blamed_for_unreachable_workers() -> None:

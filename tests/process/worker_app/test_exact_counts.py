@@ -283,7 +283,7 @@ def test_a_deleted_database_comes_back_without_requests(tmp_path: Path) -> None:
         worker.database.unlink()
         wait_until(worker.database.exists)
         wait_until(lambda: worker.get("/worker/stats")[0] == 200)
-        wait_until(lambda: worker.stats()["TotalRequests"] == [{"total": 0}, {str(worker.pid): 0}])
+        assert wait_until(lambda: worker.stats()["TotalRequests"] == [{"total": 0}, {str(worker.pid): 0}])
 
 
 def test_reset_under_a_living_worker(tmp_path: Path) -> None:

@@ -143,9 +143,9 @@ def test_yaml_is_a_config_or_a_scenario(name: str) -> None:
     for block in pages.blocks(name):
         if block.language == "yaml":
             try:
-                parse(block.text, ROOT / "config.yaml")
+                assert parse(block.text, ROOT / "config.yaml").path == ROOT / "config.yaml"
             except ConfigError:
-                scenarios.parse(block.text, block.page)
+                assert scenarios.parse(block.text, block.page).steps
 
 
 def test_the_shown_config_is_the_one_that_comes_with_comet() -> None:

@@ -70,6 +70,7 @@ def test_a_reader_that_is_gone_is_done_without() -> None:
     display.show(STEP)
     display.show(STEP)
     display.close()
+    assert not display._thread.is_alive()
     os.close(write_fd)
 
 

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lb.http.chunked import ChunkedReader, frame, last
+from lb.http.fields import Refusal
 from lb.http.request import RequestReader
 from tests.support import lb_fuzz as fuzz
 
@@ -40,5 +41,11 @@ def test_ordinary_fields_pass_in_order_and_unchanged(fields: list[tuple[str, str
 @given(st.binary(max_size=200))
 @settings(max_examples=300, deadline=None)
 def test_random_bytes_never_crash_the_parser(data: bytes) -> None:
-    fuzz.check_head(data + b"\r\n\r\n")
-    fuzz.check_chunked(random.Random(0), data)
+    assert fuzz.check_head(data + b"\r\n\r\n") or status_of_refusal(data + b"\r\n\r\n") in range(400, 600)
+    assert fuzz.check_chunked(random.Random(0), data) or data != last([])
+
+
+def status_of_refusal(data: bytes) -> int:
+    with pytest.raises(Refusal) as caught:
+        RequestReader(8192, 100, b"lb").read(data[: data.index(b"\r\n\r\n") + 4])
+    return caught.value.status

@@ -142,7 +142,8 @@ def test_a_head_that_does_not_match_is_parsed_in_full(was: bytes, now: bytes) ->
 )
 def test_head_templates_and_the_parser_agree_on_changed_bytes(at: int, size: int, new: bytes) -> None:
     raw = head(*MODEL)
-    agrees(taught(raw), raw[:at] + new + raw[at + size :])
+    changed = raw[:at] + new + raw[at + size :]
+    assert agrees(taught(raw), changed) or taught(raw).match_template(changed) is None
 
 
 def test_templates_accept_high_bytes_in_values() -> None:

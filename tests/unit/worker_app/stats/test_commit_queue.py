@@ -297,7 +297,7 @@ def test_maintenance_runs_despite_inline_commits_only(store: FakeStore, outcomes
     store.upkeep_after = 3
     for _ in range(3):
         queue.commit([Waiting()])
-    wait_until(lambda: store.kept_up, what="upkeep, which waits for no idle moment")
+    assert wait_until(lambda: store.kept_up, what="upkeep, which waits for no idle moment")
 
 
 def test_a_commit_waits_only_while_more_requests_are_underway(
