@@ -15,6 +15,9 @@ FAILURE_BODY: Final = b'{"error":"injected failure"}'
 CHUNKED, UNTIL_CLOSE = -1, -2
 """Lengths of a body that its head does not say: it has chunks, or ends with the connection."""
 
+_SINGLE: Final = ("host", "content-length", "transfer-encoding")
+"""Fields that are the data path's alone to judge where they appear twice."""
+
 _REQUEST_LINE = re.compile(r"([!#-'*+.0-9A-Z^_`a-z|~-]+) (\S+) HTTP/1\.([01])").fullmatch
 
 
@@ -32,10 +35,16 @@ def read_head(head: bytes) -> Head | None:
     """Return what a head says; None where that is not clear."""
     first, *lines = head[:-4].decode("latin-1").split("\r\n")
     match = _REQUEST_LINE(first)
-    fields = {name.lower(): value.strip() for name, colon, value in (line.partition(":") for line in lines) if colon}
+    fields: dict[str, str] = {}
+    for line in lines:
+        name, colon, value = line.partition(":")
+        key = name.lower()
+        if not colon or (key in fields and key in _SINGLE):
+            return None
+        fields[key] = f"{fields[key]}, {value.strip()}" if key in fields else value.strip()
     coding, length = fields.get("transfer-encoding"), fields.get("content-length", "0")
-    if match is None or len(fields) != len(lines) or not length.isascii() or not length.isdigit():
-        return None  # A field that appears twice is read by the data path alone.
+    if match is None or not length.isascii() or not length.isdigit():
+        return None
     if coding is not None and (coding.lower() != "chunked" or "content-length" in fields):
         return None
     option = fields.get("connection", "").lower()

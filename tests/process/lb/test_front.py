@@ -274,6 +274,19 @@ def test_a_request_asks_for_its_fault_where_that_is_allowed(
     assert met(lb, GET[:-2] + b"X-Comet-Fault: reset\r\n\r\n") == b"reset"
 
 
+def test_a_request_with_repeated_fields_meets_the_faults(
+    served: tuple[Balancer, Worker], order: Callable[..., None]
+) -> None:
+    lb, _ = served
+    order(failure=100, status=418, header="X-User: *bob*")
+    assert lb.ask(GET[:-2] + b"Accept: a\r\nAccept: b\r\nX-User: anna\r\nX-User: bob\r\n\r\n").status == 418
+    order(on_request=True)
+    assert lb.ask(GET[:-2] + b"X-Comet-Fault: failure\r\nX-Comet-Fault: status=503\r\n\r\n").status == 503
+    order(failure=100, status=418)
+    twice = b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxy"
+    assert lb.ask(twice).status == 400  # The data path alone says what is wrong with it.
+
+
 def test_a_count_is_used_up(served: tuple[Balancer, Worker], order: Callable[..., None]) -> None:
     lb, _ = served
     order([{"id": "c1", "count": 3, "failure": 100}])
