@@ -15,6 +15,22 @@ from typing import Any, ClassVar, Protocol, Self
 LIMITS = {"%": 100.0, "ms": 600_000.0, "B/s": 1e9, "MiB/s": 1e6}
 """The largest value of each unit; the smallest is 0, which means no fault."""
 
+_BYTES = {"b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 1024.0, "mib": 1024.0**2, "gib": 1024.0**3}
+
+
+def _speeds(one: float) -> dict[str, float]:
+    """Return the units of a speed, each in units of so many bytes per second."""
+    return {name + end: size / one for name, size in _BYTES.items() for end in ("", "/s")}
+
+
+UNITS: Mapping[str, Mapping[str, float]] = {
+    "%": {"%": 1.0},
+    "ms": {"ms": 1.0, "s": 1e3, "m": 60e3, "h": 3600e3},
+    "B/s": _speeds(1.0),
+    "MiB/s": _speeds(1024.0**2),
+}
+"""What people write behind a number, in lower case, each with its value in the unit of the plain number."""
+
 LOGNORMAL_SIGMA = 0.5
 """Puts p99 at 2.8 times the mean: the long tail of a typical service."""
 
@@ -28,6 +44,7 @@ TICKETS_SUFFIX = ".taken"
 """What the names of ticket files end with."""
 
 _COUNT = re.compile(r"([0-9A-Za-z\-]{1,64})=([0-9]{1,9})")
+_AMOUNT = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?) ?([A-Za-z%/]+)")
 _NORMAL = NormalDist()
 _SMALLEST = 2.0**-54
 """Below the smallest step of random.random(); keeps the logarithms finite."""
@@ -175,6 +192,14 @@ NETWORK = (
     ),
 )  # fmt: skip
 """The faults of a container's network: they concern all that it sends and receives, and need a time limit."""
+
+
+def amount(text: str, units: Mapping[str, float]) -> float | None:
+    """Return `2s`, `12 %` or `10kB/s` as a number, by the value of each unit; None for what it is not."""
+    match = _AMOUNT.fullmatch(text)
+    if match is None or match[2].lower() not in units:
+        return None
+    return float(match[1]) * units[match[2].lower()]
 
 
 def counted(faults: Iterable[Fault]) -> tuple[str, ...]:

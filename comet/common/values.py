@@ -13,6 +13,7 @@ from ipaddress import ip_network
 from typing import Any
 
 from comet.common.redaction import concealed
+from fault_rules import amount
 
 Check = Callable[[Any], Any]
 """Takes the YAML value and returns the checked one; raises ValueError with the reason."""
@@ -47,14 +48,8 @@ def number(low: float, high: float) -> Check:
     return check
 
 
-MILLISECONDS = {"ms": 1.0, "s": 1000.0, "m": 60000.0, "h": 3600000.0}
 SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-PERCENT = {"%": 1.0}
-SPEED = {"b": 1.0, "kb": 1e3, "mb": 1e6, "b/s": 1.0, "kb/s": 1e3, "mb/s": 1e6}
-"""Units that people write behind a number, in lower case, each with what it means in the unit of the plain number."""
-
-
-_MEASURED = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?) ?([A-Za-z%/]+)").fullmatch
+"""Units of time that people write behind a number, in lower case, each with what it means in seconds."""
 
 
 def measured(low: float, high: float, units: Mapping[str, float]) -> Check:
@@ -62,15 +57,12 @@ def measured(low: float, high: float, units: Mapping[str, float]) -> Check:
     plain = number(low, high)
 
     def check(value: Any) -> float:
-        match = (
-            re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,15})?) ?([A-Za-z%/]+)", value) if isinstance(value, str) else None
-        )
-        if match is None or match[2].lower() not in units:
+        read = amount(value, units) if isinstance(value, str) else None
+        if read is None:
             return float(plain(value))
-        amount = float(match[1]) * units[match[2].lower()]
-        if not low <= amount <= high:
+        if not low <= read <= high:
             raise ValueError(f"{shown(value)} is out of range")
-        return amount
+        return read
 
     return check
 

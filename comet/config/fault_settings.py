@@ -4,20 +4,15 @@ Config, commands and API check their values against this one table, which is mad
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import fault_rules
 from comet.common.values import (
-    MILLISECONDS,
-    PERCENT,
-    SPEED,
-    Check,
     Key,
     brief,
     flag,
     measured,
-    number,
     one_of,
     or_word,
     text,
@@ -25,13 +20,13 @@ from comet.common.values import (
 )
 from fault_rules import DISTRIBUTIONS, Fault
 
-_CHECKS: dict[str, Callable[[float], tuple[Check, str]]] = {
-    "%": lambda most: (measured(0, most, PERCENT), f"percent, from 0 to {most:.0f}"),
-    "ms": lambda most: (measured(0, most, MILLISECONDS), f"milliseconds, from 0 to {most:.0f}"),
-    "B/s": lambda most: (measured(0, most, SPEED), "bytes per second, 0 for at once"),
-    "MiB/s": lambda most: (number(0, most), f"MiB per second, from 0 to {most:.0f}"),
+_ALLOWED = {
+    "%": "percent, from 0 to {:.0f}",
+    "ms": "milliseconds, from 0 to {:.0f}",
+    "B/s": "bytes per second, 0 for at once",
+    "MiB/s": "MiB per second, from 0 to {:.0f}",
 }
-"""How a value of each unit is checked, and what is allowed, by the largest value."""
+"""What is allowed in each unit, by the largest value."""
 
 
 def _key(fault: Fault) -> Key:
@@ -43,7 +38,8 @@ def _key(fault: Fault) -> Key:
     if not fault.unit:
         *others, last = DISTRIBUTIONS
         return Key(fault.default, one_of(*DISTRIBUTIONS), f"{', '.join(others)} or {last}", fault.meaning)
-    return Key(fault.default, *_CHECKS[fault.unit](fault.limit), fault.meaning)
+    check = measured(0, fault.limit, fault_rules.UNITS[fault.unit])
+    return Key(fault.default, check, _ALLOWED[fault.unit].format(fault.limit), fault.meaning)
 
 
 NETWORK = {fault.name: _key(fault) for fault in fault_rules.NETWORK}

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from comet.common.values import PERCENT as SHARE_UNITS
 from comet.common.values import SECONDS as TIME_UNITS
 from comet.common.values import (
     Check,
@@ -33,12 +32,13 @@ from comet.common.values import (
 from comet.config import upstreams
 from comet.config.fault_settings import FRONT, SETTINGS
 from comet.config.runtimes import RUNTIMES
+from fault_rules import UNITS
 from lb.interface.settings import ACCESS_LOG_FORMATS, BALANCE_KEY, BALANCES, COOKIE_NAME, MAX_WEIGHT, parse_statuses
 
 PORT = (whole(1, 65535), "a whole number from 1 to 65535")
 FIRST_PORT = (whole(0, 65535), "a whole number from 0 to 65535")
 SECONDS = (measured(0.05, 86400, TIME_UNITS), "seconds, from 0.05 to 86400")
-PERCENT = (measured(0, 100, SHARE_UNITS), "percent, from 0 to 100")
+PERCENT = (measured(0, 100, UNITS["%"]), "percent, from 0 to 100")
 ROW = (whole(0, 100000), "a whole number from 0 to 100000")
 IMAGE = r"[a-z0-9][\w.\-/:@]*"
 REGISTRY = r"[a-z0-9][\w.\-]*(?::[0-9]{1,5})?(?:/[\w.\-]+)*"

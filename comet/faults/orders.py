@@ -38,7 +38,7 @@ What a worker says of its own changes no order, so none is dropped for being use
 SPANS = "a time like 500ms, 30s, 5m or 1h, up to 7d"
 """The times that `span` reads, in words."""
 
-_SPAN = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)(ms|s|m|h|d|)")
+_SPAN = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?) ?(ms|s|m|h|d|)")
 _ID = re.compile(r"[0-9A-Za-z\-]{1,64}")
 _WORKER = re.compile(r"worker-[0-9]{1,6}(?:~[a-z]+)?|front")
 _SECONDS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -148,7 +148,7 @@ def span(value: Any) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool):
         # The comparison comes before the conversion, because not every whole number can be a float.
         seconds = float(value) if 0 < value <= MAX_LEASE_SECONDS else 0.0
-    elif isinstance(value, str) and (match := _SPAN.fullmatch(value.strip())):
+    elif isinstance(value, str) and (match := _SPAN.fullmatch(value.strip().lower())):
         seconds = float(match[1]) * _SECONDS[match[2]]
     if not 0.0 < seconds <= MAX_LEASE_SECONDS:
         raise ValueError(f"{brief(value)} is not usable")

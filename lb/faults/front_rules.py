@@ -18,7 +18,7 @@ from fnmatch import fnmatchcase
 from random import Random
 from typing import Any, Final
 
-from fault_rules import FRONT, Settings
+from fault_rules import FRONT, UNITS, Settings, amount
 from lb.faults.leases import Draws, Leases, Override, overrides
 
 NAME: Final = "front"
@@ -28,7 +28,7 @@ MAX_TEXT: Final = 65536
 SLOW: Final = [fault for fault in FRONT if fault.harmful and not fault.drawn]
 """Delays and speeds: they are not drawn, but apply to a share of the requests."""
 
-_AMOUNT = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)(%|ms|s|)").fullmatch
+_PLAIN = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,6})?").fullmatch
 _TEXTS: Final = frozenset(("body", "method", "path", "header"))
 
 
@@ -112,12 +112,16 @@ def asked(text: str) -> dict[str, Any]:
     document: dict[str, Any] = {}
     for entry in text.split(","):
         name, _, given = (part.strip() for part in entry.partition("="))
-        amount = _AMOUNT(given or "100")
-        if name == "delay-distribution":
+        fault = FrontSettings.faults.get(name)
+        if fault is None:
+            continue
+        given = given or "100"
+        if fault.statuses is not None:
+            document[name] = int(given) if given.isascii() and given.isdigit() and len(given) == 3 else None
+        elif fault.unit:
+            document[name] = float(given) if _PLAIN(given) else amount(given, UNITS[fault.unit])
+        else:
             document[name] = given
-        elif amount is not None and name not in ("seed", "refuse"):
-            value = float(amount[1]) * (1000 if amount[2] == "s" else 1)
-            document[name] = int(value) if name == "status" else value
     return values(document)
 
 

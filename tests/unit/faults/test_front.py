@@ -27,6 +27,13 @@ def planned(**request: Any) -> front_rules.FrontPlan:
 def test_values_have_the_units_that_people_write() -> None:
     base = planned(reset="12%", slow_head="2s", jitter="500ms", slow_body="10kB/s", avg_delay=3).base
     assert (base.reset, base.slow_head, base.jitter, base.slow_body, base.avg_delay) == (12, 2000, 500, 10000, 3)
+    base = planned(reset="0.5 %", slow_head="1.5S", slow_body="2 KiB/s", slow_upload="1MiB/s", jitter="1m").base
+    assert (base.reset, base.slow_head, base.slow_body, base.jitter) == (0.5, 1500, 2048, 60000)
+    assert base.slow_upload == 2**20
+    assert change({"memory": "10MiB/s", "bandwidth": "1.5kB", "for": "1.5 s"}).settings == {
+        "memory": 10.0,
+        "bandwidth": 1500.0,
+    }
     text = "avg-delay: 2s\nfailure: 7.5%\nrequest-timeout: 500ms\nhealth-interval: 2m\nfaults: {worker-0: {hang: 5%}}"
     config = parse(text, WHERE)
     assert (config.avg_delay, config.failure, config.request_timeout, config.health_interval) == (2000, 7.5, 0.5, 120)
@@ -122,3 +129,9 @@ def test_what_a_request_asks_for_is_read_leniently() -> None:
         "status": 429,
         "avg_delay": 2000.0,
     }
+    assert front_rules.asked("slow-body=1 kB/s, garbage=50 %, jitter=1m, slow-head=5%, status=5000, reset=2s") == {
+        "slow_body": 1000.0,
+        "garbage": 50.0,
+        "jitter": 60000.0,
+    }
+    assert front_rules.asked("delay-distribution=constant, delay-distribution, failure=1e1") == {}
