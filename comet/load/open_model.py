@@ -35,12 +35,15 @@ class CompletedRequest:
 
 
 def ramp(first: float, last: float, seconds: float) -> Callable[[int], float]:
-    """Return when requests are due while the rate changes evenly from `first` to `last` within these seconds."""
+    """Return when requests are due: the rate changes evenly from `first` to `last` within these seconds, and stays."""
     growth = (last - first) / seconds
+    sent = (first + last) / 2 * seconds
 
     def due(number: int) -> float:
         if not growth:
             return number / first
+        if number > sent:
+            return seconds + (number - sent) / last if last else math.inf
         # The requests sent by t are first·t + growth·t²/2; none is due any more where a falling rate has met zero.
         root = first * first + 2 * growth * number
         return (math.sqrt(root) - first) / growth if root >= 0 else math.inf

@@ -90,3 +90,10 @@ def test_a_ramp_sends_the_mean_of_its_rates() -> None:
     assert ramp(0, 10, 2.0)(10) == 2.0
     assert ramp(10, 0, 2.0)(11) == float("inf")
     assert ramp(20, 20, 2.0)(40) == 2.0
+
+
+def test_after_a_ramp_its_last_rate_stays() -> None:
+    """A step lasts longer than it says where its actions take longer."""
+    up, down = ramp(10, 30, 2.0), ramp(30, 10, 2.0)
+    assert [up(40 + number) for number in (3, 30)] == [2.1, 3.0]
+    assert [down(40 + number) for number in (1, 10)] == [2.1, 3.0]
