@@ -12,6 +12,7 @@ from comet.cli.read_commands import show
 from comet.cli.scenario_command import on_cluster
 from comet.cli.supervisor_calls import QUICK_TIMEOUT, send_command
 from comet.common.errors import UserError
+from comet.common.figures import milliseconds
 from comet.common.wording import counted
 from comet.config.schema import Config
 from comet.scenario.chaos import ChaosRun
@@ -58,8 +59,8 @@ def verdict(report: dict[str, Any]) -> Iterator[str]:
     """Yield what clients saw, and whether every error is explained and every replica is back."""
     yield (
         f"{counted(report['requests'], 'requests')}: {report['ok']} ok, {report['injected']} injected, "
-        f"{report['broken_with_lb']} broken with their load balancer; p50 {report['p50_ms']} ms, "
-        f"p99 {report['p99_ms']} ms"
+        f"{report['broken_with_lb']} broken with their load balancer; p50 {milliseconds(report['p50_ms'])}, "
+        f"p99 {milliseconds(report['p99_ms'])}"
     )
     unexplained = ", ".join(f"{what} {count}" for what, count in report["unexplained"].items())
     if unexplained:

@@ -35,6 +35,8 @@ def scenario(options: argparse.Namespace) -> int:
     plan = scenarios.parse(
         content_of(_scenario_file(options.file), "name a file; scenarios/ has examples"), str(options.file)
     )
+    if options.junit is not None:
+        write_report(options.junit, "")  # A report that cannot be written is no news for the end of a long scenario.
     if options.client and not plan.has_load:
         plan = without_load(plan)
     return on_cluster(config_path(options), lambda config, cluster: _play(plan, config, cluster, options), plan)
@@ -140,7 +142,7 @@ def verdict(report: dict[str, Any]) -> Iterator[str]:
 def write_report(path: Path, text: str) -> None:
     """Write a report; UserError where that is not possible."""
     try:
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path}: {os_error_text(error)}") from None
 

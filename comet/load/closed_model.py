@@ -118,7 +118,7 @@ class ResultCounts:
 def percentile_ms(times: Sequence[float], percent: float) -> float | None:
     """Return a percentile of seconds, in milliseconds; None for no values."""
     value = percentile(times, percent)
-    return None if value is None else round(value * 1000, 1)
+    return None if value is None else round(value * 1000, 3)
 
 
 def total(all_counts: Sequence[ResultCounts]) -> ResultCounts:

@@ -2,12 +2,14 @@
 
 import random
 import re
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from comet.common.values import shown
 from comet.common.yaml_lines import Entries, plain
+from comet.config.keys import KEYS
 from comet.faults.orders import span
 
 WORDS = ("kill", "signal", "pause", "resume", "restart", "scale", "reload", "drain", "undrain")
@@ -19,6 +21,9 @@ ALLOWED = (
 
 RANDOM = {"random": ("worker", "lb"), "random worker": ("worker",), "random lb": ("lb",)}
 """Names that stand for one replica of these roles, chosen when the action begins."""
+
+ROLES = ("worker", "lb", "all")
+"""Words for several replicas, where an action takes them."""
 
 _NAME = re.compile(r"(?:worker|lb)-[0-9]{1,6}")
 
@@ -49,7 +54,13 @@ def parse(value: Any) -> tuple[Action, ...]:
     """Return the actions of `do:`; ValueError says what is wrong."""
     if not isinstance(value, list) or isinstance(value, Entries) or not value:
         raise ValueError(f"{shown(plain(value))} is not usable")
-    return tuple(action for each in value for action in _actions(each))
+    found: list[Action] = []
+    for each in value:
+        try:
+            found += _actions(each)
+        except ValueError as error:
+            raise ValueError(f"{shown(plain(each))}: {error}" if isinstance(each, Entries) else str(error)) from None
+    return tuple(found)
 
 
 def kills(value: Any) -> Action:
@@ -68,11 +79,11 @@ def _actions(value: Any) -> Iterator[Action]:
         yield kills(given)
     elif word == "signal" and isinstance(given, Entries):
         for _, name, number in given:
-            yield Action("kill", _names(name, [*RANDOM]), {"signal": str(plain(number))})
+            yield Action("kill", _names(name, [*RANDOM]), {"signal": _signal(plain(number))})
     elif word == "pause":
         yield Action("pause", fields={"for": span(plain(given))})
     elif word == "restart":
-        yield Action("restart", _names(given, ["worker", "lb", "all", *RANDOM]))
+        yield Action("restart", _names(given, [*ROLES, *RANDOM]))
     elif word == "scale" and isinstance(given, Entries):
         yield Action("scale", fields=dict(_numbers(given)))
     elif word in ("drain", "undrain"):
@@ -91,8 +102,19 @@ def _names(value: Any, words: Sequence[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
+def _signal(value: Any) -> str:
+    known = {number.name.removeprefix("SIG") for number in signal.Signals} | {str(int(each)) for each in signal.Signals}
+    if isinstance(value, bool) or str(value).upper().removeprefix("SIG") not in known:
+        raise ValueError(f"{shown(value)} is no signal")
+    return str(value)
+
+
 def _numbers(given: Entries) -> Iterator[tuple[str, int]]:
     for _, name, number in given:
         if name not in ("worker", "lb", "pool") or isinstance(number, bool) or not isinstance(number, int):
             raise ValueError(f"scale: {shown(plain(given))} is not usable")
-        yield ("pool" if name == "lb" else name), number
+        key = "pool" if name == "lb" else name
+        try:
+            yield key, KEYS[key].check(number)
+        except ValueError as error:
+            raise ValueError(f"scale: {name}: {error}") from None

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from comet.common.figures import milliseconds
 from comet.common.values import brief, shown
 from comet.faults.orders import span
 from comet.load.closed_model import ResultCounts, percentile_ms
@@ -26,6 +27,7 @@ STATES = ("ready", "starting", "unhealthy", "backoff", "stopping", "stopped")
 
 _STATUS = re.compile(r"[1-5](?:xx|[0-9][0-9])")
 _PERCENTILE = re.compile(r"p([1-9][0-9]?(?:\.[0-9]{1,3})?)")
+_REPLICAS = re.compile(r"all|(?:worker|lb)(?:-[0-9]{1,6})?")
 _VALUE = re.compile(r"(<=|>=|<|>|=|)\s*(\S.*)")
 _NUMBER = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,6})?")
 _COMPARE: dict[str, Callable[[float, float], bool]] = {
@@ -48,7 +50,7 @@ class Expectation:
     def wanted(self) -> str:
         if self.unit == "state":
             return " or ".join(self.states)
-        return f"{_WORDS[self.comparison]} {_figure(self.value, self.unit)}"
+        return f"{_WORDS[self.comparison]} {_limit(self.value, self.unit)}"
 
 
 @dataclass(frozen=True)
@@ -94,17 +96,23 @@ def parse(name: str, value: Any) -> Expectation:
     if _PERCENTILE.fullmatch(name) or name in ("max", "recovery"):
         seconds = 0.0 if text in ("0", "0s", "0ms") else span(text if not _NUMBER.fullmatch(text) else float(text))
         return Expectation(name, comparison, seconds * 1000, "ms")
+    if name == "replicas":
+        raise ValueError(f"{shown(value)} is not usable")
     if name not in COUNTS and not _STATUS.fullmatch(name):
         raise KeyError(name)
     number = text.removesuffix("%").strip()
     if not _NUMBER.fullmatch(number):
         raise ValueError(f"{brief(value)} is not usable")
+    if text.endswith("%") and float(number) > 100:
+        raise ValueError(f"{brief(value)} is out of range")
     return Expectation(name, comparison, float(number), "%" if text.endswith("%") else "")
 
 
 def parse_states(name: str, value: Any) -> Expectation:
     """Return the expectation that a replica (or `all`, `worker`, `lb`) is in one of these states."""
-    states = value if isinstance(value, list) else [value]
+    if not _REPLICAS.fullmatch(name):
+        raise ValueError(f"{shown(name)} is neither a replica's name nor worker, lb or all")
+    states = value if isinstance(value, list) and value else [value]
     for state in states:
         if state not in STATES:
             raise ValueError(f"{shown(state)} is not usable")
@@ -158,7 +166,14 @@ def _judged_recovery(
     return Finding(step, expectation, f"{_figure(slowest, 'ms')} ({name})", holds)
 
 
+def _limit(value: float, unit: str) -> str:
+    """Format an expected value with the digits that it was given."""
+    if unit == "ms":
+        return f"{value:g} ms" if value < 1000 else f"{value / 1000:g} s"
+    return _figure(value, unit)
+
+
 def _figure(value: float, unit: str) -> str:
     if unit == "ms":
-        return f"{value / 1000:.3g} s" if value >= 10_000 else f"{value:.3g} ms" if value < 1000 else f"{value:.0f} ms"
+        return milliseconds(value)
     return f"{value:.4g} %" if unit == "%" else f"{value:g}"

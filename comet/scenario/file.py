@@ -6,17 +6,18 @@ The faults of a step last exactly as long as the step. A step without faults is 
 """
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from comet.common.values import Key, brief, shown, text, whole
+from comet.common.wording import there_are
 from comet.common.yaml_lines import ConfigError, Entries, label, plain, quoted, read
 from comet.config.fault_settings import FRONT
 from comet.config.schema import fault_place, fault_settings
 from comet.faults.orders import span
 from comet.scenario.actions import ALLOWED as ACTIONS
-from comet.scenario.actions import RANDOM, Action, kills
+from comet.scenario.actions import RANDOM, ROLES, Action, kills
 from comet.scenario.actions import parse as parse_actions
 from comet.scenario.expectations import ALLOWED as EXPECTED
 from comet.scenario.expectations import Expectation, parse_states
@@ -228,14 +229,24 @@ def unknown_names(scenario: Scenario, workers: Collection[str], balancers: Colle
         where = f"{scenario.file}:{step.line}: {step.name}"
         for name in step.faults:
             if name not in ("all", FRONT) and name not in workers:
-                yield f"{where}: faults: {label(name)}: no such worker (there are {', '.join(workers) or 'none'})"
-        listed = [
-            *step.kill,
-            *(name for action in step.actions if action.command != "restart" for name in action.names),
-        ]
-        for name in listed:
-            if name not in replicas and name not in RANDOM:
-                yield f"{where}: kill: {label(name)}: no such replica (there are {', '.join(replicas)})"
+                others = there_are(name, workers, ("all", FRONT))
+                yield f"{where}: faults: {label(name)}: no such worker ({others})"
+        listed = [("kill", name) for name in step.kill]
+        listed += [(action.command, name) for action in step.actions for name in action.names]
+        for command, name in listed:
+            known = workers if command in ("drain", "undrain") else replicas
+            if name not in known and name not in (*RANDOM, *(ROLES if command == "restart" else ())):
+                which = "worker" if known is workers else "replica"
+                yield f"{where}: {command}: {label(name)}: no such {which} ({there_are(name, known)})"
+        yield from _not_expected(step.expected, where, replicas)
+    yield from _not_expected(scenario.expected, scenario.file, replicas)
+
+
+def _not_expected(expected: Iterable[Expectation], where: str, replicas: Collection[str]) -> Iterator[str]:
+    """Yield a problem for each replica that is expected in a state, and that the cluster never has."""
+    for each in expected:
+        if each.unit == "state" and each.name not in (*replicas, "all", "worker", "lb"):
+            yield f"{where}: expect: {label(each.name)}: no such replica ({there_are(each.name, replicas)})"
 
 
 def _with_scaled(scenario: Scenario, role: str, names: Collection[str]) -> list[str]:
@@ -297,9 +308,10 @@ def _part(name: str, given: Any, file: str, where: str, problems: list[str]) -> 
         return _expectations(given, file, where, problems)
     try:
         return kills(given).names if name == "kill" else parse_actions(given)
-    except ValueError:
+    except ValueError as error:
         what = "a replica's name, random, random worker, random lb, or a list of them"
-        problems.append(f"{where}: {quoted(given)} is not usable (allowed: {what if name == 'kill' else ACTIONS})")
+        found = f"{quoted(given)} is not usable" if name == "kill" else str(error)
+        problems.append(f"{where}: {found} (allowed: {what if name == 'kill' else ACTIONS})")
         return ()
 
 

@@ -1,10 +1,14 @@
 """Writes what a scenario found as a JUnit report, which test tools read. Pure."""
 
+import re
 from collections.abc import Mapping
 from html import escape
 from typing import Any
 
 from comet.events.event import visible
+
+_NOT_XML = re.compile("[\ud800-\udfff\ufffe\uffff]")
+"""Characters that XML does not allow, apart from control characters; surrogates come from a command's odd bytes."""
 
 
 def junit(report: Mapping[str, Any]) -> str:
@@ -36,4 +40,4 @@ def _case(step: str, name: str, failure: str | None) -> str:
 
 
 def _quoted(text: str) -> str:
-    return f'"{escape(visible(text))}"'
+    return f'"{escape(_NOT_XML.sub(lambda match: ascii(match[0])[1:-1], visible(text)))}"'

@@ -34,9 +34,9 @@ def counts() -> ResultCounts:
         ("5xx", "3%", True, "3 %"),
         ("503", "= 1", True, "1"),
         ("404", 0, True, "0"),
-        ("p50", "50ms", True, "50 ms"),
-        ("p99.9", 0.098, False, "99 ms"),
-        ("max", "1s", True, "99 ms"),
+        ("p50", "50ms", True, "50.0 ms"),
+        ("p99.9", 0.098, False, "99.0 ms"),
+        ("max", "1s", True, "99.0 ms"),
     ],
 )
 def test_counts_shares_and_times_are_compared(name: str, value: Any, holds: bool, found: str) -> None:
@@ -52,7 +52,7 @@ def test_nothing_measured_is_a_miss() -> None:
 def test_recoveries_and_states_are_compared() -> None:
     wanted = parse("recovery", "1s")
     assert judged(None, wanted, counts(), Outcome([("lb-0", 20.0), ("worker-0", 900.0)])).holds
-    assert judged(None, wanted, counts(), Outcome([("lb-0", 1200.0)])).found == "1200 ms (lb-0)"
+    assert judged(None, wanted, counts(), Outcome([("lb-0", 1200.0)])).found == "1.20 s (lb-0)"
     assert (
         judged(None, wanted, counts(), Outcome([("lb-0", 20.0), ("worker-0", None)])).found
         == "worker-0 not ready again"
@@ -119,9 +119,21 @@ def test_a_file_says_what_is_done_and_expected() -> None:
         ("expect: {p99: soon}", "expect.p99: soon is not usable"),
         ("expect: {errors: many}", "expect.errors: many is not usable"),
         ("expect: {replicas: {all: fine}}", "expect.replicas: 'fine' is not usable"),
-        ("do: [{kill: 5}]", "step 1: do: [{'kill': 5}] is not usable"),
-        ("do: [dance]", "step 1: do: ['dance'] is not usable"),
-        ("do: [{scale: {worker: many}}]", "step 1: do: "),
+        (
+            "expect: {replicas: ready}",
+            "expect.replicas: 'ready' is not usable (allowed: lines of the form",
+        ),
+        ("expect: {replicas: {lb: []}}", "expect.replicas: [] is not usable"),
+        ("expect: {replicas: {wroker-0: ready}}", "expect.replicas: 'wroker-0' is neither a replica's name nor"),
+        ("expect: {ok: 101%}", "expect.ok: 101% is out of range"),
+        ("expect: {errors: -1}", "expect.errors: -1 is not usable"),
+        ("do: [{kill: 5}]", "step 1: do: {'kill': 5}: 5 is not usable"),
+        ("do: [dance]", "step 1: do: 'dance' is not usable"),
+        ("do: [{scale: {worker: many}}]", "step 1: do: {'scale': {'worker': 'many'}}: scale: "),
+        ("do: [resume, {scale: {worker: -1}}]", "{'scale': {'worker': -1}}: scale: worker: -1 is out of range"),
+        ("do: [{scale: {lb: 0}}]", "{'scale': {'lb': 0}}: scale: lb: 0 is out of range"),
+        ("do: [{signal: {worker-0: FOO}}]", "{'signal': {'worker-0': 'FOO'}}: 'FOO' is no signal"),
+        ("do: [{pause: 0}]", "{'pause': 0}: 0 is not usable"),
         ("kill: somebody", "step 1: kill: 'somebody' is not usable"),
         ("rate: fast", "step 1: rate: 'fast' is not usable"),
         ("clients: 5..x", "step 1: clients: '5..x' is not a whole number"),
@@ -151,3 +163,22 @@ def test_a_junit_report_has_a_case_per_expectation() -> None:
         "errors is 2, expected at most 0",
         "exit code 1",
     ]
+
+
+@pytest.mark.parametrize("odd", ["\x00\x1b[31m", "\ufffe\uffff", "\udcff", "\u2028 \x85", "]]>&\"'", "\U0001f600"])
+def test_a_junit_report_is_valid_whatever_the_names_are(odd: str) -> None:
+    finding = judged(f"step {odd}", parse("errors", 0), counts(), Outcome()).as_dict()
+    report = {
+        "scenario": f"{odd}.yaml",
+        "complete": True,
+        "expectations": [finding],
+        "client": {"command": odd, "exit_code": 0},
+        "total": {"seconds": 3.0},
+    }
+    suite = ElementTree.fromstring(junit(report).encode())
+    assert (suite.get("tests"), suite.get("failures")) == ("3", "1")
+
+
+def test_digits_of_a_time_are_those_of_every_time() -> None:
+    finding = judged("calm", parse("p50", "1.5s"), ResultCounts(times=[0.0076]), Outcome())
+    assert (finding.found, finding.expectation.wanted) == ("7.60 ms", "at most 1.5 s")

@@ -141,6 +141,32 @@ def test_names_that_the_cluster_does_not_have_are_refused() -> None:
     ]
 
 
+def test_names_of_actions_are_checked_by_what_the_action_takes() -> None:
+    made = parse(
+        "steps:\n  - {name: a, for: 1s, do: [{drain: lb-0}, {restart: worker-7}, {restart: all}, {kill: random},"
+        " {signal: {worker-8: STOP}}]}\n",
+        "s.yaml",
+    )
+    assert list(unknown_names(made, ["worker-0"], ["lb-0"])) == [
+        "s.yaml:2: a: drain: lb-0: no such worker (there are worker-0)",
+        "s.yaml:2: a: restart: worker-7: no such replica (there are lb-0, worker-0)",
+        "s.yaml:2: a: kill: worker-8: no such replica (there are lb-0, worker-0)",
+    ]
+
+
+def test_a_replica_is_expected_only_where_the_cluster_has_it() -> None:
+    made = parse(
+        "expect: {replicas: {lb-3: ready}}\nsteps:\n"
+        "  - {name: a, for: 1s, expect: {replicas: {wroker: ready}}}\n".replace("wroker", "worker-9")
+        + "  - {name: b, for: 1s, do: [{scale: {worker: 4}}], expect: {replicas: {worker-3: ready, all: ready}}}\n",
+        "s.yaml",
+    )
+    assert list(unknown_names(made, ["worker-0"], ["lb-0"])) == [
+        "s.yaml:3: a: expect: worker-9: no such replica (there are lb-0, worker-0, worker-1, worker-2, worker-3)",
+        "s.yaml: expect: lb-3: no such replica (there are lb-0, worker-0, worker-1, worker-2, worker-3)",
+    ]
+
+
 def test_faults_a_step_could_not_clear_are_cleared_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, Any]] = []
 
