@@ -29,7 +29,7 @@ from comet.cli.supervisor_calls import QUICK_TIMEOUT, run_operation, send_comman
 from comet.cli.waiting import await_exits
 from comet.common.errors import UserError
 from comet.common.program import IN_CHECKOUT, spoken
-from comet.common.wording import counted, hint, nearest
+from comet.common.wording import counted, hint, nearest, there_are
 from comet.config.fault_settings import FRONT, FRONT_SETTINGS, NETWORK, SETTINGS
 from comet.config.keys import KEYS
 from comet.config.schema import Config, load, old_names, ports_text
@@ -46,6 +46,7 @@ from comet.state.directory import Cluster
 from comet.state.lock import Lock
 from comet.state.ownership import denied, require_access, user
 from comet.statistics import database
+from comet.telemetry.status import once
 from comet.terminal.messages import BackgroundDisplay, Display, LineDisplay, PipeDisplay, QuietDisplay, plain_display
 
 
@@ -222,10 +223,21 @@ def scale(options: argparse.Namespace) -> int:
 
 def restart(options: argparse.Namespace) -> int:
     restarted: list[str] = []
+    _require_targets(options)
     for target in options.targets:
         restarted += run_operation(options, "restart", target=target)["restarted"]
     print(json.dumps({"restarted": restarted}) if options.json else f"restarted {', '.join(restarted) or 'nothing'}")
     return 0
+
+
+def _require_targets(options: argparse.Namespace) -> None:
+    """Raise UserError if one of several names is not known, before the others are restarted."""
+    names = options.targets if len(options.targets) > 1 else []
+    known = [row.name for row in once(changing_cluster(options)).replicas] if names else []
+    unknown = [name for name in names if known and name not in (*known, "worker", "lb", "all")]
+    if unknown:
+        lines = [f"{event.visible(name)}: no such replica ({there_are(name, known)})" for name in unknown]
+        raise UserError("\n".join([*lines, "nothing was restarted"]), 2)
 
 
 def init(options: argparse.Namespace) -> int:

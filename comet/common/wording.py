@@ -26,6 +26,13 @@ def hint(word: str, known: Iterable[str], lead: str = "allowed") -> str:
     return f"did you mean {near}?" if near else f"{lead}: {', '.join(words)}"
 
 
+def there_are(word: str, known: Iterable[str], others: Iterable[str] = ()) -> str:
+    """Return `there are worker-0, lb-0`, and which of them, or of the others, was probably meant."""
+    words = list(known)
+    near = nearest(word, [*words, *others])
+    return f"there are {', '.join(words) or 'none'}" + (f"; did you mean {near}?" if near else "")
+
+
 def counted(number: int, things: str) -> str:
     """Return `3 workers`, or `1 worker`; `things` is a plural in -s."""
     return f"{number} {things[:-1] if number == 1 else things}"

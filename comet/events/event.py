@@ -122,7 +122,7 @@ def _faults(record: Mapping[str, Any]) -> str:
     parts = ["cleared"] if record.get("clear") else []
     parts += _settings(record)
     parts += [f"for {record['for_s']:g} s"] if "for_s" in record else []
-    parts += [f"for the next {record['count']} requests"] if "count" in record else []
+    parts += [f"for the next {_requests(record['count'])}"] if "count" in record else []
     parts += [f"({record['scenario']})"] if "scenario" in record else []
     return f"faults{'' if record.get('replica') else ' of all workers'}: {' '.join(parts)}"
 
@@ -133,10 +133,22 @@ def _faults_ended(record: Mapping[str, Any]) -> str:
 
 
 def _settings(record: Mapping[str, Any]) -> list[str]:
-    return [
-        f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
-        for name, value in record.get("settings", {}).items()
-    ]
+    return [f"{name}={_value(value)}" for name, value in record.get("settings", {}).items()]
+
+
+def _value(value: Any) -> str:
+    """Return a setting as it is written in config.yaml; those of several words in quotation marks."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_value, value))
+    if isinstance(value, str) and (" " in value or not value):
+        return f"'{value}'"
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _requests(count: int) -> str:
+    return "request" if count == 1 else f"{count} requests"
 
 
 def _first_line(text: Any) -> str:

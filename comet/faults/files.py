@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from comet.common.errors import Unknown, UserError, os_error_text
 from comet.common.json_values import decode
 from comet.common.values import Key
+from comet.common.wording import there_are
 from comet.config.fault_settings import FRONT, FRONT_SETTINGS, NETWORK, SETTINGS, WORKER_ONLY
 from comet.config.schema import Config
 from comet.events.event import Event, visible
@@ -103,8 +104,8 @@ async def handle_request(
     """
     target = request.get("target") or (FRONT if config.fault_point == FRONT else "all")
     if target not in ("all", FRONT, *names):
-        known = ", ".join(names) or "none"
-        raise Unknown(f"faults: {visible(target)}: no such worker (there are {known}); nothing was changed", 2)
+        known = there_are(target, names, ("all", FRONT))
+        raise Unknown(f"faults: {visible(target)}: no such worker ({known}); nothing was changed", 2)
     target_names = names if target == "all" else [target]
     wanted = {key: value for key, value in request.items() if key not in ("command", "target")}
     if wanted:

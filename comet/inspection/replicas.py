@@ -13,6 +13,7 @@ from typing import Any, Final
 import docker
 
 from comet.common.errors import Unknown, UserError
+from comet.common.wording import nearest
 from comet.engine import connection
 from comet.engine.engine_error import EngineError
 from comet.engine.errors import engine_errors, error_text
@@ -79,7 +80,9 @@ def _facts(cluster: Cluster, names: Sequence[str]) -> list[Facts]:
 def _chosen(name: str, running: Mapping[str, Orphan], hidden: str | None) -> Orphan:
     orphan = running.get(name)
     if orphan is None:
-        more = f" that is seen: {hidden}" if hidden else " (python supervisor.py ps lists them)"
+        meant = nearest(name, running)
+        more = f" (did you mean {meant}?)" if meant else " (python supervisor.py ps lists them)"
+        more = f" that is seen: {hidden}" if hidden else more
         raise Unknown(f"{visible(name)}: no such replica runs{more}", 2)
     return orphan
 

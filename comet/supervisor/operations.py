@@ -16,7 +16,7 @@ from typing import Any
 from comet.balancers import certificates
 from comet.common.errors import Busy, Unknown, UserError
 from comet.common.values import brief
-from comet.common.wording import nearest
+from comet.common.wording import there_are
 from comet.config import scale_override
 from comet.config.changes import changed_keys, changed_values
 from comet.config.chosen_ports import ChosenPorts
@@ -335,10 +335,8 @@ class Operations:
     def _replica(self, name: str) -> Replica:
         replica = self._fleet.supervisor.replicas.get(name)
         if replica is None:
-            known = list(self._fleet.supervisor.replicas)
-            near = nearest(name, known)
-            meant = f"; did you mean {near}?" if near else ""
-            raise Unknown(f"{visible(name)}: no such replica (there are {', '.join(known)}{meant})", 2)
+            known = there_are(name, self._fleet.supervisor.replicas)
+            raise Unknown(f"{visible(name)}: no such replica ({known})", 2)
         return replica
 
     @contextmanager

@@ -57,6 +57,17 @@ def test_restart_takes_several_names_and_shows_its_progress(cluster: TestCluster
     assert "worker-2 serves in addition while others are replaced" in run(cluster, "events", "worker-2")
 
 
+def test_an_unknown_name_keeps_the_others_from_being_restarted(cluster: TestCluster) -> None:
+    before = cluster.replicas()["worker-0"]["pid"]
+    done = cluster.comet("restart", "worker-0", "wroker-1")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "wroker-1: no such replica (there are lb-0, lb-1, worker-0, worker-1; did you mean worker-1?)\n"
+        "nothing was restarted\n"
+    )
+    assert cluster.replicas()["worker-0"]["pid"] == before
+
+
 def test_reload_says_the_old_and_the_new_value(cluster: TestCluster) -> None:
     config = Path(cluster.folder) / "config.yaml"
     config.write_text(re.sub(r"avg-delay: .*", "avg-delay: 7\nretries: 1", config.read_text()))
@@ -68,7 +79,21 @@ def test_faults_say_what_they_do(cluster: TestCluster) -> None:
         run(cluster, "faults", "worker-0", "--failure", "50", "--for", "30s")
         == "worker-0 faults: failure=50 for 30 s\n"
     )
+    assert (
+        run(cluster, "faults", "all", "--failure", "5 %", "--count", "1")
+        == "faults of all workers: failure=5 for the next request\n"
+    )
+    assert run(cluster, "faults", "front", "--refuse", "--for", "0.3 s") == "front faults: refuse=true for 0.3 s\n"
+    assert run(cluster, "faults", "front", "--failure", "0", "--headers", "Retry-After: 2", "--body", "") == (
+        "front faults: failure=0 headers='Retry-After: 2' body=''\n"
+    )
+    assert run(cluster, "faults", "front", "--clear") == "front faults: cleared\n"
     assert run(cluster, "faults", "--clear") == "faults of all workers: cleared\n"
+    done = cluster.comet("faults", "frnt", "--reset", "5")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "faults: frnt: no such worker (there are worker-0, worker-1; did you mean front?); nothing was changed\n",
+    )
 
 
 def test_logs_of_all_have_names_and_times(cluster: TestCluster) -> None:

@@ -83,6 +83,7 @@ def test_the_text_has_a_column_for_each_replica_and_marks_differences(cluster: T
     ("names", "line"),
     [
         (["worker-7"], "worker-7: no such replica runs (python supervisor.py ps lists them)"),
+        (["wroker-1"], "wroker-1: no such replica runs (did you mean worker-1?)"),
         (["lb-0", "\x1b[2J"], "no such replica runs"),
         ([f"worker-{number}" for number in range(9)], "inspect: 9 names are given (allowed: 1 to 8)"),
     ],
