@@ -1,4 +1,4 @@
-"""Checks over HTTP, with `requests`, whether a replica is ready: it answers with one of the expected statuses.
+"""Checks over HTTP whether a replica is ready: it answers with one of the expected statuses.
 
 Each attempt runs on a thread of a small pool; between two attempts a replica costs nothing. A starting worker refuses,
 resets (Docker's proxy accepts before the worker does) or is slow, and is asked again. A finding is reported when it
@@ -6,11 +6,12 @@ changes, so that users see why a replica is not ready yet.
 """
 
 import asyncio
+import contextlib
 import errno
 import http.client
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from comet.reconcile.driver_interface import Sink
@@ -111,61 +112,36 @@ def probe(url: str, timeout: float, host: str | None = None, statuses: str = EXP
     The load balancers' checks use the same criterion. The built-in worker reports in a header field when it began to
     listen, on the monotonic clock that containers and host share.
     """
-    headers = {"Connection": "close", "User-Agent": "comet-probe"} | ({} if host is None else {"Host": host})
-    path = "/" + url.partition("://")[2].partition("/")[2]
-    import requests  # On a thread of the pool, while the first worker starts.
-
+    headers = {"Accept": "*/*", "Connection": "close", "User-Agent": "comet-probe"}
+    address, _, path = url.partition("://")[2].partition("/")
     try:
-        # A separate session: it uses no proxy settings of the environment, and keeps no connection to a replica that
-        # may be replaced.
-        with requests.Session() as session:
-            session.trust_env = False
-            with session.get(url, timeout=timeout, headers=headers, allow_redirects=False, stream=True) as answer:
-                if is_among(answer.status_code, parse_statuses(statuses)):
-                    return Ready(_parse_time(answer.headers.get(LISTENING_FIELD, "")))
-                return NotReady(f"GET {path}: status {answer.status_code}")
-    except (requests.RequestException, OSError, ValueError) as error:  # ValueError: not a valid URL
-        return NotReady(f"GET {path}: {_describe(error, timeout)}")
+        with contextlib.closing(http.client.HTTPConnection(address, timeout=timeout)) as connection:
+            connection.request("GET", f"/{path}", headers=headers | ({} if host is None else {"Host": host}))
+            answer = connection.getresponse()
+            if is_among(answer.status, parse_statuses(statuses)):
+                return Ready(_parse_time(answer.headers.get(LISTENING_FIELD, "")))
+            return NotReady(f"GET /{path}: status {answer.status}")
+    except (http.client.HTTPException, OSError, ValueError) as error:  # ValueError: not a valid URL
+        return NotReady(f"GET /{path}: {_describe(error, timeout)}")
 
 
-def _describe(error: BaseException, timeout: float) -> str:
+def _describe(error: Exception, timeout: float) -> str:
     """Describe a failed attempt with the phrases that the load balancers' checks use."""
-    import requests
-
-    causes = list(_causes(error))
-    if any(isinstance(each, requests.Timeout | TimeoutError) for each in causes):
+    if isinstance(error, TimeoutError):
         return f"no answer in {timeout:g} s"
-    for each in causes:
-        if isinstance(each, http.client.RemoteDisconnected):
-            return "closed without an answer"
-        if isinstance(each, ConnectionResetError | BrokenPipeError):
-            return "connection reset"
-        if isinstance(each, ConnectionRefusedError):
-            return "connection refused"
-        if isinstance(each, socket.gaierror):
-            return f"cannot be resolved: {each.strerror}"
-        if isinstance(each, http.client.HTTPException | UnicodeError):
-            return "no HTTP answer"
-        if isinstance(each, OSError) and each.errno is not None and each.errno in errno.errorcode:
-            return os.strerror(each.errno).lower()
+    if isinstance(error, http.client.RemoteDisconnected):
+        return "closed without an answer"
+    if isinstance(error, ConnectionResetError | BrokenPipeError):
+        return "connection reset"
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused"
+    if isinstance(error, socket.gaierror):
+        return f"cannot be resolved: {error.strerror}"
+    if isinstance(error, http.client.HTTPException | UnicodeError):
+        return "no HTTP answer"
+    if isinstance(error, OSError) and error.errno is not None and error.errno in errno.errorcode:
+        return os.strerror(error.errno).lower()
     return f"no HTTP answer ({type(error).__name__})"
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and its causes, the innermost first.
-
-    Libraries wrap the kernel's error as cause, context, reason or argument.
-    """
-    visited: list[BaseException] = []
-    left = [error]
-    while left and len(visited) < 30:
-        each = left.pop()
-        if each in visited:
-            continue
-        visited.append(each)
-        nested = (each.__cause__, each.__context__, getattr(each, "reason", None), *each.args)
-        left += [inner for inner in nested if isinstance(inner, BaseException)]
-    return reversed(visited)
 
 
 def _parse_time(text: str) -> float | None:
