@@ -21,6 +21,7 @@ from comet.host import process_identity
 from comet.images import base_image
 from comet.state.directory import WORKER_UID
 from tests.support.cluster import PYTHON, TestCluster, open_cluster, open_folder
+from tests.support.shared import SharedCluster, shared_cluster
 from tests.support.waiting import wait_until
 
 HELD = """
@@ -177,22 +178,32 @@ def test_an_unavailable_image_is_one_line(tmp_path: Path) -> None:
         cluster.assert_nothing_left()
 
 
-@pytest.fixture
-def held(tmp_path: Path) -> Iterator[TestCluster]:
-    """One process that is given its listening socket, and forks a child."""
-    tmp_path.chmod(0o755)
-    (tmp_path / "service.py").write_text(HELD)
-    command = f"['{sys.executable}', service.py]"
-    own_base = {
+@pytest.fixture(scope="module")
+def helds(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedCluster]:
+    config = {
         "runtime": "process",
-        "worker_command": command,
+        "worker_command": f"['{sys.executable}', service.py]",
         "worker_environment": "{MODE: held}",
         "avg_delay": None,
         "failure": None,
+        "health_path": "/",
+        "shutdown_grace": 1,
     }
-    with open_cluster(tmp_path, worker=1, pool=1, health_path="/", shutdown_grace=1, **own_base) as cluster:
-        cluster.start()
-        yield cluster
+
+    def folder() -> Path:
+        made = tmp_path_factory.mktemp("held")
+        made.chmod(0o755)
+        (made / "service.py").write_text(HELD)
+        return made
+
+    with shared_cluster(request, folder, worker=1, pool=1, **config) as shared:
+        yield shared
+
+
+@pytest.fixture
+def held(helds: SharedCluster) -> TestCluster:
+    """One process that is given its listening socket, and forks a child."""
+    return helds.lend()
 
 
 def test_a_held_socket_refuses_nobody_during_a_restart(held: TestCluster) -> None:
@@ -205,8 +216,6 @@ def test_a_held_socket_refuses_nobody_during_a_restart(held: TestCluster) -> Non
     later = requests.get(held.worker(), timeout=60).text.split()[0]
     assert later != pid
     wait_until(lambda: not process_identity.is_alive(children[0].pid, birth), 10, "what it left ends with it")
-    held.stop()
-    held.assert_nothing_left()
 
 
 def test_a_held_socket_outlives_the_supervisor(held: TestCluster) -> None:

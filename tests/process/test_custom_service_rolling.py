@@ -16,6 +16,7 @@ import requests
 from comet.images import base_image
 from tests.process.test_crashes import Client, clients
 from tests.support.cluster import TestCluster, open_cluster
+from tests.support.shared import SharedCluster, shared_cluster
 from tests.support.waiting import wait_until
 
 CLIENTS, ROUNDS = (200, 20) if os.environ.get("COMET_TEST_FULL") else (24, 2)
@@ -47,20 +48,14 @@ ThreadingHTTPServer((os.environ["HOST"], int(os.environ["PORT"])), Handler).serv
 """
 
 
-@pytest.fixture
-def rolled(tmp_path: Path) -> Iterator[TestCluster]:
-    """Two processes of a service that answers at / and at the path of its MODE, which is "old"; checked every quarter
-    of a second.
-    """
-    tmp_path.chmod(0o755)
-    (tmp_path / "service.py").write_text(SERVICE)
-    own_base = {
+@pytest.fixture(scope="module")
+def services(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedCluster]:
+    config = {
         "runtime": "process",
         "worker_command": f"'{sys.executable} service.py {{port}}'",
+        "worker_environment": "{MODE: old}",
         "avg_delay": None,
         "failure": None,
-    }
-    quick = {
         "health_path": "/old",
         "health_interval": 0.25,
         # One check that fails is enough: so none may fail because the machine is busy.
@@ -69,9 +64,23 @@ def rolled(tmp_path: Path) -> Iterator[TestCluster]:
         "shutdown_grace": 10,
         "restart_backoff_max": 1,
     }
-    with open_cluster(tmp_path, worker=2, pool=2, worker_environment="{MODE: old}", **quick, **own_base) as cluster:
-        cluster.start()
-        yield cluster
+
+    def folder() -> Path:
+        made = tmp_path_factory.mktemp("rolled")
+        made.chmod(0o755)
+        (made / "service.py").write_text(SERVICE)
+        return made
+
+    with shared_cluster(request, folder, worker=2, pool=2, **config) as shared:
+        yield shared
+
+
+@pytest.fixture
+def rolled(services: SharedCluster) -> TestCluster:
+    """Two processes of a service that answers at / and at the path of its MODE, which is "old"; checked every quarter
+    of a second.
+    """
+    return services.lend()
 
 
 @pytest.fixture
@@ -117,14 +126,13 @@ def pids(cluster: TestCluster) -> dict[str, tuple[int, str]]:
 def test_a_version_with_another_health_path_rolls_smoothly(
     rolled: TestCluster, strict: Callable[[], list[str]]
 ) -> None:
+    before = rolled.events("replica_unhealthy")
     rolled.write(worker_environment="{MODE: new}", health_path="/new")
     done = rolled.comet("reload")
     assert done.returncode == 0, done.stderr
     assert strict() == []
     assert modes(rolled) == {"new worker-0", "new worker-1"}
-    assert rolled.events("replica_unhealthy") == []
-    rolled.stop()
-    rolled.assert_nothing_left()
+    assert rolled.events("replica_unhealthy") == before
 
 
 def test_requests_in_flight_on_an_abrupt_service_are_awaited(rolled: TestCluster) -> None:
@@ -178,14 +186,14 @@ def test_a_version_that_fails_half_way_is_rolled_back(rolled: TestCluster, stric
 
 
 def test_a_health_path_that_nobody_answers_is_refused(rolled: TestCluster, strict: Callable[[], list[str]]) -> None:
-    before = pids(rolled)
+    before, unhealthy = pids(rolled), rolled.events("replica_unhealthy")
     rolled.write(health_path="/new")
     done = rolled.comet("reload")
     assert done.returncode == 1
     saw = "worker-0 (GET /new: status 404), worker-1 (GET /new: status 404)"
     assert f"health-path: {saw}: no status of 200-399 at /new within 10 s; nothing was changed" in done.stderr
     assert strict() == []
-    assert rolled.events("replica_unhealthy") == []
+    assert rolled.events("replica_unhealthy") == unhealthy
     rolled.write(health_path="/")
     assert (done := rolled.comet("reload")).stdout.startswith("changed health-path "), done.stderr
     assert strict() == []
@@ -196,19 +204,22 @@ def test_a_crash_loop_says_its_next_try_and_heals_when_mended(
     rolled: TestCluster, strict: Callable[[], list[str]]
 ) -> None:
     cause = rolled.folder / "worker-0.broken"
+    restarts = rolled.replicas()["worker-1"]["restarts"]
+    before = len(rolled.events("backoff_entered", "worker-0"))
     cause.touch()
     assert rolled.comet("kill", "worker-0").returncode == 0
     waits = wait_until(
-        lambda: len(told := rolled.events("backoff_entered", "worker-0")) >= 6 and told, what="a crash loop"
+        lambda: len(told := rolled.events("backoff_entered", "worker-0")[before:]) >= 6 and told, what="a crash loop"
     )
+    attempts = [event["attempt"] for event in waits]
+    assert attempts == list(range(attempts[0], attempts[0] + len(attempts)))
+    fair = [min(100 * 2 ** (attempt - 2), 1000) for attempt in attempts]
     delays = [event["delay_ms"] for event in waits]
-    assert all(
-        0.8 * fair <= delay <= 1.2 * fair for fair, delay in zip((100, 200, 400, 800, 1000, 1000), delays, strict=False)
-    ), delays
+    assert all(0.8 * each <= delay <= 1.2 * each for each, delay in zip(fair, delays, strict=True)), delays
     row = wait_until(lambda: (row := rolled.replicas()["worker-0"])["state"] == "backoff" and row)
     assert 0 <= row["next_start_s"] <= 1.2
     wait_until(lambda: "backoff (next in " in rolled.comet("ps").stdout)
-    assert rolled.replicas()["worker-1"]["restarts"] == 0
+    assert rolled.replicas()["worker-1"]["restarts"] == restarts
     assert strict() == []
     cause.unlink()
     wait_until(lambda: rolled.replicas()["worker-0"]["state"] == "ready", what="it heals by itself")
