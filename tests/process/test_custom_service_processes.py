@@ -20,7 +20,7 @@ from tests.support.cluster import TestCluster, open_cluster
 from tests.support.waiting import PATIENCE, wait_until
 
 PREFORK = """
-import os, signal, socket, subprocess, sys, time
+import os, select, signal, socket, subprocess, sys, time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from setproctitle import setproctitle
 
@@ -53,9 +53,10 @@ def serve():
     os.write(prepared[1], b".")
     os.close(complete[1])
     os.read(complete[0], 1)
-    server.timeout = 0.1
     while not stopping:
-        server.handle_request()
+        # Its socket does not block, so that handle_request alone would not wait.
+        if select.select([server.socket], [], [], 0.1)[0]:
+            server.handle_request()
     if grace:
         time.sleep(grace)
     with open("ended", "a") as file:
@@ -96,10 +97,19 @@ while True:
 """
 
 
+SERVICE = "{python} service.py {{host}} {{port}} '{title}' {grace}"
+
+KINDS = """
+import os, sys
+commands = {commands!r}
+command = commands[int(os.environ["COMET_REPLICA"].removeprefix("worker-")) % len(commands)]
+os.execvp("sh", ["sh", "-c", "exec " + command.format(host=sys.argv[1], port=sys.argv[2])])
+"""
+"""Each worker becomes the service of another kind."""
+
+
 @contextlib.contextmanager
-def prefork(
-    folder: Path, command: str = "{python} service.py {{host}} {{port}} '{title}' {grace}", **config: object
-) -> Iterator[TestCluster]:
+def prefork(folder: Path, command: str = SERVICE, **config: object) -> Iterator[TestCluster]:
     """Clusters of one worker that is a master with two children; `title` is what they call themselves."""
     folder.chmod(0o755)
     (folder / "service.py").write_text(PREFORK)
@@ -126,9 +136,9 @@ def orphaned(cluster: TestCluster) -> None:
     wait_until(lambda: not cluster.ps()["supervisor"]["running"])
 
 
-def family(cluster: TestCluster) -> dict[int, float]:
+def family(cluster: TestCluster, name: str = "worker-0") -> dict[int, float]:
     """All of the worker's session, by PID, with their births."""
-    leader = cluster.replicas()["worker-0"]["pid"]
+    leader = cluster.replicas()[name]["pid"]
     return {
         each.pid: each.birth
         for each in (*process_identity.members(leader, None), process_identity.process(leader))
@@ -157,20 +167,35 @@ TITLES = {
 }
 
 
-@pytest.mark.parametrize("kind", TITLES)
-def test_adoption_keeps_a_services_children_running(tmp_path: Path, kind: str) -> None:
-    with prefork(tmp_path, **TITLES[kind]) as cluster:  # type: ignore[arg-type]
+@contextlib.contextmanager
+def of_all_kinds(folder: Path) -> Iterator[TestCluster]:
+    """A cluster with a worker of each kind, in the order of TITLES."""
+    commands = []
+    for each in TITLES.values():
+        command = each.get("command", SERVICE).replace('\\"', '"')
+        commands.append(command.format(python=sys.executable, title=each.get("title", ""), grace=0))
+    (folder / "kinds.py").write_text(KINDS.format(commands=commands))
+    with prefork(folder, "{python} kinds.py {{host}} {{port}}", worker=len(TITLES)) as cluster:
+        yield cluster
+
+
+def families(cluster: TestCluster) -> dict[str, dict[int, float]]:
+    return {kind: family(cluster, f"worker-{number}") for number, kind in enumerate(TITLES)}
+
+
+def test_adoption_keeps_a_services_children_running(tmp_path: Path) -> None:
+    with of_all_kinds(tmp_path) as cluster:
         cluster.start()
-        before = family(cluster)
-        assert len(before) >= 3
-        for _ in range(2 if kind == "without a mark" else 1):  # Adopted, it is on record again.
+        before = families(cluster)
+        assert {kind: len(found) >= 3 for kind, found in before.items()} == dict.fromkeys(TITLES, True)
+        for _ in range(2):  # Adopted, what has no mark is on record again.
             orphaned(cluster)
             answers: list[int] = []
 
             def ask(answers: list[int] = answers) -> None:
                 answers.append(requests.get(f"{cluster.lb()}/slow", timeout=60).status_code)
 
-            asked = [threading.Thread(target=ask) for _ in range(2)]
+            asked = [threading.Thread(target=ask) for _ in range(2 * len(TITLES))]
             for thread in asked:
                 thread.start()
             done = cluster.comet("run", "--detach")
@@ -178,33 +203,34 @@ def test_adoption_keeps_a_services_children_running(tmp_path: Path, kind: str) -
             assert "leftovers" not in done.stdout
             for thread in asked:
                 thread.join(60)
-            assert answers == [200, 200]
-            assert family(cluster) == before
-            assert cluster.replicas()["worker-0"]["restarts"] == 0
+            assert answers == [200] * len(asked)
+            assert families(cluster) == before
+            assert {row["restarts"] for row in cluster.replicas().values()} == {0}
         cluster.stop()
         cluster.assert_nothing_left()
-        assert_dead(before)
+        for found in before.values():
+            assert_dead(found)
 
 
-@pytest.mark.parametrize("kind", ["titled", "without a mark"])
-def test_stop_ends_a_whole_service_without_a_supervisor(tmp_path: Path, kind: str) -> None:
-    with prefork(tmp_path, **TITLES[kind]) as cluster:  # type: ignore[arg-type]
+def test_stop_ends_a_whole_service_without_a_supervisor(tmp_path: Path) -> None:
+    with of_all_kinds(tmp_path) as cluster:
         cluster.start()
-        requests.get(f"{cluster.lb()}/stubborn", timeout=60)
-        requests.get(f"{cluster.lb()}/daemon", timeout=60)
-        before = family(cluster)
+        for number in range(len(TITLES)):
+            requests.get(f"{cluster.worker(number)}/stubborn", timeout=60)
+            requests.get(f"{cluster.worker(number)}/daemon", timeout=60)
+        before = families(cluster)
         orphaned(cluster)
-        assert cluster.replicas()["worker-0"]["state"] == "ready"
+        assert {row["state"] for row in cluster.replicas().values()} == {"ready"}
         cluster.stop()
         cluster.assert_nothing_left()
-        assert_dead(before)
+        for found in before.values():
+            assert_dead(found)
         assert cluster.comet("stop").returncode == 3
 
 
-@pytest.mark.parametrize("kind", ["without a mark"])
-def test_children_of_a_dead_master_do_not_block_its_successor(tmp_path: Path, kind: str) -> None:
+def test_children_of_a_dead_master_do_not_block_its_successor(tmp_path: Path) -> None:
     """Its children hold the port, and nobody restarted it while there was no supervisor."""
-    with prefork(tmp_path, **TITLES[kind]) as cluster:  # type: ignore[arg-type]
+    with prefork(tmp_path, **TITLES["without a mark"]) as cluster:  # type: ignore[arg-type]
         cluster.start()
         before = family(cluster)
         master = cluster.replicas()["worker-0"]["pid"]
@@ -219,7 +245,13 @@ def test_children_of_a_dead_master_do_not_block_its_successor(tmp_path: Path, ki
         cluster.assert_nothing_left()
 
 
-def stopped(cluster: TestCluster) -> None:
+def rolled_and_stopped(cluster: TestCluster) -> None:
+    before, ended = family(cluster), cluster.folder / "ended"
+    assert cluster.comet("restart", "worker-0").returncode == 0
+    # Of the surge replica, too, which was made for the time of the restart.
+    assert len(ended.read_text().split()) >= 4
+    assert_dead(before)
+    ended.unlink()
     cluster.stop()
 
 
@@ -234,7 +266,7 @@ def stopped_without_a_supervisor(cluster: TestCluster) -> None:
     cluster.stop()
 
 
-@pytest.mark.parametrize("end", [stopped, stopped_after_adoption, stopped_without_a_supervisor])
+@pytest.mark.parametrize("end", [rolled_and_stopped, stopped_after_adoption, stopped_without_a_supervisor])
 def test_a_service_in_a_shell_gets_its_grace_and_leaves_nothing(
     tmp_path: Path, end: Callable[[TestCluster], None]
 ) -> None:
@@ -247,17 +279,6 @@ def test_a_service_in_a_shell_gets_its_grace_and_leaves_nothing(
         # Both had the second that they take for their end.
         assert len((tmp_path / "ended").read_text().split()) == 2
         assert_dead(before)
-        cluster.assert_nothing_left()
-
-
-def test_a_rolled_service_in_a_shell_gets_its_grace_too(tmp_path: Path) -> None:
-    with prefork(tmp_path, **TITLES["in a shell"], grace=1, shutdown_grace=20) as cluster:  # type: ignore[arg-type]
-        cluster.start()
-        before = family(cluster)
-        assert cluster.comet("restart", "worker-0").returncode == 0
-        assert len((tmp_path / "ended").read_text().split()) >= 2
-        assert_dead(before)
-        cluster.stop()
         cluster.assert_nothing_left()
 
 
@@ -297,7 +318,7 @@ def test_orphaned_zombies_are_reaped(tmp_path: Path) -> None:
         def zombies() -> int:
             return sum(each.parent == pid and not each.alive for each in process_identity.processes())
 
-        for _ in range(5):
+        for _ in range(2):
             assert requests.get(f"{cluster.lb()}/twice", timeout=60).status_code == 200
         wait_until(lambda: zombies() == 0, 10, "all are reaped")
         # Nobody else's end was taken away: deaths are still told with their signal.
