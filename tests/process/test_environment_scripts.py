@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.project_copy import COMPILERS, PROJECT, bash, copy_project, own_environment, path_without, run
+from tests.support.project_copy import COMPILERS, bash, own_environment, path_without, run
 
 
 def test_the_stamp_covers_all_inputs_of_the_environment(clone: Path) -> None:
@@ -89,65 +87,6 @@ def test_a_python_without_ensurepip_is_named_without_apt(clone: Path) -> None:
     assert result.returncode == 1
     assert "cannot make a virtual environment (no ensurepip): install the package python3-venv" in result.stderr
     assert result.stderr.count("\n") == 1
-
-
-def test_a_fresh_copy_is_set_up_once(tmp_path: Path) -> None:
-    """The whole way, pip and compiler included; the second time there is nothing left to say or do.
-
-    One module stands for those of the data path: the environment of these tests was compiled from all of them.
-    """
-    clone = copy_project(tmp_path / "fresh")
-    named = clone / "lb/system/compiled.py"
-    text, count = re.subn(r"(?s)(MODULES: Final = \().*?\n\)", r'\1"lb.http.chunked",)', named.read_text())
-    assert count == 1
-    named.write_text(text)
-    compiled = (
-        "compiling the load balancers' data path" if bash(PROJECT, "has_compiler").returncode == 0 else "no C compiler"
-    )
-    for expected in (["creating .venv", "installing the project into .venv", compiled], []):
-        result = subprocess.run(
-            [clone / "scripts/up.sh", "--version"], cwd=tmp_path, capture_output=True, text=True, check=False
-        )
-        assert result.returncode == 0, result.stderr
-        assert result.stdout.startswith("comet ")
-        said = [line for line in result.stderr.splitlines() if not line.endswith(" s so far")]
-        assert len(said) == len(expected), result.stderr
-        assert all(line.startswith(f"up.sh: {words}") for line, words in zip(said, expected, strict=True))
-    # Workers of another user could not write it.
-    assert [*clone.glob(".venv/lib/python*/site-packages/flask/__pycache__/app.*.pyc")]
-    in_use = [clone / ".venv/bin/python", "-c", "import lb.system.compiled; print(lb.system.compiled.in_use())"]
-    told = subprocess.run(
-        in_use, cwd=clone, env=os.environ | {"COMET_LB": ""}, capture_output=True, text=True, check=True
-    )
-    assert told.stdout.split() == [str(compiled.startswith("compiling"))]
-    assert sorted(path.name for path in clone.iterdir() if path.name.startswith(".")) == [".ci", ".venv"]
-    # A folder that is moved brings all that is needed with it: no network, no compiler.
-    moved = clone.rename(tmp_path / "moved to a new place")
-    offline = os.environ | {"PIP_INDEX_URL": "http://127.0.0.1:9/", "PIP_RETRIES": "0", "PIP_CONFIG_FILE": os.devnull}
-    for line in (f"up.sh: the project has moved here from {clone}: pointing .venv here\n", ""):
-        result = subprocess.run(
-            [moved / "scripts/up.sh", "--version"],
-            cwd=tmp_path,
-            env=offline,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert (result.returncode, result.stdout[:6]) == (0, "comet "), result.stderr
-        assert "".join(each for each in result.stderr.splitlines(True) if not each.endswith(" s so far\n")) == line
-    in_use[0] = moved / ".venv/bin/python"
-    told = subprocess.run(
-        in_use, cwd=moved, env=os.environ | {"COMET_LB": ""}, capture_output=True, text=True, check=True
-    )
-    assert told.stdout.split() == [str(compiled.startswith("compiling"))]
-    entry = subprocess.run(
-        [moved / ".venv/bin/comet", "--version"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert (entry.returncode, entry.stdout[:6]) == (0, "comet "), entry.stderr
-    named = subprocess.run(
-        ["grep", "-rIlF", "--", str(clone), moved / ".venv"], capture_output=True, text=True, check=False
-    )
-    assert [line for line in named.stdout.splitlines() if not line.endswith(("/pyvenv.cfg", "/.comet-installed"))] == []
 
 
 def test_a_machine_without_a_c_compiler_is_told_so_and_goes_on(clone: Path, tmp_path: Path) -> None:
