@@ -124,6 +124,16 @@ def test_the_summary_names_what_is_unhealthy_and_why(browser: Browser) -> None:
         assert "no answer within 2 s" in summary
 
 
+def test_a_pause_is_told_next_to_what_is_unhealthy(browser: Browser) -> None:
+    answer = scenes.trouble().as_dict()
+    answer["total"] = {**answer["total"], "paused": True, "paused_s": 7.1, "queued": 1}
+    with opened(browser, behind=Backstage(answer)) as watched:
+        summary = drawn(watched).inner_text("#verdict")
+        assert "2 of 6 are not ready: worker-2, worker-3" in summary
+        assert "no answer within 2 s" in summary
+        assert "paused, 7.1 s left: 1 request waits in the load balancers" in summary
+
+
 def test_every_replica_of_a_crowd_has_a_tile_of_its_own(browser: Browser) -> None:
     with opened(browser, behind=Backstage(scenes.crowd().as_dict())) as watched:
         page = drawn(watched)

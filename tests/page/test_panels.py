@@ -97,10 +97,64 @@ def test_what_is_left_of_counts_is_listed_for_all_their_workers(browser: Browser
         expect(rows.nth(1)).to_contain_text("2 of 2 requests left of each, 31 s left")
         for number in range(3):
             del scene.rows[f"worker-{number}"]["fault_orders"]["leases"][1]
+            scene.rows[f"worker-{number}"]["fault_orders"]["leases"][0]["count"] = 1
+            scene.rows[f"worker-{number}"]["fault_orders"]["leases"][0]["count_left"] = 1
+        behind.answer = scene.as_dict()
+        expect(rows).to_have_count(1)
+        expect(rows).to_contain_text("1 of 1 request left of each")
+        for number in range(3):
+            scene.rows[f"worker-{number}"]["fault_orders"]["leases"][0]["count"] = 5
             scene.rows[f"worker-{number}"]["fault_orders"]["leases"][0]["count_left"] = None
         behind.answer = scene.as_dict()
         expect(rows).to_have_count(1)
         expect(rows).to_contain_text("the first 5 requests of each")
+
+
+FAULT_BARS = """async events => {
+    const { faultBars } = await import("/lives.js");
+    const bars = faultBars(events.map((event, n) => ({ ...event, n })), 0, 100000);
+    return bars.map(bar => [bar.name, bar.from, bar.to]);
+}"""
+
+
+@pytest.mark.parametrize(
+    ("orders", "bars"),
+    [
+        ([(1, "worker-0", {"hang": 5}, {}), (2, "worker-0", {"cpu": 5}, {"for_s": 9}), (3, None, {}, {"clear": True})],
+         [["worker-0", 1000, 3000], ["worker-0", 2000, 3000]]),
+        ([(1, "worker-0", {"hang": 5}, {"for_s": 50}), (2, "worker-0", {}, {"clear": True, "scenario": "a"})],
+         [["worker-0", 1000, 51000]]),
+        ([(1, None, {"hang": 5}, {"for_s": 50, "scenario": "a"}), (2, None, {}, {"clear": True, "scenario": "a"})],
+         [[None, 1000, 2000]]),
+        ([(1, "worker-0", {"hang": 5}, {"for_s": 50}), (2, "worker-0", {"reset": 5}, {})],
+         [["worker-0", 1000, 51000], ["worker-0", 2000, 100000]]),
+        ([(1, "worker-0", {"hang": 5}, {"for_s": 50}), (2, "worker-0", {"hang": 6}, {})],
+         [["worker-0", 1000, 2000], ["worker-0", 2000, 100000]]),
+        ([(1, "front", {"hang": 5}, {}), (2, None, {"hang": 6}, {}), (3, None, {}, {"clear": True})],
+         [["front", 1000, 3000], [None, 2000, 3000]]),
+        ([(1, None, {"hang": 5}, {"count": 2})], [[None, 1000, 100000]]),
+    ],
+)  # fmt: skip
+def test_the_bar_of_a_fault_lasts_as_long_as_the_fault(
+    browser: Browser, orders: list[tuple[int, str | None, dict[str, float], dict[str, Any]]], bars: list[list[Any]]
+) -> None:
+    events: list[dict[str, Any]] = [
+        {
+            "event": "faults_changed",
+            "time": 1000 * at,
+            "settings": settings,
+            **({"replica": name} if name else {}),
+            **more,
+        }
+        for at, name, settings, more in orders
+    ]
+    with opened(browser, behind=Backstage(scenes.calm().as_dict())) as watched:
+        assert watched.page.evaluate(FAULT_BARS, events) == bars
+        ended = [{"event": "faults_ended", "time": 4000, "replica": "worker-1", "settings": orders[-1][2]}]
+        if "count" in orders[-1][3]:
+            assert watched.page.evaluate(FAULT_BARS, events + ended) == [[None, 1000, 4000]]
+        stopped = watched.page.evaluate(FAULT_BARS, [*events, {"event": "supervisor_stopped", "time": 5000}])
+        assert stopped == [[name, begun, min(end, 5000)] for name, begun, end in bars]
 
 
 def test_logs_are_followed_and_never_become_part_of_the_page(browser: Browser) -> None:

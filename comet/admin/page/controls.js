@@ -5,6 +5,7 @@
 import { byId, el, text } from "./dom.js";
 import { faultForm } from "./fault_form.js";
 import { check, choice, names, number, reader } from "./fields.js";
+import { plural } from "./format.js";
 import { command } from "./live.js";
 
 const DIALOG_TIMEOUT = 700;
@@ -17,7 +18,7 @@ const FORMS = {
     fields: [number("worker", "Workers", model.workers.length, { min: 0, max: 200 }), number("pool", "Load balancers", model.lbs.length, { min: 1, max: 64 })],
     yes: "Scale",
     body: (form) => ({ worker: form.valueAsNumber("worker"), pool: form.valueAsNumber("pool") }),
-    done: (result) => `Scaled to ${result.worker} workers and ${result.pool} load balancers`,
+    done: (result) => `Scaled to ${plural(result.worker, "worker")} and ${plural(result.pool, "load balancer")}`,
   }),
   restart: (model, name) => ({
     title: "Restart",
@@ -79,7 +80,7 @@ const FORMS = {
   }),
   stop: (model) => ({
     title: "Stop the cluster?",
-    why: `All ${model.replicas.length} replicas finish their requests and are removed. Then the supervisor and this page end.`,
+    why: `${model.replicas.length === 1 ? "The replica finishes its" : `All ${model.replicas.length} replicas finish their`} requests and ${model.replicas.length === 1 ? "is" : "are"} removed. Then the supervisor and this page end.`,
     fields: [],
     yes: "Stop everything",
     risky: true,

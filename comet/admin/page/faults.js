@@ -44,9 +44,9 @@ function limitOf(lease, left) {
 }
 
 function requestsLeft(lease, known) {
-  if (!known.length) return `the first ${count(lease.count)} requests of each, ordered ${span(lease.age_s)} ago`;
+  if (!known.length) return `the first ${lease.count === 1 ? "request" : plural(lease.count, "request")} of each, ordered ${span(lease.age_s)} ago`;
   const [least, most] = [Math.min(...known), Math.max(...known)];
-  return `${least === most ? count(least) : `${count(least)} to ${count(most)}`} of ${count(lease.count)} requests left${known.length > 1 ? " of each" : ""}`;
+  return `${least === most ? count(least) : `${count(least)} to ${count(most)}`} of ${plural(lease.count, "request")} left${known.length > 1 ? " of each" : ""}`;
 }
 
 /** What is active on one worker and may be the cause of its state; empty where nothing is. */

@@ -70,5 +70,5 @@ export function exit(last) {
 }
 
 export function plural(number, one, many = `${one}s`) {
-  return `${number} ${number === 1 ? one : many}`;
+  return `${count(number)} ${number === 1 ? one : many}`;
 }

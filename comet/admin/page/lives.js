@@ -104,29 +104,47 @@ function addFirstAnswer(known, event) {
   known.steps.push({ name: "first answer", from: known.total, to: at, waited: at - known.total > Math.max(FIRST_ANSWER_LIMIT, known.total) });
 }
 
-/** Faults as bars: {name|null, from, to, label}; an order without a limit lasts until it is cleared or replaced. */
+/** Faults as bars: {name|null, from, to, label}; an order without a time limit lasts until something ends it. */
 export function faultBars(events, from, now) {
   const bars = [];
-  const lasting = new Map();
+  let open = [];
+  const close = (at, ends) => {
+    for (const bar of open.filter(ends)) bar.to = Math.min(bar.to, at);
+    open = open.filter((bar) => !ends(bar));
+  };
   for (const event of events) {
+    if (event.event === "supervisor_stopped") close(event.time, () => true);
+    if (event.event === "faults_ended") endCount(open, event);
     if (event.event !== "faults_changed") continue;
-    const name = event.replica ?? null;
-    const ending = event.clear || !("for_s" in event || "count" in event);
-    if (ending) {
-      for (const [key, bar] of lasting) {
-        if (name === null || key === name) {
-          bar.to = Math.min(bar.to, event.time);
-          lasting.delete(key);
-        }
-      }
-    }
+    closeReplaced(close, event);
     if (!Object.keys(event.settings ?? {}).length) continue;
-    const to = "for_s" in event ? event.time + event.for_s * 1000 : "count" in event ? event.time : Infinity;
-    const bar = { n: event.n, name, from: event.time, to, label: settings(event.settings), event };
+    const to = "for_s" in event ? event.time + event.for_s * 1000 : Infinity;
+    const bar = { n: event.n, name: event.replica ?? null, from: event.time, to, label: settings(event.settings), event };
     bars.push(bar);
-    lasting.set(name, bar);
+    open.push(bar);
   }
   return bars.map((bar) => ({ ...bar, to: Math.min(bar.to, now) })).filter((bar) => bar.to >= from);
+}
+
+/** Ends what an order clears or replaces: a scenario's order concerns its own leases, one with a limit ends no other. */
+function closeReplaced(close, event) {
+  const name = event.replica ?? null;
+  const given = Object.keys(event.settings ?? {});
+  const concerned = (bar) => (name === null ? event.clear || bar.name !== "front" : bar.name === name);
+  const replaced = (bar) => Object.keys(bar.event.settings).every((key) => given.includes(key));
+  const limited = "for_s" in event || "count" in event;
+  if (event.scenario) close(event.time, (bar) => concerned(bar) && bar.event.scenario === event.scenario);
+  else if (event.clear) close(event.time, concerned);
+  else if (!limited) close(event.time, (bar) => concerned(bar) && replaced(bar));
+}
+
+/** A lease with a count ends for each worker by itself; its bar ends with the last of them. */
+function endCount(open, event) {
+  const ended = settings(event.settings ?? {});
+  for (const bar of open) {
+    const own = "count" in bar.event && bar.label === ended && [null, event.replica].includes(bar.name);
+    if (own && (bar.to === Infinity || bar.to < event.time)) bar.to = event.time;
+  }
 }
 
 export function cause(event) {

@@ -2,6 +2,7 @@
 
 import { causeIn } from "./faults.js";
 import { settings } from "./fault_kinds.js";
+import { plural } from "./format.js";
 import { cause } from "./lives.js";
 
 export const WINDOW = 5 * 60 * 1000;
@@ -64,12 +65,15 @@ export function verdict(model) {
   const bad = model.replicas.filter((each) => each.level === "bad");
   const busy = model.replicas.filter((each) => each.level === "busy");
   const all = model.replicas.length;
-  const parts = `${model.workers.length} ${model.workers.length === 1 ? "worker" : "workers"} behind ${model.lbs.length} load ${model.lbs.length === 1 ? "balancer" : "balancers"}`;
+  const parts = `${plural(model.workers.length, "worker")} behind ${plural(model.lbs.length, "load balancer")}`;
   if (!all) return { level: "busy", word: "No replicas are wanted", more: "worker and pool in config.yaml set how many replicas run" };
-  if (bad.length) return { level: "bad", word: summary(bad, all), more: why(bad) };
-  if (model.total.paused) return { level: "busy", word: `Paused${model.total.paused_s === null ? "" : `, ${model.total.paused_s} s left`}`, more: `${model.total.queued} requests wait in the load balancers` };
+  const { paused, paused_s: left, queued } = model.total;
+  const until = left === null ? "" : `, ${left} s left`;
+  const waiting = `${plural(queued, "request waits", "requests wait")} in the load balancers`;
+  if (bad.length) return { level: "bad", word: summary(bad, all), more: [why(bad), paused ? `paused${until}: ${waiting}` : ""].filter(Boolean).join("; ") };
+  if (paused) return { level: "busy", word: `Paused${until}`, more: waiting };
   if (busy.length) return { level: "busy", word: summary(busy, all), more: `${all - busy.length} of ${all} replicas are ready` };
-  return { level: "good", word: `All ${all} replicas are ready`, more: parts };
+  return { level: "good", word: all === 1 ? "The only replica is ready" : `All ${all} replicas are ready`, more: parts };
 }
 
 function summary(some, all) {
