@@ -121,7 +121,7 @@ def _faults(record: Mapping[str, Any]) -> str:
     """Return the changed settings; they are of all workers unless the record names one."""
     parts = ["cleared"] if record.get("clear") else []
     parts += _settings(record)
-    parts += [f"for {record['for_s']:g} s"] if "for_s" in record else []
+    parts += [f"for {_seconds(record['for_s'])}"] if "for_s" in record else []
     parts += [f"for the next {_requests(record['count'])}"] if "count" in record else []
     parts += [f"({record['scenario']})"] if "scenario" in record else []
     return f"faults{'' if record.get('replica') else ' of all workers'}: {' '.join(parts)}"
@@ -145,6 +145,11 @@ def _value(value: Any) -> str:
     if isinstance(value, str) and (" " in value or not value):
         return f"'{value}'"
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _seconds(value: float) -> str:
+    """Return 0.25 s, 1.97 s or 3600 s: a given time has no zeros at its end."""
+    return f"{value:.3g} s" if value < 100 else f"{value:.0f} s"
 
 
 def _requests(count: int) -> str:
@@ -187,7 +192,7 @@ _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "drained": lambda _: "drained: it gets no new requests",
     "undrained": lambda _: "gets requests again",
     "paused": lambda record: (
-        "paused: requests wait " + (f"for {record['for_s']:g} s" if "for_s" in record else "until `resume`")
+        "paused: requests wait " + (f"for {_seconds(record['for_s'])}" if "for_s" in record else "until `resume`")
     ),
     "resumed": lambda record: f"resumed{', the time is over' if record.get('cause') == 'time' else ''}: requests go on",
     "admin_ready": lambda record: f"admin server ready at {record.get('url')} (PID {record.get('pid')})",
