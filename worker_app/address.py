@@ -72,7 +72,7 @@ def database_at(where: str) -> Database:
     if not where or (not separator and "/" not in where):
         raise WorkerError(f"COMET_DATABASE: not a database URL (allowed: {EXAMPLES})")
     if not separator or dialect.partition("+")[0] == "sqlite":
-        from worker_app.stats.sqlite_store import SqliteDatabase
+        from worker_app.stats.sqlite_database import SqliteDatabase
 
         return SqliteDatabase(where)
     if dialect in ("postgresql", "postgres"):

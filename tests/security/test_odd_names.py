@@ -17,7 +17,7 @@ import pytest
 from tests.support.cluster import ROOT, TestCluster, open_cluster
 from tests.support.waiting import wait_until
 from tests.unit.test_odd_names import NAMES
-from worker_app.stats.sqlite_store import SqliteDatabase
+from worker_app.stats.sqlite_database import SqliteDatabase
 
 
 def test_a_database_path_with_odd_characters(tmp_path: Path) -> None:

@@ -17,17 +17,12 @@ import random
 import sqlite3
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from worker_app.common.errors import NotCommitted, Undecided, WorkerError
 from worker_app.common.place import Place
 from worker_app.stats import sqlite
 from worker_app.stats.batch import Batch
 from worker_app.stats.layout import FORMER_AFTER, HEARTBEAT_INTERVAL, MAX_FORMER_ROWS, RETIRED
-from worker_app.stats.sqlite_reader import SqliteReader
-
-if TYPE_CHECKING:
-    from sqlalchemy import Engine
 
 log = logging.getLogger("worker_app")
 
@@ -350,50 +345,3 @@ def _fold(connection: sqlite3.Connection, now: float) -> None:
             )
             connection.execute(f"DELETE FROM {table} WHERE worker = ?", (name,))  # nosec B608
         connection.execute("DELETE FROM workers WHERE name = ?", (name,))
-
-
-class SqliteDatabase:
-    """The `Database` at a SQLite URL or the path of a file; see `address.Database`."""
-
-    errors: tuple[type[Exception], ...] = (sqlite3.Error, OSError)
-
-    def __init__(self, where: str) -> None:
-        self.name = os.path.abspath(where) if where.startswith("/") or "://" not in where else sqlite.path_of(where)
-
-    def create(self) -> None:
-        sqlite.prepare(self.name)
-        try:
-            with contextlib.closing(sqlite.connect(self.name)) as connection:
-                (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-        except sqlite3.Error as error:
-            raise WorkerError(f"{self.name}: {self.explain(error)}") from None
-        if verdict != "ok":
-            raise WorkerError(f"{self.name}: damaged ({verdict}); move it away to start with empty statistics")
-
-    def require(self) -> None:
-        from worker_app.stats import schema
-
-        if sqlite.identity(self.name) is None:
-            raise WorkerError(f"{self.name}: no such database")
-        try:
-            ready = schema.check(self.engine())
-        except WorkerError as error:
-            raise WorkerError(f"{self.name}: {error}") from None
-        except (sqlite3.Error, OSError) as error:
-            raise WorkerError(f"{self.name}: {self.explain(error)}") from None
-        if not ready:
-            raise WorkerError(f"{self.name}: not a Comet statistics database yet (`create` makes it one)")
-
-    def store(self, choose_name: Callable[[set[str]], str]) -> SqliteStore:
-        return SqliteStore(self.name, choose_name)
-
-    def reader(self) -> SqliteReader:
-        return SqliteReader(self.name)
-
-    def engine(self) -> Engine:
-        from worker_app.stats import schema
-
-        return schema.sqlite_engine(lambda: sqlite.connect(self.name))
-
-    def explain(self, error: BaseException) -> str:
-        return sqlite.explain(error, self.name)

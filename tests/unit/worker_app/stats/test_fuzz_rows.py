@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.support.fuzz_inputs import FULL, INPUTS
 from worker_app.common.errors import NotCommitted, WorkerError
-from worker_app.stats.sqlite_store import SqliteDatabase
+from worker_app.stats.sqlite_database import SqliteDatabase
 
 pytestmark = pytest.mark.slow  # Random input, and much of it.
 

@@ -11,7 +11,7 @@ import pytest
 from tests.support.stats_database import digest, opened, rows, some, sql
 from worker_app.common.errors import NotCommitted
 from worker_app.stats import sqlite
-from worker_app.stats.sqlite_reader import SqliteReader
+from worker_app.stats.sqlite_database import SqliteReader
 
 
 @pytest.mark.parametrize("suffixes", [("",), ("", "-wal", "-shm")])
