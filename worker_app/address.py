@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from worker_app.common.errors import WorkerError
 from worker_app.stats.store import ChooseName, StatsReader, Store
@@ -23,8 +23,26 @@ MAX_URL_LENGTH = 64 << 10
 """Characters."""
 
 
+class Session(Protocol):
+    """A connection of either driver; what is not committed is undone when it is closed."""
+
+    def execute(self, query: str, /) -> Any: ...
+
+    def close(self) -> None: ...
+
+
 class Database(Protocol):
-    """One database; `name` is its name in messages, without a password, and `errors` are the driver's exceptions."""
+    """One database; `name` is its name in messages, without a password, and `errors` are the driver's exceptions.
+
+    `READING` begins a transaction that reads one state of all tables, `CHANGING` one next to which no worker writes or
+    registers. `HAS_REQUESTS` counts the tables of counted requests, which an older database lacks; `FORGET_REQUESTS`
+    empties it.
+    """
+
+    READING: tuple[str, ...]
+    CHANGING: tuple[str, ...]
+    HAS_REQUESTS: str
+    FORGET_REQUESTS: str
 
     name: str
     errors: tuple[type[Exception], ...]
@@ -42,8 +60,11 @@ class Database(Protocol):
 
     def reader(self) -> StatsReader: ...
 
+    def session(self) -> Session:
+        """Connect; every statement is a transaction of its own until one of them is BEGIN."""
+
     def engine(self) -> Engine:
-        """Return an engine for the commands; it keeps no connection open."""
+        """Return an engine that keeps no connection open, for uses of the tables' definition."""
 
     def explain(self, error: BaseException) -> str:
         """Return the driver's error as one line for the user, without the database's name."""

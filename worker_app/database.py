@@ -1,14 +1,15 @@
 """Creates, reads and resets the statistics database: `python -m worker_app.database create|stats|report|reset`.
 
 It works with and without running workers. The address comes from the environment (see `worker_app.address`), because a
-password in a URL must not appear in a process listing. Errors are one line on stderr and exit code 1. SQLAlchemy is
-imported where it is used: each start runs `create`, which seldom needs it.
+password in a URL must not appear in a process listing. Errors are one line on stderr and exit code 1. Only a
+database whose tables are to be created or migrated, or that is to be refused, needs SQLAlchemy.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import json
 import sys
 import time
@@ -23,9 +24,10 @@ from worker_app.stats.latency import LAST_BUCKET, percentile_ms, upper_bound_ms
 from worker_app.stats.rows import checked_count, mean_ms, render
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from worker_app.address import Database, Session
 
 _SUMS = ("successful", "failed", "unplanned", "disconnected", "duration_us")
+_COLUMNS = ("name", "first_started", "updated", *_SUMS)
 
 
 def create(where: str) -> None:
@@ -48,24 +50,17 @@ def stats(where: str) -> str:
 
 def report(where: str) -> str:
     """Return everything that is stored per worker as JSON, including what `/worker/stats` does not show."""
-    from sqlalchemy import select
-
-    from worker_app.stats import schema
-
-    with _opened(where) as connection:
-        found = (
-            connection.execute(select(schema.workers).order_by(schema.workers.c.first_started, schema.workers.c.id))
-            .mappings()
-            .all()
-        )
-        rows = [_checked(dict(row)) for row in found]
+    database = address.database_at(where)
+    with _transaction(database, database.READING) as session:
+        found = session.execute(f"SELECT {', '.join(_COLUMNS)} FROM workers ORDER BY first_started, id").fetchall()  # nosec B608
+        rows = [_checked(dict(zip(_COLUMNS, row, strict=True))) for row in found]
         buckets: dict[str, dict[int, int]] = {}
-        for worker, bucket, count in connection.execute(select(schema.latency)):
+        for worker, bucket, count in session.execute("SELECT worker, bucket, count FROM latency"):
             buckets.setdefault(worker, {})[checked_count(bucket, worker, "bucket")] = checked_count(
                 count, worker, "count"
             )
         injected: dict[str, dict[str, int]] = {}
-        for worker, kind, count in connection.execute(select(schema.injections)):
+        for worker, kind, count in session.execute("SELECT worker, kind, count FROM injections"):
             injected.setdefault(worker, {})[str(kind)] = checked_count(count, worker, "count")
     listed = [_worker(row, buckets.get(row["name"], {}), injected.get(row["name"], {})) for row in rows]
     total = _figures(
@@ -115,42 +110,28 @@ def reset(where: str, keep: Sequence[str] = ()) -> None:
 
     A running worker that is not in `keep` registers again, with zeros, within about a second.
     """
-    from sqlalchemy import delete, inspect, text, update
-
-    from worker_app.stats import schema
-
-    with _opened(where) as connection:
-        schema.lock(connection)
-        if connection.dialect.name == "postgresql":
-            # Writers wait for this lock, readers do not.
-            connection.execute(text("LOCK TABLE workers IN EXCLUSIVE MODE"))
-        connection.execute(delete(schema.latency))
-        connection.execute(delete(schema.injections))
-        if inspect(connection).has_table(schema.counted_requests.name):  # added to an older one at its next open
-            # DELETE of millions of rows would take longer than the workers wait; TRUNCATE does not.
-            postgres = connection.dialect.name == "postgresql"
-            connection.execute(text("TRUNCATE counted_requests") if postgres else delete(schema.counted_requests))
-        connection.execute(delete(schema.workers).where(schema.workers.c.name.not_in(list(keep))))
-        connection.execute(
-            update(schema.workers).values(
-                successful=0, failed=0, unplanned=0, disconnected=0, duration_us=0, updated=time.time()
-            )
-        )
-        connection.commit()
+    database = address.database_at(where)
+    with _transaction(database, database.CHANGING) as session:
+        session.execute("DELETE FROM latency")
+        session.execute("DELETE FROM injections")
+        if session.execute(database.HAS_REQUESTS).fetchone() != (0,):  # added to an older one at its next open
+            session.execute(database.FORGET_REQUESTS)
+        rows = session.execute("SELECT id, name FROM workers").fetchall()
+        gone = [str(int(row)) for row, name in rows if name not in keep]
+        session.execute(f"DELETE FROM workers WHERE id IN ({', '.join(gone) or 'NULL'})")  # nosec B608
+        session.execute(f"UPDATE workers SET {', '.join(f'{name} = 0' for name in _SUMS)}, updated = {time.time()}")  # nosec B608
 
 
 @contextlib.contextmanager
-def _opened(where: str) -> Iterator[Connection]:
-    """Connect to an existing database; raise WorkerError with one line that begins with the database's name."""
-    from sqlalchemy.exc import DatabaseError
-
-    database = address.database_at(where)
+def _transaction(database: Database, begin: Sequence[str]) -> Iterator[Session]:
+    """Run a transaction of an existing database; raise WorkerError with one line that begins with its name."""
     database.require()
     try:
-        with database.engine().connect() as connection:
-            yield connection
-    except DatabaseError as error:
-        raise WorkerError(f"{database.name}: {database.explain(error)}") from None
+        with contextlib.closing(database.session()) as session:
+            for statement in begin:
+                session.execute(statement)
+            yield session
+            session.execute("COMMIT")
     except database.errors as error:
         raise WorkerError(f"{database.name}: {database.explain(error)}") from None
     except ValueError as error:
@@ -191,4 +172,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    gc.freeze()  # The interpreter's end would search all objects for cycles.
+    sys.exit(status)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from worker_app.common.errors import WorkerError
-from worker_app.stats import postgres
+from worker_app.stats import layout, postgres
 from worker_app.stats.postgres_store import PostgresReader, PostgresStore
 from worker_app.stats.store import ChooseName
 
@@ -39,6 +39,17 @@ WRITE_CHECKS = (
 class PostgresDatabase:
     """The `Database` at a PostgreSQL URL; see `address.Database`."""
 
+    READING: tuple[str, ...] = ("BEGIN ISOLATION LEVEL REPEATABLE READ",)
+    CHANGING: tuple[str, ...] = (
+        # READ COMMITTED, so that this transaction sees what others committed before it got the lock.
+        "BEGIN ISOLATION LEVEL READ COMMITTED",
+        f"SELECT pg_advisory_xact_lock({layout.LOCK})",
+        "LOCK TABLE workers IN EXCLUSIVE MODE",  # Writers wait for this lock, readers do not.
+    )
+    HAS_REQUESTS = "SELECT num_nonnulls(to_regclass('counted_requests'))"
+    FORGET_REQUESTS = "TRUNCATE counted_requests"
+    """DELETE of millions of rows would take longer than the workers wait."""
+
     errors: tuple[type[Exception], ...] = (psycopg.Error,)
 
     def __init__(self, url: str) -> None:
@@ -61,10 +72,13 @@ class PostgresDatabase:
             raise WorkerError(f"{self.name}: {self.explain(error)}") from None
 
     def require(self) -> None:
-        from worker_app.stats import schema
-
         try:
-            ready = schema.check(schema.postgres_engine(self._params))
+            with contextlib.closing(self.session()) as session:
+                ready = postgres.is_current(session)
+            if not ready:
+                from worker_app.stats import schema
+
+                ready = schema.check(schema.postgres_engine(self._params))
         except WorkerError as error:
             raise WorkerError(f"{self.name}: {error}") from None
         except psycopg.Error as error:
@@ -77,6 +91,9 @@ class PostgresDatabase:
 
     def reader(self) -> PostgresReader:
         return PostgresReader(self._params)
+
+    def session(self) -> postgres.Session:
+        return postgres.connect(self._params, postgres.TIMEOUT)
 
     def engine(self) -> Engine:
         from worker_app.stats import schema

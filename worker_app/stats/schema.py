@@ -76,7 +76,7 @@ injections = Table(
 )
 
 # One row per counted request if the workers run with `--request-ledger`; committed together with its count.
-counted_requests = Table(
+Table(
     "counted_requests",
     metadata,
     Column("worker", String(255), nullable=False),

@@ -171,7 +171,7 @@ def prepare(
                 flags = os.O_CREAT | os.O_WRONLY | (0 if follow_links else os.O_NOFOLLOW | os.O_NONBLOCK)
                 os.close(os.open(real_path(path), flags, 0o664))
             with contextlib.closing(connect(path, timeout)) as connection:
-                if not _is_current(connection):
+                if not is_current(connection):
                     _build(path, connection, timeout, deadline)
                 # An empty transaction fails for the same reasons as a later commit.
                 connection.execute("BEGIN IMMEDIATE")
@@ -210,7 +210,7 @@ def _is_full(path: str) -> bool:
     return found.f_bavail * found.f_frsize < MIN_FREE_BYTES
 
 
-def _is_current(connection: sqlite3.Connection) -> bool:
+def is_current(connection: sqlite3.Connection) -> bool:
     """Return whether the tables exist, of the current version, in WAL mode: the case at almost every start."""
     try:
         version = connection.execute("SELECT version FROM comet_schema").fetchone()

@@ -63,6 +63,11 @@ class SqliteReader:
 class SqliteDatabase:
     """The `Database` at a SQLite URL or the path of a file; see `address.Database`."""
 
+    READING: tuple[str, ...] = ("BEGIN",)
+    CHANGING: tuple[str, ...] = ("BEGIN IMMEDIATE",)
+    HAS_REQUESTS = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'counted_requests'"
+    FORGET_REQUESTS = "DELETE FROM counted_requests"
+
     errors: tuple[type[Exception], ...] = (sqlite3.Error, OSError)
 
     def __init__(self, where: str) -> None:
@@ -79,12 +84,15 @@ class SqliteDatabase:
             raise WorkerError(f"{self.name}: damaged ({verdict}); move it away to start with empty statistics")
 
     def require(self) -> None:
-        from worker_app.stats import schema
-
         if sqlite.identity(self.name) is None:
             raise WorkerError(f"{self.name}: no such database")
         try:
-            ready = schema.check(self.engine())
+            with contextlib.closing(sqlite.connect(self.name)) as connection:
+                ready = sqlite.is_current(connection)
+            if not ready:
+                from worker_app.stats import schema
+
+                ready = schema.check(self.engine())
         except WorkerError as error:
             raise WorkerError(f"{self.name}: {error}") from None
         except (sqlite3.Error, OSError) as error:
@@ -97,6 +105,9 @@ class SqliteDatabase:
 
     def reader(self) -> SqliteReader:
         return SqliteReader(self.name)
+
+    def session(self) -> sqlite3.Connection:
+        return sqlite.connect(self.name)
 
     def engine(self) -> Engine:
         from worker_app.stats import schema
