@@ -126,6 +126,7 @@ class ForkserverLauncher:
     def prepare(self) -> None:
         """Ensure that the forkserver runs (its start takes some 100 ms): the next load balancer finds it warm."""
         hide_main()
+        _replace_resource_tracker()
         root = str(SOURCES)
         # The forkserver does not get this process's sys.path: from another directory the preload would fail, and
         # silently.
@@ -283,8 +284,8 @@ class ForkserverLauncher:
 
     @property
     def pids(self) -> set[int]:
-        """PIDs of the forkserver, the resource tracker and the standby."""
-        helpers = {_forkserver_attribute("pid"), getattr(resource_tracker._resource_tracker, "_pid", None)}
+        """PIDs of the forkserver and the standby."""
+        helpers = {_forkserver_attribute("pid")}
         standby = {self._standby.process.pid} if self._standby is not None else set()
         return {pid for pid in helpers | standby if pid is not None}
 
@@ -298,28 +299,37 @@ class ForkserverLauncher:
         self._router.rename(former, name)
 
     def close(self) -> None:
-        """End the forkserver and multiprocessing's resource tracker; running load balancers are not affected.
+        """End the forkserver; running load balancers are not affected.
 
-        Both end when the pipe that this process holds is closed. multiprocessing's own `_stop` would wait for that
+        It ends when the pipe that this process holds is closed. multiprocessing's own `_stop` would wait for that
         without a limit.
         """
         if self._refill is not None:
             self._refill.cancel()
         self._end_standby()
-        server, tracker = forkserver._forkserver, resource_tracker._resource_tracker
-        for owner, fd_name, pid_name in ((server, "_forkserver_alive_fd", "_forkserver_pid"), (tracker, "_fd", "_pid")):
-            fd, pid = getattr(owner, fd_name, None), getattr(owner, pid_name, None)
-            setattr(owner, fd_name, None)
-            setattr(owner, pid_name, None)
-            if fd is not None:
-                os.close(fd)
-            if pid is not None:
-                _reap(pid)
+        server: Any = forkserver._forkserver
+        fd, pid = _forkserver_attribute("alive_fd"), _forkserver_attribute("pid")
+        server._forkserver_alive_fd = server._forkserver_pid = None
+        if fd is not None:
+            os.close(fd)
+        if pid is not None:
+            _reap(pid)
 
 
 def _forkserver_attribute(name: str) -> Any:
-    """Return what multiprocessing knows of the forkserver: its `pid` or `address`; None while there is none."""
+    """Return what multiprocessing knows of the forkserver (`pid`, `address`, `alive_fd`); None while there is none."""
     return getattr(forkserver._forkserver, f"_forkserver_{name}", None)
+
+
+def _replace_resource_tracker() -> None:
+    """Keep multiprocessing from starting its resource tracker, a Python of its own next to the forkserver.
+
+    It removes the semaphores and shared memory that processes leave behind, and load balancers have none. It counts as
+    running while what is written to its pipe is accepted.
+    """
+    tracker: Any = resource_tracker._resource_tracker
+    if getattr(tracker, "_fd", None) is None:
+        tracker._fd = os.open(os.devnull, os.O_WRONLY)
 
 
 def _kill_forkserver() -> None:

@@ -14,7 +14,7 @@ class Orphan:
     """A process, container, task or service of the cluster that is alive.
 
     `driver` names the runtime that it belongs to, as in the state file. `name` is None for helpers (forkserver,
-    resource tracker, admin server, relay, a service none of whose tasks serves). `since` is wall time, for people.
+    admin server, relay, a service none of whose tasks serves). `since` is wall time, for people.
     `birth` identifies a process, together with its PID. `parts` are the other processes of a worker, by PID and birth.
     `ending`: it was ordered to end. `task` is the id of a swarm's task, `endpoint` where that runs. `helper` says which
     helper a container is, "" for a replica.

@@ -126,7 +126,7 @@ def tree(cluster: TestCluster) -> dict[int, dict[str, Any]]:
 
 def test_the_tree_spans_processes_and_containers(cluster: TestCluster) -> None:
     expected = sorted(
-        ["supervisor", "resource tracker", "forkserver", "standby", "lb", *["worker", "shim", "init"] * 2,
+        ["supervisor", "forkserver", "standby", "lb", *["worker", "shim", "init"] * 2,
          *["port of a worker"] * 2]
     )  # fmt: skip
     # The standby is forked some time after the load balancer, and what is forked is like its parent at first.

@@ -118,7 +118,7 @@ def flat(nodes: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def test_the_tree_has_every_process_of_the_cluster_below_its_parent(cluster: TestCluster) -> None:
-    roles = sorted(["supervisor", "resource tracker", "forkserver", "standby", "lb", "lb", "worker", "worker"])
+    roles = sorted(["supervisor", "forkserver", "standby", "lb", "lb", "worker", "worker"])
 
     def settled() -> dict[str, Any] | None:
         """The tree once nothing is on its way: the standby is made after the start, others after a restart."""
