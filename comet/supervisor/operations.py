@@ -27,7 +27,7 @@ from comet.faults import files as fault_files
 from comet.faults.orders import SPANS, span
 from comet.host import files
 from comet.host.sockets import bound, holder
-from comet.reconcile.replica import SERVING, ManagedReplica, Replica, State, number_of, public_name
+from comet.reconcile.replica import SERVING, ManagedReplica, Replica, State, located, number_of, public_name
 from comet.runtimes.interface import RenderContext
 from comet.state.directory import Cluster
 from comet.supervisor.fleet import Fleet
@@ -231,17 +231,18 @@ class Operations:
         keys = [key for key in ("health-path", "health-host", "health-status") if key in self.config.lines]
         key = max(keys, key=lambda key: self.config.lines[key], default="health-path")
         line = self.config.lines.get(key, 1)
-        to_check = [
-            member
+        prober, timeout, replicas = self._fleet.prober, self.config.health_timeout, self._fleet.supervisor.replicas
+        to_check = {
+            member.spec.name: (located(member.probe, replicas[member.spec.name].endpoint), member.health_host)
             for member in staying
-            if (_check_differs(before[member.spec.name], member) or statuses != self._fleet.prober.statuses)
-            and self._fleet.supervisor.replicas[member.spec.name].state is State.READY
-        ]
-        prober, timeout = self._fleet.prober, self.config.health_timeout
+            if member.probe is not None
+            and (_check_differs(before[member.spec.name], member) or statuses != prober.statuses)
+            and replicas[member.spec.name].state is State.READY
+        }
         found = await asyncio.gather(
-            *(prober.try_twice(str(member.probe), member.health_host, timeout, statuses) for member in to_check)
+            *(prober.try_twice(url, host, timeout, statuses) for url, host in to_check.values())
         )
-        failing = [f"{member.spec.name} ({reason})" for member, reason in zip(to_check, found, strict=True) if reason]
+        failing = [f"{name} ({reason})" for name, reason in zip(to_check, found, strict=True) if reason]
         if failing:
             raise UserError(
                 f"{path}:{line}: {key}: {', '.join(failing)}: no status of {statuses} at {self.config.health_path}"

@@ -39,6 +39,44 @@ def test_a_new_health_path_makes_workers_healthy_again(tmp_path: Path) -> None:
         assert (after["pid"], after["restarts"]) == (before["pid"], 0)
 
 
+def test_a_reload_changes_which_statuses_are_expected(tmp_path: Path) -> None:
+    served = tmp_path / "served"
+    served.mkdir()
+    command = f"{sys.executable} -m http.server {{port}} --bind {{host}} --directory {served}"
+    own_base = {"runtime": "process", "worker_command": command, "avg_delay": None, "failure": None}
+    with open_cluster(
+        tmp_path,
+        worker=1,
+        pool=1,
+        health_path="/missing",
+        health_status=404,
+        health_interval=0.3,
+        health_restart=1000,
+        **own_base,
+    ) as cluster:
+        cluster.start()
+        before = cluster.replicas()["worker-0"]["pid"]
+        cluster.write(health_status='"200-299, 400-499"')
+        done = cluster.comet("reload")
+        assert (done.returncode, done.stdout.startswith("changed health-status ")) == (0, True), done.stderr
+        cluster.write(health_status="200-299")
+        refused = cluster.comet("reload")
+        assert refused.returncode == 1
+        assert re.search(
+            r"config\.yaml:\d+: health-status: worker-0 \(GET /missing: status 404\): .*nothing was changed",
+            refused.stderr,
+        )
+        (served / "missing").touch()
+        assert cluster.comet("reload").returncode == 0
+        (served / "missing").unlink()
+        wait_until(lambda: cluster.replicas()["worker-0"]["state"] == "unhealthy", 20)
+        # Of one that is unhealthy already nothing is asked.
+        cluster.write(health_status=404)
+        assert cluster.comet("reload").returncode == 0
+        wait_until(lambda: cluster.replicas()["worker-0"]["state"] == "ready", 20)
+        assert cluster.replicas()["worker-0"]["pid"] == before
+
+
 PARTICULAR = """
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
