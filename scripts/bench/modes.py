@@ -40,8 +40,8 @@ BENCHES = (
     Bench("swarm", "a node of a Docker Swarm powered off under load: requests lost, failover next to the swarm's "
                    "own", "A node dies",
           "swarm", ("--rounds", "2"), 210),
-    Bench("features", "each feature of the load balancer next to HAProxy's, on the same traffic",
-          "Features of the load balancer", "features.bench", (), 60),
+    Bench("features", "each feature of the load balancer next to HAProxy's or Envoy's, on the same traffic",
+          "Features of the load balancer", "features.bench", (), 120),
     Bench("load", "load-test the running cluster, or a temporary one; the default mode",
           "A cluster under load, closed model",
           "load", ("--seconds", "30"), 45),

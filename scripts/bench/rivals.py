@@ -257,11 +257,12 @@ def _nginx_proxy(folder: Path, port: int, workers: Sequence[int]) -> list[str]:
     return _nginx(folder, "nginx", NGINX_PROXY.format(port=port, servers=servers, names=names))
 
 
-def _envoy(folder: Path, port: int, workers: Sequence[int]) -> list[str]:
+def envoy(folder: Path, port: int, workers: Sequence[int], config: str = ENVOY) -> list[str]:
+    """Return the command that starts Envoy with a configuration."""
     socket = "{socket_address: {address: 127.0.0.1, port_value: %d}}"
     servers = ", ".join(f"{{endpoint: {{address: {socket % worker}}}}}" for worker in workers)
     path = folder / "envoy.yaml"
-    path.write_text(ENVOY.format(port=port, servers=servers))
+    path.write_text(config.format(port=port, servers=servers))
     words = ["--concurrency", "1", "--log-level", "warning", "--use-dynamic-base-id"]
     return [str(programs.VENV / "bin" / "envoy"), "-c", str(path), *words]
 
@@ -282,7 +283,7 @@ def _caddy(folder: Path, port: int, workers: Sequence[int]) -> list[str]:
 
 
 OTHERS = (
-    ("envoy", _envoy, "--concurrency 1, use_remote_address, active checks"),
+    ("envoy", envoy, "--concurrency 1, use_remote_address, active checks"),
     ("traefik", _traefik, "GOMAXPROCS=1, file provider, maxIdleConnsPerHost 512, active checks"),
     ("caddy", _caddy, "GOMAXPROCS=1, reverse_proxy, keepalive_idle_conns_per_host 512, active checks"),
 )

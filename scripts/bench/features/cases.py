@@ -5,15 +5,19 @@ import shutil
 import ssl
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from scripts.bench.features.fronts import Front, Settings
-from scripts.bench.features.traffic import Client, Reply, Worker, load, wait_until
+from scripts.bench.features.traffic import Client, Load, Reply, Worker, load, wait_until
 
 ADDRESS, TRUSTED, BEHIND = "127.0.0.1", "127.0.0.2", "192.0.2.7"
+EJECT_TIME = 1.0
+"""Seconds of the first ejection, where its length matters."""
+
 FORGED = {"x-forwarded-for": "198.51.100.6", "x-real-ip": "198.51.100.6", "forwarded": "for=198.51.100.6"}
 VERSION_1 = f"PROXY TCP4 {BEHIND} 127.0.0.1 4000 80\r\n".encode()
 VERSION_2 = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c" + bytes((192, 0, 2, 7, 127, 0, 0, 1)) + b"\x0f\xa0\0\x50"
@@ -125,13 +129,25 @@ async def bounded_hash(stage: Stage) -> Outcome:
     return Outcome({"most at one worker": most}, await stage.release(tasks))
 
 
-async def consistent_hash(stage: Stage) -> Outcome:
-    keys = [f"X-User: user-{n}" for n in range(stage.requests)]
-    before = [(await stage.ask(1, key))[0] for key in keys]
+async def keyed(stage: Stage, kind: str, number: int) -> Reply:
+    """Send one request with a key of this kind."""
+    source = f"127.1.{number // 200}.{number % 200 + 1}" if kind == "address" else ADDRESS
+    fields = {"header": [f"X-User: user-{number}"], "cookie": [f"Cookie: a=b; sid=user-{number}"]}.get(kind, [])
+    client = Client(stage.front.port, source=source)
+    reply = await client.ask(*fields, target=f"/user-{number}?{time.monotonic()}" if kind == "path" else "/")
+    client.close()
+    return reply
+
+
+async def consistent_hash(stage: Stage, kind: str) -> Outcome:
+    async def all_keys() -> list[Reply]:
+        return [await keyed(stage, kind, number) for number in range(stage.requests)]
+
+    before = await all_keys()
     await stage.front.order("drain", "worker-2")
-    without = [(await stage.ask(1, key))[0] for key in keys]
+    without = await all_keys()
     await stage.front.order("undrain", "worker-2")
-    again = [(await stage.ask(1, key))[0] for key in keys]
+    again = await all_keys()
     moved = Counter(one.worker for one, two in zip(before, without, strict=True) if one.worker != two.worker)
     seen = {
         "keys per worker": spread(before),
@@ -158,25 +174,49 @@ async def sticky_cookie(stage: Stage) -> Outcome:
     return Outcome(seen, errors([*first, *second, *third]), by(third, "worker-1"))
 
 
-async def drain(stage: Stage) -> Outcome:
+def is_out(running: Load, worker: str) -> bool:
+    """Say whether a worker gets no requests of a load now."""
+    return not by(running.replies[-30:], worker)
+
+
+Step = Callable[[], Awaitable[Any]]
+
+
+async def out_and_back(stage: Stage, out: Step, back: Step, is_noticed: bool) -> Outcome:
+    """Take worker-0 out of a load and bring it back; `is_noticed`: the proxy finds out in time, by its checks."""
     async with load(stage.front.port) as running:
         await running.more(stage.requests)
-        await stage.front.order("drain", "worker-0")
+        await out()
+        if is_noticed:
+            await wait_until(lambda: is_out(running, "worker-0"), "it is out")
         ordered = await running.more(stage.requests)
         after = by(running.since(ordered), "worker-0")
-        await stage.front.order("undrain", "worker-0")
+        await back()
         await wait_until(lambda: running.replies[-1].worker == "worker-0", "it is back")
         returned = await running.more(stage.requests)
-    seen = {"share of each in % after undrain": shares(running.since(returned))}
-    return Outcome(seen, running.errors, after)
+    return Outcome({"share of each in % when it is back": shares(running.since(returned))}, running.errors, after)
+
+
+async def drain(stage: Stage) -> Outcome:
+    front = stage.front
+    return await out_and_back(
+        stage, lambda: front.order("drain", "worker-0"), lambda: front.order("undrain", "worker-0"), False
+    )
+
+
+async def expected_statuses(stage: Stage) -> Outcome:
+    async def answer(status: int) -> None:
+        stage.workers[0].check = status
+
+    return await out_and_back(stage, lambda: answer(301), lambda: answer(204), True)
 
 
 async def slow_start(stage: Stage) -> Outcome:
     async with load(stage.front.port, size=4) as running:
-        stage.workers[2].healthy = False
+        stage.workers[2].check = 503
         await running.more(30)
-        await wait_until(lambda: not by(running.replies[-30:], "worker-2"), "it is out")
-        stage.workers[2].healthy = True
+        await wait_until(lambda: is_out(running, "worker-2"), "it is out")
+        stage.workers[2].check = 200
         out = time.monotonic()
         await wait_until(lambda: by(running.since(out), "worker-2"), "it is back")
         begun = time.monotonic()
@@ -192,10 +232,50 @@ async def slow_start(stage: Stage) -> Outcome:
 
 
 async def ejection(stage: Stage) -> Outcome:
-    stage.workers[0].status = 500
+    stage.workers[0].says(500)
     replies = await stage.ask(stage.requests)
     failed = errors(replies)
     return Outcome({"errors until it is out": failed, "requests per worker": spread(replies)}, failed, failed - 3)
+
+
+async def gateway_errors(stage: Stage) -> Outcome:
+    stage.workers[0].says(500)
+    before = errors(await stage.ask(stage.requests))
+    stage.workers[0].says(503)
+    failed = errors(await stage.ask(stage.requests))
+    return Outcome({"answers of 500": before, "of 503 until it is out": failed}, before + failed, failed - 3)
+
+
+async def error_share(stage: Stage) -> Outcome:
+    stage.workers[0].says(500, 200)
+    async with load(stage.front.port) as running:
+        await running.more(30)
+        await wait_until(lambda: is_out(running, "worker-0"), "it is out")
+        ordered = await running.more(stage.requests)
+    found = running.since(ordered)
+    return Outcome({"share of each in % afterwards": shares(found)}, running.errors, by(found, "worker-0"))
+
+
+async def growing_time(stage: Stage) -> Outcome:
+    stage.workers[0].says(500)
+    times = stage.workers[0].times
+
+    def pauses() -> list[float]:
+        return [found for one, two in pairwise(times) if (found := round(two - one, 2)) > EJECT_TIME / 2]
+
+    async with load(stage.front.port, size=2) as running:
+        await wait_until(lambda: len(pauses()) >= 3, "three ejections")
+    return Outcome({"seconds of the first three": pauses()[:3]}, running.errors)
+
+
+async def failing(stage: Stage, count: int) -> Outcome:
+    for each in stage.workers[:count]:
+        each.says(500)
+    async with load(stage.front.port) as running:
+        await running.more(stage.requests)
+        await asyncio.sleep(EJECT_TIME)  # Envoy ejects some time after the errors.
+        ordered = await running.more(stage.requests)
+    return Outcome({"share of each in % afterwards": sorted(shares(running.since(ordered)))}, running.errors)
 
 
 async def refused(stage: Stage) -> Outcome:
@@ -207,7 +287,7 @@ async def refused(stage: Stage) -> Outcome:
 
 
 async def closed(stage: Stage) -> Outcome:
-    stage.workers[0].closes = True
+    stage.workers[0].says(0)
     replies = await stage.ask(stage.requests)
     client = Client(stage.front.port)
     posts = [await client.ask(f"X-Request: {n}", method="POST") for n in range(stage.requests)]

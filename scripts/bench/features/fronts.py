@@ -1,7 +1,7 @@
 """The proxies, each with the same interface: take a feature's settings, obey an order, reload.
 
 Comet is one whole cluster, ordered through its supervisor; a feature's keys are taken by a reload. HAProxy is ordered
-through its stats socket, and is another process for each feature.
+through its stats socket, and is another process for each feature. So is Envoy, which gets no orders.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from comet.state.control_socket import call
 from scripts.bench.cluster import temporary_cluster
 from scripts.bench.proc import running, serving, wait_for
-from scripts.bench.rivals import HAPROXY
+from scripts.bench.rivals import ENVOY, HAPROXY, envoy
 
 QUIET = {"pool": 1, "health_path": "/healthz", "health_interval": 0.2, "health_fall": 2, "health_rise": 1}
 CHECK = "check inter 200ms fall 2 rise 1"
@@ -29,10 +29,12 @@ class Settings:
 
     `comet` are keys of config.yaml. `haproxy` are lines of `frontend` and `backend`, words that are added to the lines
     `bind` and `server` (with {n} for the server's number, {next} for one more), and the state that `drain` sets.
+    `envoy` are lines of the cluster.
     """
 
     comet: Mapping[str, Any]
     haproxy: Mapping[str, str] = field(default_factory=dict)
+    envoy: str = ""
 
 
 class Front(Protocol):
@@ -145,3 +147,16 @@ class Haproxy:
         serving(process, self.port, log, "haproxy")
         wait_for(lambda: self._obeys(process.pid), 15, "haproxy takes orders")
         self._pid = process.pid
+
+
+class Envoy(Haproxy):
+    """Envoy with one thread, as in `bench.sh lb`."""
+
+    name = "envoy"
+
+    def _start(self, settings: Settings, *words: str) -> None:
+        policy = "    lb_policy: ROUND_ROBIN\n"
+        lines = "".join(f"    {line}\n" for line in settings.envoy.splitlines())
+        command = envoy(self._folder, self.port, self._workers, ENVOY.replace(policy, policy + lines))
+        log = self._folder / "envoy.log"
+        serving(self._stack.enter_context(running(command, log)), self.port, log, "envoy")

@@ -9,6 +9,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import cycle
 
 from comet.load.response import read_answer
 from scripts.bench.proc import BenchError
@@ -27,21 +28,25 @@ async def wait_until(condition: Callable[[], object], what: str) -> None:
 
 
 class Worker:
-    """Counts what it receives, and answers with `status`, not at all (`closes`), or once it may (`gate`)."""
+    """Keeps what it receives, and answers as it `says`, once it may (`gate`); checks get the status `check`."""
 
     def __init__(self, name: str, port: int) -> None:
         self.name, self.port = name, port
         self.gate = asyncio.Event()
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.StreamWriter] = set()
-        self.heads: list[str] = []
         self.in_flight = 0
-        self.healthy = True
+
+    def says(self, *statuses: int) -> None:
+        """Answer with these in turn; 0 is to close in place of an answer."""
+        self._statuses = cycle(statuses)
 
     async def reset(self) -> None:
         """Behave well again, and forget what was received."""
-        self.status, self.closes, self.healthy = 200, False, True
-        self.heads = []
+        self.says(200)
+        self.check = 200
+        self.heads: list[str] = []
+        self.times: list[float] = []
         self.gate.set()
         if self._server is None:
             self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, backlog=1024)
@@ -72,16 +77,15 @@ class Worker:
     async def _status(self, head: str) -> int:
         """Return the status of the answer, 0 for none."""
         if " /healthz " in head:
-            return 200 if self.healthy else 503
+            return self.check
         self.heads.append(head)
-        if self.closes:
-            return 0
+        self.times.append(time.monotonic())
         self.in_flight += 1
         try:
             await self.gate.wait()
         finally:
             self.in_flight -= 1
-        return self.status
+        return next(self._statuses)
 
 
 @dataclass(frozen=True)
@@ -109,11 +113,11 @@ class Client:
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self.opened = 0
 
-    async def ask(self, *fields: str, method: str = "GET", keep: bool = True) -> Reply:
+    async def ask(self, *fields: str, method: str = "GET", target: str = "/", keep: bool = True) -> Reply:
         """Send one request and return what becomes of it."""
         begun = time.monotonic()
         length = ["Content-Length: 0"] if method == "POST" else []
-        lines = [f"{method} / HTTP/1.1", "Host: bench.example", *length, *fields, "", ""]
+        lines = [f"{method} {target} HTTP/1.1", "Host: bench.example", *length, *fields, "", ""]
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT):
                 reader, writer = await self._connected()
