@@ -40,6 +40,7 @@ PURE = [
     "comet.admin.schemas",
     "comet.commands.command",
     "comet.commands.field_checks",
+    "comet.commands.forms",
     "comet.commands.result_text",
     "comet.commands.table",
     "comet.compare",

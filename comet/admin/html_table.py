@@ -8,8 +8,10 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
+from comet.commands.forms import described
+from comet.commands.table import over_http
 from comet.common.figures import NONE
-from comet.config.fault_settings import FRONT_SETTINGS, TEXTS, UNITS
+from comet.config.fault_settings import FRONT_SETTINGS, TEXTS, UNITS, need_time_limit
 from comet.events.event import exit_text
 from comet.telemetry.columns import Column, on_page
 from fault_rules import DISTRIBUTIONS, FRONT, NETWORK, WORKER, Fault
@@ -17,21 +19,28 @@ from fault_rules import DISTRIBUTIONS, FRONT, NETWORK, WORKER, Fault
 PLACEHOLDER = "<!--rows-->"
 FAULT_KINDS = "<!--fault kinds-->"
 DECLARED_COLUMNS = "<!--declared columns-->"
+DECLARED_COMMANDS = "<!--declared commands-->"
 HEADS = "<!--heads-->"
-"""The placeholders in the page that the rows, the kinds of faults, the columns and their headings replace."""
+"""The placeholders in the page that the rows and what is declared of faults, columns and commands replace."""
 
 
 def fill(page: str, replicas: Iterable[Mapping[str, Any]]) -> str:
-    """Return the page with a row for each replica of `ps --json`, and with the kinds of faults for its form."""
+    """Return the page with a row for each replica of `ps --json`, and with what its dialogs have to know."""
     kinds = {
         "kinds": [_kind(fault) for fault in (*WORKER, *NETWORK)],
         "front": _front_kinds(),
         "units": UNITS,
     }
-    page = page.replace(FAULT_KINDS, json.dumps(kinds).replace("<", "\\u003c"), 1)
+    page = page.replace(FAULT_KINDS, _script(kinds), 1)
+    page = page.replace(DECLARED_COMMANDS, _script([described(command) for command in over_http().values()]), 1)
     shown = [{"key": each.key, "css": each.css or each.key, "kind": each.format} for each in on_page()]
-    page = page.replace(DECLARED_COLUMNS, json.dumps(shown), 1).replace(HEADS, "".join(map(_head, on_page())), 1)
+    page = page.replace(DECLARED_COLUMNS, _script(shown), 1).replace(HEADS, "".join(map(_head, on_page())), 1)
     return page.replace(PLACEHOLDER, "".join(_row(replica) for replica in replicas), 1)
+
+
+def _script(value: Any) -> str:
+    """Return JSON that no text in it can end."""
+    return json.dumps(value).replace("<", "\\u003c")
 
 
 def _kind(fault: Fault) -> dict[str, Any]:
@@ -44,6 +53,7 @@ def _kind(fault: Fault) -> dict[str, Any]:
         "more": fault.remark,
         "workerOnly": fault.worker_only,
         "network": fault in NETWORK,
+        "neutral": None if fault.harmful else fault.default,
     }
     if fault.switch:
         return {**kind, "switch": True}
@@ -61,7 +71,10 @@ def _front_kinds() -> list[dict[str, Any]]:
         if name in faults:
             kinds.append({**_kind(faults[name]), "more": ""})
         elif name in TEXTS:
-            kinds.append({"name": name, "words": name.capitalize(), "text": True, "more": key.allowed})
+            kinds.append({"name": name, "words": name.capitalize(), "text": True, "more": key.allowed, "neutral": ""})
+        elif key.default is False:
+            words = name.capitalize() + (", for a time" if need_time_limit({name: True}) else "")
+            kinds.append({"name": name, "words": words, "switch": True, "neutral": False})
     return kinds
 
 

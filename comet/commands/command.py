@@ -65,11 +65,50 @@ def value(flag: str, metavar: str, help: str, **more: Any) -> Argument:
 
 
 @dataclass(frozen=True)
+class Input:
+    """A field as the page's dialog shows it.
+
+    Its choices are `choices` (value and words), and the names of these replicas: `replicas`, `running` or `workers`. It
+    first has the value `first`, or the number of `counts`: `workers` or `lbs`.
+    """
+
+    label: str = ""
+    names: str = ""
+    choices: tuple[tuple[str, str], ...] = ()
+    first: str | int | None = None
+    counts: str = ""
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Form:
+    """The page's dialog for a command; what is empty is made of the command's name, help and fields.
+
+    `fields` are those that the dialog has without more, if not all. `done` says the outcome: `{name}` stands for that
+    field of the request or of the result, `{worker: worker}` for a number of workers. The button comes at its `place`
+    in the tool bar; 0 is none. A command that another one undoes names that as `reverse`, and both have one dialog with
+    a choice of the `order`. It begins with the reverse where the replica or the cluster is `reversible`.
+    """
+
+    title: str = ""
+    why: str = ""
+    yes: str = ""
+    done: str = ""
+    is_risky: bool = False
+    place: int = 99
+    fields: tuple[str, ...] = ()
+    order: str = ""
+    reverse: str = ""
+    reversible: str = ""
+
+
+@dataclass(frozen=True)
 class Field:
     """A field of a command's request.
 
     `shape` is its type over the control socket; a field that may be null may be missing there. `schema` describes it
-    over HTTP; without one it is not allowed there. `check` is applied there, to a missing `required` field too.
+    over HTTP; without one it is not allowed there. `check` is applied there, to a missing `required` field too. `input`
+    says how the page shows it.
     """
 
     schema: Schema | None = None
@@ -77,6 +116,7 @@ class Field:
     check: Check = lambda value: value
     required: bool = False
     default: Any = None
+    input: Input = Input()
 
 
 @dataclass(frozen=True)
@@ -84,7 +124,8 @@ class Command:
     """A command. `run` is the function of the command line, MODULE:FUNCTION below `comet`; "" is no such command.
 
     `handler` carries it out in the supervisor, `text` says the result in words. With `over_http` it is a path of the
-    API: `check` gets the whole body after its fields were checked, `minimum` is the number of fields that it needs.
+    API and has a dialog on the page (`form`): `check` gets the whole body after its fields were checked, `minimum` is
+    the number of fields that it needs.
     `when_complete` is for a command that has to wait until each load balancer of an earlier supervisor is adopted.
     """
 
@@ -97,6 +138,7 @@ class Command:
     handler: Handler | None = None
     text: Callable[[Mapping[str, Any]], str] = str
     over_http: bool = False
+    form: Form = Form()
     check: Callable[[Mapping[str, Any]], Any] = lambda body: None
     minimum: int = 0
     when_complete: bool = False

@@ -6,7 +6,7 @@ Pure. A command that acts on a running cluster needs nothing but its declaration
 from pathlib import Path
 from typing import Any
 
-from comet.commands import field_checks, result_text
+from comet.commands import field_checks, forms, result_text
 from comet.commands.command import (
     ANYTHING,
     Argument,
@@ -83,7 +83,7 @@ DECLARED = (
         "stop", "drain, stop and remove everything, with or without a running supervisor",
         ("stop", "stop --quiet"),
         (QUIET,),
-        run="cli.commands:stop", over_http=True,
+        run="cli.commands:stop", over_http=True, form=forms.STOP,
     ),
     Command(
         "stats", "show the request statistics of the workers",
@@ -139,12 +139,14 @@ DECLARED = (
         ),
         run="cli.commands:kill",
         fields={
-            "name": words_field("a replica's name"),
+            "name": words_field("a replica's name", input=forms.REPLICA),
             "signal": Field(
-                {"type": ["string", "integer"], "default": "KILL"}, str, field_checks.signal, default="KILL"
+                {"type": ["string", "integer"], "default": "KILL"}, str, field_checks.signal, default="KILL",
+                input=forms.SIGNAL,
             ),
         },
         handler=lambda operations, request: operations.kill(request["name"], request["signal"]), over_http=True,
+        form=forms.KILL,
     ),
     Command(
         "wait", "wait until replicas are ready, or gone",
@@ -172,14 +174,16 @@ DECLARED = (
         run="cli.commands:scale",
         fields={
             "worker": Field(
-                {"type": "integer", "minimum": 0, "maximum": 200}, int | None, field_checks.scaled(KEYS["worker"])
+                {"type": "integer", "minimum": 0, "maximum": 200}, int | None, field_checks.scaled(KEYS["worker"]),
+                input=forms.WORKERS,
             ),
             "pool": Field(
-                {"type": "integer", "minimum": 1, "maximum": 64}, int | None, field_checks.scaled(KEYS["pool"])
+                {"type": "integer", "minimum": 1, "maximum": 64}, int | None, field_checks.scaled(KEYS["pool"]),
+                input=forms.BALANCERS,
             ),
         },
         handler=lambda operations, request: operations.scale(request.get("worker"), request.get("pool")),
-        text=result_text.scale, over_http=True, check=field_checks.require_a_number, minimum=1,
+        text=result_text.scale, over_http=True, form=forms.SCALE, check=field_checks.require_a_number, minimum=1,
     ),
     Command(
         "restart", "replace replicas one by one, without reducing capacity",
@@ -188,39 +192,40 @@ DECLARED = (
             value("targets", "NAME|worker|lb|all", "which replicas", nargs="+", words="worker lb all", replicas=True),
             JSON,
         ),
-        run="cli.commands:restart", fields={"target": words_field("a replica's name, worker, lb or all")},
-        handler=lambda operations, request: operations.restart(request["target"]), over_http=True,
+        run="cli.commands:restart",
+        fields={"target": words_field("a replica's name, worker, lb or all", input=forms.TARGET)},
+        handler=lambda operations, request: operations.restart(request["target"]), over_http=True, form=forms.RESTART,
     ),
     Command(
         "drain", "send a worker no new requests; those in flight finish",
         ("drain worker-1", "drain worker-1 && python supervisor.py restart worker-1"),
         (WORKER, JSON),
-        fields={"name": words_field("a worker's name")},
+        fields={"name": words_field("a worker's name", input=forms.WORKER)},
         handler=lambda operations, request: operations.drain(request["name"]), text=result_text.drain, over_http=True,
-        when_complete=True,
+        form=forms.DRAIN, when_complete=True,
     ),
     Command(
         "undrain", "send requests to a drained worker again",
         ("undrain worker-1",),
         (WORKER, JSON),
-        fields={"name": words_field("a worker's name")},
+        fields={"name": words_field("a worker's name", input=forms.WORKER)},
         handler=lambda operations, request: operations.undrain(request["name"]), text=result_text.drain, over_http=True,
-        when_complete=True,
+        form=forms.UNDRAIN, when_complete=True,
     ),
     Command(
         "pause", "let requests wait in the load balancers",
         ("pause --for 30s", "pause && python supervisor.py restart worker; python supervisor.py resume"),
         (value("--for", "TIME", "go on by itself after this time: 500ms, 30s, 5m, 1h"), JSON),
-        fields={"for": Field({"type": ["number", "string", "null"]}, check=field_checks.pause)},
+        fields={"for": Field({"type": ["number", "string", "null"]}, check=field_checks.pause, input=forms.TIME)},
         handler=lambda operations, request: operations.pause(request.get("for")), text=result_text.pause,
-        over_http=True, when_complete=True,
+        over_http=True, form=forms.PAUSE, when_complete=True,
     ),
     Command(
         "resume", "end a pause: the requests that wait go on",
         ("resume",),
         (JSON,),
         handler=lambda operations, request: operations.resume(), text=result_text.resume, over_http=True,
-        when_complete=True,
+        form=forms.RESUME, when_complete=True,
     ),
     Command(
         "faults", "show or change the injected faults of running workers",
@@ -242,14 +247,17 @@ DECLARED = (
         ),
         run="cli.commands:faults",
         fields={
-            "target": Field({"type": "string", "default": "all"}, str | None, field_checks.target, default="all"),
+            "target": Field(
+                {"type": "string", "default": "all"}, str | None, field_checks.target, default="all", input=forms.FAULTY
+            ),
             "owner": Field(shape=str | None),
             **{name: Field(field_checks.setting_schema(key)) for name, key in (FRONT_SETTINGS | SETTINGS).items()},
             "for": Field({"type": ["number", "string"]}),
             "count": Field({"type": ["integer", "string"]}),
             "clear": Field({"type": "boolean"}),
         },
-        handler=lambda operations, request: operations.faults(request), over_http=True, check=field_checks.faults,
+        handler=lambda operations, request: operations.faults(request), over_http=True, form=forms.FAULTS,
+        check=field_checks.faults,
     ),
     Command(
         "dashboard", "print a one-time link to the dashboard, with the right to change the cluster",
@@ -310,6 +318,7 @@ DECLARED = (
         ("reload",),
         (JSON,),
         handler=lambda operations, request: operations.reload(), text=result_text.reload, over_http=True,
+        form=forms.RELOAD,
     ),
     Command(
         "check", "check the config and start nothing",
@@ -363,9 +372,9 @@ DECLARED = (
                 check=between(1, MAX_LOAD_SECONDS, f"seconds, from 1 to {MAX_LOAD_SECONDS}"), default=MAX_LOAD_SECONDS,
             ),
         },
-        over_http=True,
+        over_http=True, form=forms.HIDDEN,
     ),
-    Command("demo", run="", over_http=True),
+    Command("demo", run="", over_http=True, form=forms.DEMO),
 )  # fmt: skip
 
 COMMANDS: dict[str, Command] = {command.name: command for command in DECLARED}

@@ -6,7 +6,10 @@ import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
 from comet.admin import html_table
-from fault_rules import NETWORK
+from comet.commands import forms
+from comet.commands.command import Command, Field, words_field
+from comet.commands.table import COMMANDS
+from fault_rules import NETWORK, WORKER, Fault
 from tests.page import scenes
 from tests.page.stage import FILES, HOME, NARROW, Backstage, Watched, eventually, opened
 
@@ -36,6 +39,35 @@ def test_scale_sends_both_numbers(browser: Browser, behind: Backstage) -> None:
         page.fill("#f-worker", "6")
         assert sent(watched, behind) == [("scale", {"worker": 6, "pool": 2})]
         watched.noticed("Scaled to 6 workers and 2 load balancers")
+
+
+def test_a_command_or_fault_that_is_declared_can_be_given(
+    browser: Browser, behind: Backstage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields = {
+        "name": words_field("a worker's name", input=forms.WORKER),
+        "loudly": Field({"type": "boolean"}),
+        "times": Field({"type": "integer", "minimum": 1, "default": 2}),
+        "word": Field({"type": "string"}),
+    }
+    monkeypatch.setitem(COMMANDS, "greet", Command("greet", "greet a worker", fields=fields, over_http=True))
+    monkeypatch.setattr(html_table, "WORKER", (*WORKER, Fault("freeze", "share of requests that wait for a minute")))
+    with opened(browser, behind=behind) as watched:
+        page = watched.page
+        press(page, "greet")
+        expect(page.locator("#ask-why")).to_have_text("Greet a worker.")
+        page.select_option("#f-name", "worker-2")
+        page.check('[name="loudly"]')
+        assert sent(watched, behind) == [("greet", {"name": "worker-2", "loudly": True, "times": 2})]
+        watched.noticed("Greet: done")
+        page.click('.node[data-key="worker-1"]')
+        page.get_by_role("dialog").get_by_role("button", name="Greet…").click()
+        assert page.input_value("#f-name") == "worker-1"
+        page.keyboard.press("Escape")
+        press(page, "faults")
+        page.select_option("#f-target", "worker-2")
+        page.fill("#f-freeze", "7")
+        assert sent(watched, behind)[1:] == [("faults", {"target": "worker-2", "freeze": 7, "for": 30})]
 
 
 def test_a_late_answer_closes_no_other_dialog(browser: Browser, behind: Backstage) -> None:
@@ -86,7 +118,7 @@ def test_a_card_leads_to_its_own_commands(browser: Browser, behind: Backstage) -
 
 def test_one_of_each_kind_dies_together_to_be_compared(browser: Browser, behind: Backstage) -> None:
     with opened(browser, behind=behind) as watched:
-        watched.page.locator('[data-do="race"]').click()
+        watched.page.locator("[data-both]").click()
         posts = sent(watched, behind)
         assert posts == [("kill", {"name": "lb-0", "signal": "KILL"}), ("kill", {"name": "worker-0", "signal": "KILL"})]
 
@@ -142,7 +174,7 @@ def test_faults_of_the_front_have_their_own_kinds(browser: Browser) -> None:
         assert sent(watched, behind) == [("faults", {"target": "front", **given})]
         press(page, "faults")
         page.select_option("#f-target", "front")
-        page.check('[name="refuse"]')
+        page.select_option("#f-refuse", "true")
         assert sent(watched, behind)[1:] == [("faults", {"target": "front", "refuse": True, "for": 30})]
         assert watched.flaws() == []
 
@@ -225,7 +257,7 @@ def test_a_session_that_ended_is_renewed_once(browser: Browser, behind: Backstag
     with opened(browser, behind=behind) as watched:
         press(watched.page, "reload")
         assert sent(watched, behind) == [("reload", {}), ("reload", {})]
-        watched.noticed("nothing had changed")
+        watched.noticed("changed: nothing")
 
 
 def test_every_dialog_is_usable_by_all(browser: Browser, behind: Backstage) -> None:

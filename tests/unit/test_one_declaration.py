@@ -100,6 +100,7 @@ THINGS = {
             "completion": ' greet) found="--help --config --json $(_comet_names',
             "control socket": '"greet": ["name"]',
             "API": '"/api/v1/greet"',
+            "page": '{"name": "greet", "title": "Greet", "why": "Greet a worker."',
             "documentation": "| `POST /api/v1/greet` | Run the command `greet` | `name` (string, required) |",
         },
         (

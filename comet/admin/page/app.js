@@ -1,6 +1,7 @@
 // The page: requests the cluster's state once a second and passes it to the parts, which are independent of each other.
 
 import { Begin } from "./begin.js";
+import { actionsOn } from "./command_forms.js";
 import { Controls, notice } from "./controls.js";
 import { byId, el, icon, keyed, set, text } from "./dom.js";
 import { Faults } from "./faults.js";
@@ -147,11 +148,11 @@ function about(name) {
   const edges = model.edges.filter((edge) => edge.lb === name || edge.worker === name);
   const rows = edges.map((edge) => el("li", {}, `${edge.lb} → ${edge.worker}: ${edge.up ? `${rate(edge.rate)}/s, p50 ${ms(edge.p50)}, ${count(edge.in_flight)} in flight` : "out of rotation"}`));
   byId("about-body").replaceChildren(list, rows.length ? el("ul", { class: "edgelist" }, ...rows) : "");
-  const acts = [["kill", "Kill…"], ["restart", "Restart…"], ...(replica.role === "worker" ? [["drain", replica.drained ? "Undrain…" : "Drain…"], ["faults", "Faults…"]] : [])].map(([what, words]) => {
-    const button = el("button", { type: "button", class: what === "kill" ? "risky" : "", disabled: !model.writable }, words);
+  const acts = actionsOn(replica).map((form) => {
+    const button = el("button", { type: "button", class: form.risky ? "risky" : "", disabled: !model.writable }, `${form.title}…`);
     button.addEventListener("click", () => {
       dialog.close();
-      controls.ask(what, name);
+      controls.ask(form.name, name);
     });
     return button;
   });

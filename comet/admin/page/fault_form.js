@@ -1,14 +1,13 @@
-// The dialog that changes faults: every kind, with the values that are effective now. What is left as it is, is not sent.
+// The fields of the dialog that changes faults: every kind, with the values that are effective now. What is left as it is, is not sent.
 
 import { el, set, text } from "./dom.js";
 import { FRONT_KINDS, KINDS } from "./fault_kinds.js";
 import { check, choice, line, names, number } from "./fields.js";
 import { FRONT, front } from "./faults.js";
 
-const NEUTRAL = { "delay-distribution": "uniform", status: 500, share: 100, partition: false };
 const SECONDS = 30;
 
-export function faultForm(model, name) {
+export function faultFields(model, name) {
   const known = [...model.workers.map((each) => each.name), FRONT];
   const target = choice("target", "Where", [["all", "all workers"], ...names(model.workers), [FRONT, "the front, where clients connect"]], known.includes(name) ? name : "all");
   const box = el("div", { class: "kinds" });
@@ -21,13 +20,11 @@ export function faultForm(model, name) {
     kinds.forEach(({ kind, made }) => present(made, kind, targets));
     const [own, ofNetwork] = [false, true].map((network) => kinds.filter((each) => Boolean(each.kind.network) === network).map((each) => each.made));
     const head = ofNetwork.length ? [el("p", { class: "quiet" }, "The network of containers (needs a time):")] : [];
-    box.replaceChildren(...own, ...head, ...ofNetwork, ...(to() === FRONT ? [el("p", {}, check("refuse", "refuse: the address refuses connections (needs a time)"))] : []));
+    box.replaceChildren(...own, ...head, ...ofNetwork);
   };
   target.querySelector("select").addEventListener("change", show);
   show();
   return {
-    title: "Faults",
-    why: "Fields show what is effective now; only what you change is sent.",
     fields: [
       target,
       box,
@@ -35,9 +32,8 @@ export function faultForm(model, name) {
       number("count", "At most", "", { min: 1, max: 1e6, step: 1, unit: "requests of each worker, or of the front; empty: any" }),
       el("p", {}, check("clear", "clear: return to config.yaml first")),
     ],
-    yes: "Apply",
     body: (form) => body(form, kinds),
-    done: (result, sent) => (sent.clear ? `Faults of ${sent.target} cleared` : `Faults of ${sent.target} changed`),
+    outcome: (sent) => (sent.clear ? `Faults of ${sent.target} cleared` : ""),
   };
 }
 
@@ -69,8 +65,7 @@ function chosen(model, target) {
 
 /** Show the value that these targets have now; empty where they differ. */
 function present(made, kind, targets) {
-  const neutral = kind.text ? "" : NEUTRAL[kind.name];
-  const values = new Set(targets.map((each) => String(each.faults?.[kind.name] ?? neutral ?? (each.faults ? 0 : ""))));
+  const values = new Set(targets.map((each) => String(each.faults?.[kind.name] ?? kind.neutral ?? (each.faults ? 0 : ""))));
   const shown = values.size === 1 ? [...values][0] : "";
   const element = input(made);
   element.value = shown;
@@ -91,7 +86,6 @@ function body(form, kinds) {
   const timed = changed.filter(([kind]) => kind.network && given[kind.name]).map(([kind]) => kind.words);
   if (timed.length > 0 && (form.value("for") === "" || form.value("count") !== "")) throw new Error(`${timed.join(", ")}: give a time, and no count.`);
   const target = form.value("target");
-  if (target === FRONT && form.checked("refuse")) given.refuse = true;
   const clear = form.checked("clear");
   const some = Object.keys(given).length > 0;
   if (!some && !clear) throw new Error("Nothing would change: change a value, or choose “clear”.");

@@ -3,12 +3,12 @@
 import { el } from "./dom.js";
 
 export function number(name, label, value, { unit = "", ...limits } = {}) {
-  const input = el("input", { type: "number", name, id: `f-${name}`, value, required: value !== "" && name !== "for", ...limits });
+  const input = el("input", { type: "number", name, id: `f-${name}`, value, ...limits });
   return el("p", { class: "field" }, el("label", { for: `f-${name}` }, label), input, el("span", { class: "quiet" }, unit));
 }
 
-export function line(name, label, value, { unit = "" } = {}) {
-  return el("p", { class: "field" }, el("label", { for: `f-${name}` }, label), el("input", { type: "text", name, id: `f-${name}`, value }), el("span", { class: "quiet" }, unit));
+export function line(name, label, value, { unit = "", required = false } = {}) {
+  return el("p", { class: "field" }, el("label", { for: `f-${name}` }, label), el("input", { type: "text", name, id: `f-${name}`, value, required }), el("span", { class: "quiet" }, unit));
 }
 
 export function choice(name, label, options, chosen) {
@@ -29,7 +29,6 @@ export function reader(root) {
   const field = (name) => root.querySelector(`[name="${name}"]`);
   return {
     value: (name) => field(name).value.trim(),
-    valueAsNumber: (name) => field(name).valueAsNumber,
     checked: (name) => field(name).checked,
   };
 }

@@ -1,5 +1,6 @@
 // The list of replicas: a row for each, with every figure of `ps --json`; filtered by a word, sorted by a column.
 
+import { FOR_ANY } from "./command_forms.js";
 import { byId, el, icon, iconOf, keyed, set, text } from "./dom.js";
 import { bytes, count, exit, ms, NONE, percent, plural, rate, span } from "./format.js";
 
@@ -79,9 +80,9 @@ export class Table {
     });
     row.firstElementChild.append(link);
     row.children[3].append(el("span", { class: "health" }));
-    const buttons = ["restart", "kill"].map((what) => {
-      const button = el("button", { type: "button", class: what === "kill" ? "small risky" : "small", "aria-label": `${what} ${replica.name}` }, what === "kill" ? "Kill" : "Restart");
-      button.addEventListener("click", () => this.act(what, replica.name));
+    const buttons = FOR_ANY.map((form) => {
+      const button = el("button", { type: "button", class: form.risky ? "small risky" : "small", "aria-label": `${form.name} ${replica.name}` }, form.title);
+      button.addEventListener("click", () => this.act(form.name, replica.name));
       return button;
     });
     row.append(el("td", { class: "js acts" }, ...buttons));
