@@ -8,8 +8,10 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from comet.common.errors import UserError
+from comet.common.wording import hint
 from comet.events import journal
-from comet.events.event import line
+from comet.events.event import NAMES, line, visible
 from comet.state.directory import Cluster
 
 Event = dict[str, Any]
@@ -59,6 +61,12 @@ class EventLog:
                 last = "".join(f"\n  {line(record)}" for record in self._records[-QUOTED:])
                 raise TimeoutError(f"no event {what} within {timeout:g} s; the last events were:{last or ' none'}")
             time.sleep(POLL_PAUSE)
+
+
+def require_known(event: str) -> None:
+    """Raise UserError for a name that no event has: one that is waited for would never come."""
+    if event not in NAMES:
+        raise UserError(f"{visible(str(event))}: no event has this name ({hint(str(event), sorted(NAMES))})")
 
 
 def named(event: str, fields: Mapping[str, Any]) -> tuple[Callable[[Event], bool], str]:

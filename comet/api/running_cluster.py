@@ -23,8 +23,10 @@ from typing import Any
 
 from comet.api import folders, settings
 from comet.api.background import QUICK_TIMEOUT, BackgroundSupervisor, ask, end
-from comet.api.event_log import Event, EventLog, named
+from comet.api.event_log import Event, EventLog, named, require_known
+from comet.commands.table import COMMANDS
 from comet.common.errors import UserError
+from comet.common.values import shown
 from comet.config.fault_settings import NETWORK
 from comet.config.schema import Config, load
 from comet.faults.files import FAULT_FILE_DELAY, NETWORK_TIMEOUT
@@ -173,11 +175,10 @@ class RunningCluster:
 
     # What it does.
 
-    def kill(self, name: str, signal: str = "KILL") -> None:
-        """Send a signal to a replica, as a crash would; return once it is sent."""
+    def kill(self, name: str, signal: str | int = "KILL") -> None:
+        """Send a signal, by its name or number, to a replica, as a crash would; return once it is sent."""
         self._mark()
-        self._call("kill", {"name": name, "signal": signal})
-        what = signal.upper().removeprefix("SIG")
+        what = str(self._call("kill", {"name": name, "signal": str(signal)})["signal"]).removeprefix("SIG")
         if what == "KILL":
             self._killed[name] = self._log.last_number
         elif what == "STOP":
@@ -233,6 +234,8 @@ class RunningCluster:
 
     def scale(self, worker: int | None = None, pool: int | None = None) -> None:
         """Change the number of replicas; return once the new ones are ready and the surplus ones are gone."""
+        if worker is None and pool is None:
+            raise UserError("scale: worker, pool or both must be given (whole numbers)")
         self._mark()
         self._call("scale", {"worker": worker, "pool": pool}, OPERATION_TIMEOUT)
         self._learn_addresses()
@@ -301,6 +304,8 @@ class RunningCluster:
 
     def events(self, event: str | None = None, *, replica: str | None = None) -> list[Event]:
         """Return what has happened since the start: all events, or those with this name, or of this replica."""
+        if event is not None:
+            require_known(event)
         return [
             record
             for record in self._log.read()
@@ -324,6 +329,7 @@ class RunningCluster:
         number = since["number"] if isinstance(since, dict) else since
         if callable(event):
             return self._log.wait(event, "of that kind", timeout, number)
+        require_known(event)
         matches, what = named(event, {"replica": replica, **fields})
         return self._log.wait(matches, what, timeout, number)
 
@@ -360,6 +366,8 @@ class RunningCluster:
         """Return the last lines that a replica printed, with the ends of its lives between them."""
         from comet.runtimes import logs
 
+        if isinstance(tail, bool) or not isinstance(tail, int) or tail < 0:
+            raise UserError(f"logs: tail: {shown(tail)} is not usable (allowed: a whole number from 0)")
         row = self.replicas().get(name)
         pieces = logs.pieces(self._running, name, row.kind if row else "process", tail, follow=False)
         return b"".join(pieces).decode(errors="replace")
@@ -385,7 +393,14 @@ class RunningCluster:
         return from_dict(self._call("picture"))
 
     def _call(self, command: str, fields: Mapping[str, Any] | None = None, timeout: float = QUICK_TIMEOUT) -> Any:
-        return ask(self._running, self._process, command, fields or {}, timeout)
+        cluster, request = self._running, dict(fields or {})
+        for name, field in COMMANDS[command].fields.items() if command in COMMANDS else ():
+            if field.schema is not None and request.get(name) is not None:
+                try:
+                    request[name] = field.check(request[name])
+                except ValueError as error:
+                    raise UserError(f"{command}: {name}: {error}") from None
+        return ask(cluster, self._process, command, request, timeout)
 
     def _take_addresses(self, ready: Message) -> None:
         balancers = [each for each in ready["replicas"] if each["name"].startswith("lb-")]

@@ -242,3 +242,6 @@ _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "supervisor_started": lambda record: f"supervisor started (PID {record.get('pid')})",
     "supervisor_stopped": lambda record: "supervisor stopped",
 }
+
+NAMES = frozenset({*_SENTENCES, "scaled"})
+"""The names that events have."""

@@ -125,6 +125,11 @@ def test_what_does_not_come_is_told_with_what_came(cluster: comet.RunningCluster
     assert cluster.wait_for(lambda event: event["event"] == "supervisor_started", since=0)["pid"]
 
 
+def test_a_signal_may_be_a_number(cluster: comet.RunningCluster) -> None:
+    cluster.kill("worker-0", 18)
+    cluster.kill("worker-0", "SIGCONT")
+
+
 def test_mistakes_are_told_in_one_line(cluster: comet.RunningCluster) -> None:
     with pytest.raises(comet.UserError, match=r"worker-9: no such replica \(there are"):
         cluster.kill("worker-9")
@@ -132,6 +137,20 @@ def test_mistakes_are_told_in_one_line(cluster: comet.RunningCluster) -> None:
         cluster.faults(falure=3)
     with pytest.raises(comet.UserError, match="no fault is named"):
         cluster.faults("worker-0")
+    with pytest.raises(comet.UserError, match="scale: worker: '3' is not a whole number"):
+        cluster.scale(worker="3")  # type: ignore[arg-type]
+    with pytest.raises(comet.UserError, match="scale: worker, pool or both must be given"):
+        cluster.scale()
+    with pytest.raises(comet.UserError, match="restart: target: must be a replica's name"):
+        cluster.restart(5)  # type: ignore[arg-type]
+    with pytest.raises(comet.UserError, match="no such signal"):
+        cluster.kill("worker-0", -9)
+    with pytest.raises(comet.UserError, match="logs: tail: -1 is not usable"):
+        cluster.logs("worker-0", tail=-1)
+    with pytest.raises(comet.UserError, match=r"replica_redy: no event has this name \(did you mean replica_ready"):
+        cluster.wait_for("replica_redy")
+    with pytest.raises(comet.UserError, match="foo: no event has this name"):
+        cluster.events("foo")
     with pytest.raises(comet.UserError, match=r"comet.cluster: wroker: unknown key"):
         comet.cluster(wroker=3).start()
     with pytest.raises(comet.UserError, match="it does not run"):
