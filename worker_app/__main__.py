@@ -106,12 +106,14 @@ def _threads(text: str) -> int | None:
 def main(argv: Sequence[str] | None = None) -> int:
     prepare_process()
     options = arguments(argv)
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=f"{options.name}: %(message)s")
+    logging.Formatter.converter = time.gmtime  # A container knows no other time zone.
+    form, clock = f"%(asctime)s.%(msecs)03dZ {options.name}: %(message)s", "%Y-%m-%dT%H:%M:%S"
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=form, datefmt=clock)
     logging.getLogger("waitress").setLevel(logging.ERROR)
     try:
         return serve(options)
     except WorkerError as error:
-        print(f"{options.name}: {error}", file=sys.stderr)
+        logging.getLogger("worker").error("%s", error)
         return 1
 
 

@@ -101,6 +101,9 @@ def test_logs_of_all_have_names_and_times(cluster: TestCluster) -> None:
     assert {line.split()[0] for line in every if line.startswith(" ")} <= {"lb-0", "lb-1", "worker-0", "worker-1"}
     assert any(re.match(r"\d\d:\d\d:\d\d\.\d{3}  lb-0      .* accepts on port", line) for line in every)
     assert any(re.match(r"\d\d:\d\d:\d\d\.\d{3}  worker-0  -- worker-0 exited by SIGKILL", line) for line in every)
+    began = [line for line in every if "listening on" in line]
+    assert len(began) >= 4, every
+    assert all(re.match(r"\d\d:\d\d:\d\d\.\d{3}  worker-[0-9]  ", line) for line in began)
     two = [json.loads(line) for line in run(cluster, "logs", "lb-0", "worker-1", "--json").splitlines()]
     assert {record["replica"] for record in two} == {"lb-0", "worker-1"}
 

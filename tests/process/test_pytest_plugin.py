@@ -112,7 +112,7 @@ def test_a_failing_test_shows_what_the_cluster_did(project: Project) -> None:
     assert re.search(r"^REPLICA +STATE +REQUESTS +2xx +3xx +4xx +5xx", section, re.MULTILINE)
     assert re.search(r"^lb-0 +ready +6 +3 +0 +0 +3 ", section, re.MULTILINE)
     assert re.search(r"^worker-1 +ready +3 +0 +0 +0 +3 .* failure 100", section, re.MULTILINE)
-    assert re.search(r"^worker-0 printed last:\n(  .*\n)*  worker-0: process", section, re.MULTILINE)
+    assert re.search(r"^worker-0 printed last:\n(  .*\n)*  .*Z worker-0: process", section, re.MULTILINE)
     assert project.left() == []
 
 
