@@ -22,6 +22,7 @@ from lb.system.compiled import THROW_WARNING
 from tests.support import postgres
 from tests.support.cluster import EVIDENCE, OPEN, ROOT, TestCluster, evidence, open_cluster
 from tests.support.engines import PrivateEngine, private_engine
+from tests.support.shared import SharedCluster, shared_cluster
 
 # What the benches and `compare` start on ports of their own choice, too: one that is between two of its lives must not
 # meet another's.
@@ -73,6 +74,19 @@ def make_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
             return stack.enter_context(open_cluster(tmp_path_factory.mktemp("cluster"), **config))
 
         yield make
+
+
+@pytest.fixture(scope="module")
+def share_cluster(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., SharedCluster]]:
+    """Gives clusters that the tests of a file take in turn: share_cluster(worker=2, runtime="process").lend()."""
+    with ExitStack() as stack:
+
+        def share(**config: Any) -> SharedCluster:
+            return stack.enter_context(shared_cluster(request, lambda: tmp_path_factory.mktemp("shared"), **config))
+
+        yield share
 
 
 @pytest.fixture(params=[pytest.param("docker", marks=pytest.mark.docker), "process"])
