@@ -15,6 +15,7 @@ import pytest
 
 from comet.host.process_identity import birth_of, is_alive
 from tests.support.cluster import TestCluster
+from tests.support.shared import SharedCluster
 from tests.support.waiting import wait_until
 
 
@@ -113,17 +114,20 @@ ENDS: dict[str, tuple[Callable[[TestCluster, int], None], dict[str, object]]] = 
 }
 
 
+@pytest.fixture(scope="module")
+def shared(share_cluster: Callable[..., SharedCluster]) -> SharedCluster:
+    return share_cluster(worker=2, pool=2, runtime="process")
+
+
 @pytest.mark.parametrize("end", ENDS)
-def test_an_ended_load_balancer_refuses_no_connection(make_cluster: Callable[..., TestCluster], end: str) -> None:
-    cluster = make_cluster(worker=2, pool=2, runtime="process")
-    cluster.start()
+def test_an_ended_load_balancer_refuses_no_connection(shared: SharedCluster, end: str) -> None:
+    cluster = shared.lend()
     before = cluster.replicas()
+    restarts = before["lb-0"]["restarts"]
     with knocking(cluster) as knockers:
         how, reason = ENDS[end]
         how(cluster, before["lb-0"]["pid"])
-        wait_until(
-            lambda: cluster.replicas()["lb-0"]["restarts"] == 1 and cluster.replicas()["lb-0"]["state"] == "ready"
-        )
+        wait_until(lambda: (row := cluster.replicas()["lb-0"])["restarts"] == restarts + 1 and row["state"] == "ready")
         marks = [len(knocker.seen) for knocker in knockers]
         wait_until(lambda: all(len(knocker.seen) > mark + 5 for knocker, mark in zip(knockers, marks, strict=True)))
     seen = [answer for knocker in knockers for answer in knocker.seen]
@@ -134,8 +138,6 @@ def test_an_ended_load_balancer_refuses_no_connection(make_cluster: Callable[...
     after = cluster.replicas()
     assert after["lb-1"]["pid"] == before["lb-1"]["pid"]
     assert {key: after["lb-0"]["last_exit"][key] for key in reason} == reason
-    cluster.stop()
-    cluster.assert_nothing_left()
 
 
 @pytest.mark.docker

@@ -15,6 +15,7 @@ import requests
 from comet.host import process_identity
 from comet.state.directory import Cluster
 from tests.support.cluster import TestCluster, free_ports
+from tests.support.shared import SharedCluster
 from tests.support.waiting import wait_until
 
 CONTENT = (
@@ -170,14 +171,17 @@ def test_removed_state_files_are_recreated(make_cluster: Callable[..., TestClust
     assert cluster.comet("stop").returncode == 3
 
 
+@pytest.fixture(scope="module")
+def shared(share_cluster: Callable[..., SharedCluster]) -> SharedCluster:
+    return share_cluster(worker=1, pool=1, runtime="process")
+
+
 @pytest.mark.parametrize(
     "plant", [os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path)], ids=["fifo", "directory", "link"]
 )
-def test_a_replaced_database_is_recreated(
-    make_cluster: Callable[..., TestCluster], plant: Callable[[Path], None]
-) -> None:
-    cluster = make_cluster(worker=1, pool=1, runtime="process")
-    cluster.start()
+def test_a_replaced_database_is_recreated(shared: SharedCluster, plant: Callable[[Path], None]) -> None:
+    cluster = shared.lend()
+    known = len(cluster.events("files_restored"))
     assert cluster.hello().status_code == 200
     file = cluster.folder / ".comet/stats/worker-stats.db"
 
@@ -195,7 +199,7 @@ def test_a_replaced_database_is_recreated(
     wait_until(lambda: cluster.hello().status_code == 200, what="an answer that is counted")
     assert cluster.counts()["total"] >= 1
     wait_until(
-        lambda: any("the database" in "".join(event["files"]) for event in cluster.events("files_restored")),
+        lambda: any("the database" in "".join(event["files"]) for event in cluster.events("files_restored")[known:]),
         what="the event",
     )
 

@@ -6,8 +6,22 @@ import subprocess
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from tests.support.cluster import TestCluster
+from tests.support.shared import SharedCluster
 from tests.support.waiting import PATIENCE, wait_until
+
+
+@pytest.fixture(scope="module")
+def shared(share_cluster: Callable[..., SharedCluster]) -> SharedCluster:
+    return share_cluster(worker=2, pool=2, runtime="process")
+
+
+@pytest.fixture
+def running(shared: SharedCluster) -> TestCluster:
+    """Two processes behind two load balancers."""
+    return shared.lend()
 
 
 def write(cluster: TestCluster, text: str) -> str:
@@ -24,10 +38,14 @@ LONG = "clients: 4\nsteps:\n  - {name: calm, for: 500ms}\n  - {name: failing, fo
 
 
 def test_a_scenario_reports_client_results_and_clears_its_faults(
-    make_cluster: Callable[..., TestCluster], runtime: str
+    make_cluster: Callable[..., TestCluster], shared: SharedCluster, runtime: str
 ) -> None:
-    cluster = make_cluster(worker=2, runtime=runtime)
-    cluster.start()
+    if runtime == "process":
+        cluster = shared.lend()
+    else:
+        cluster = make_cluster(worker=2, runtime=runtime)
+        cluster.start()
+    deaths = len(cluster.events("replica_exited", "worker-1"))
     assert cluster.comet("faults", "worker-1", "--cpu", "0.5").returncode == 0
     half_failing = "{name: half, for: 2s, faults: {worker-0: {failure: 100}}}"
     steps = f"[{{name: calm, for: 1s}}, {half_failing}, {{name: death, for: 2s, kill: worker-1}}]"
@@ -46,7 +64,7 @@ def test_a_scenario_reports_client_results_and_clears_its_faults(
     assert 0.3 < half["injected"] / half["requests"] < 0.7
     assert set(half["workers"]) == {"worker-0", "worker-1"}
     assert told["total"]["requests"] == sum(each["requests"] for each in told["steps"])
-    wait_until(lambda: cluster.events("replica_exited", "worker-1"), what="the death noticed")
+    wait_until(lambda: len(cluster.events("replica_exited", "worker-1")) > deaths, what="the death noticed")
     assert in_force(cluster) == [[], []]
     assert json.loads(cluster.comet("faults", "worker-1", "--json").stdout)["workers"][0]["settings"]["cpu"] == 0.5
     assert {cluster.hello(number).status_code for number in (0, 1, 0, 1)} == {200}
@@ -54,12 +72,12 @@ def test_a_scenario_reports_client_results_and_clears_its_faults(
         "scenario", write(cluster, "clients: 2\nsteps: [{name: short, for: 300ms}]")
     ).stdout.splitlines()
     assert [line.split()[0] for line in table] == ["STEP", "short", "total"]
-    cluster.stop()
+    if runtime == "docker":
+        cluster.stop()
 
 
-def test_an_interrupted_scenario_clears_its_faults_and_reports(make_cluster: Callable[..., TestCluster]) -> None:
-    cluster = make_cluster(worker=2, runtime="process")
-    cluster.start()
+def test_an_interrupted_scenario_clears_its_faults_and_reports(running: TestCluster) -> None:
+    cluster = running
     name = write(cluster, LONG)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         before = len(cluster.events("faults_changed"))
@@ -80,32 +98,29 @@ def test_an_interrupted_scenario_clears_its_faults_and_reports(make_cluster: Cal
         assert [line.split()[0] for line in output.splitlines()] == ["STEP", "calm", "failing", "total"]
         assert "broken off" in output
         wait_until(lambda: cluster.hello().status_code == 200, 2)
-    cluster.stop()
 
 
-def test_a_killed_scenario_leaves_leases_that_expire(make_cluster: Callable[..., TestCluster]) -> None:
-    cluster = make_cluster(worker=1, runtime="process")
-    cluster.start()
+def test_a_killed_scenario_leaves_leases_that_expire(running: TestCluster) -> None:
+    cluster, before = running, len(running.events("faults_changed"))
     name = write(cluster, LONG)
     playing = subprocess.Popen(
         [*cluster.command, "scenario", name], cwd=cluster.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    (changed,) = wait_until(lambda: cluster.events("faults_changed"), what="the failing step")
+    (changed,) = wait_until(lambda: cluster.events("faults_changed")[before:], what="the failing step")
     assert changed["scenario"].startswith("scenario.yaml")
     playing.kill()
     playing.wait()
     cluster.kill_supervisor()
-    wait_until(lambda: cluster.hello().status_code == 500, 3, "the worker reads the order")
-    wait_until(lambda: cluster.hello().status_code == 200, 12, "the end of the lease")
-    cluster.start()
-    cluster.stop()
+
+    def statuses() -> set[int]:
+        return {cluster.hello().status_code for _ in range(2)}
+
+    wait_until(lambda: statuses() == {500}, 3, "both workers read the order")
+    wait_until(lambda: statuses() == {200}, 12, "the end of the lease")
 
 
-def test_a_scenario_adopts_a_cluster_and_leaves_it_running(
-    make_cluster: Callable[..., TestCluster],
-) -> None:
-    cluster = make_cluster(worker=1, pool=1, runtime="process")
-    cluster.start()
+def test_a_scenario_adopts_a_cluster_and_leaves_it_running(running: TestCluster) -> None:
+    cluster = running
     before = cluster.replicas()
     cluster.kill_supervisor()
     done = cluster.comet(
@@ -117,14 +132,10 @@ def test_a_scenario_adopts_a_cluster_and_leaves_it_running(
     assert {name: row["pid"] for name, row in cluster.replicas().items()} == {
         name: row["pid"] for name, row in before.items()
     }
-    cluster.stop()
 
 
-def test_a_supervisor_death_ends_a_scenario_with_its_report(
-    make_cluster: Callable[..., TestCluster],
-) -> None:
-    cluster = make_cluster(worker=1, pool=1, runtime="process")
-    cluster.start()
+def test_a_supervisor_death_ends_a_scenario_with_its_report(running: TestCluster) -> None:
+    cluster, before = running, len(running.events("faults_changed"))
     steps = (
         "[{name: first, for: 2s, faults: {all: {failure: 100}}}, {name: second, for: 2s, faults: {all: {failure: 50}}}]"
     )
@@ -136,7 +147,7 @@ def test_a_supervisor_death_ends_a_scenario_with_its_report(
         stderr=subprocess.PIPE,
         text=True,
     )
-    wait_until(lambda: cluster.events("faults_changed"), what="the first step")
+    wait_until(lambda: len(cluster.events("faults_changed")) > before, what="the first step")
     cluster.kill_supervisor()
     output, progress = playing.communicate(timeout=30 * PATIENCE)
     assert playing.returncode == 1
@@ -145,8 +156,6 @@ def test_a_supervisor_death_ends_a_scenario_with_its_report(
     assert progress.splitlines()[-1].startswith("the supervisor no longer answers")
     assert "Traceback" not in progress
     wait_until(lambda: cluster.hello().status_code == 200, 5, "the end of the leases")
-    cluster.start()
-    cluster.stop()
 
 
 def test_a_scenario_starts_a_cluster_and_stops_it_again(make_cluster: Callable[..., TestCluster]) -> None:
