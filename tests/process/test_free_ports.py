@@ -9,6 +9,7 @@ import pytest
 import requests
 
 from tests.support.cluster import TestCluster
+from tests.support.shared import SharedCluster
 from tests.support.waiting import wait_until
 
 FREE = {"load_balancer_port": 0, "worker_port": 0, "admin_port": "auto"}
@@ -17,6 +18,16 @@ FREE = {"load_balancer_port": 0, "worker_port": 0, "admin_port": "auto"}
 @pytest.fixture
 def cluster(make_cluster: Callable[..., TestCluster]) -> TestCluster:
     return make_cluster(worker=2, pool=2, runtime="process", **FREE)
+
+
+@pytest.fixture(scope="module")
+def shared(share_cluster: Callable[..., SharedCluster]) -> SharedCluster:
+    return share_cluster(worker=2, pool=2, runtime="process", **FREE)
+
+
+@pytest.fixture
+def running(shared: SharedCluster) -> TestCluster:
+    return shared.lend()
 
 
 def ports(of: TestCluster) -> dict[str, int]:
@@ -62,8 +73,8 @@ def test_chosen_ports_are_shown_and_kept(cluster: TestCluster) -> None:
     assert not (cluster.folder / ".comet/ports.json").exists()
 
 
-def test_replicas_are_adopted_without_the_file(cluster: TestCluster) -> None:
-    cluster.start()
+def test_replicas_are_adopted_without_the_file(running: TestCluster) -> None:
+    cluster, known = running, len(running.events("adopted"))
     before = ports(cluster)
     os.kill(cluster.supervisor_pid(), signal.SIGKILL)
     wait_until(lambda: not cluster.ps()["supervisor"]["running"], what="the supervisor is dead")
@@ -73,7 +84,7 @@ def test_replicas_are_adopted_without_the_file(cluster: TestCluster) -> None:
     assert {name: after[name] for name in before if name != "admin"} == {
         name: port for name, port in before.items() if name != "admin"
     }
-    assert len(cluster.events("adopted")) == 4
+    assert len(cluster.events("adopted")) == known + 4
 
 
 def test_check_says_that_ports_are_chosen(cluster: TestCluster) -> None:
@@ -83,10 +94,9 @@ def test_check_says_that_ports_are_chosen(cluster: TestCluster) -> None:
     assert "worker-port 6000-6001, load-balancer-port any free)" in cluster.comet("check").stdout
 
 
-def test_the_config_that_runs_cannot_move_to_other_ports(cluster: TestCluster) -> None:
-    cluster.start()
-    cluster.write(load_balancer_port=5050)
-    refused = cluster.comet("reload")
+def test_the_config_that_runs_cannot_move_to_other_ports(running: TestCluster) -> None:
+    running.write(load_balancer_port=5050)
+    refused = running.comet("reload")
     assert refused.returncode == 2
     assert "load-balancer-port: cannot change while the cluster runs" in refused.stderr
 

@@ -7,14 +7,16 @@ import os
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import requests
 
 from tests.process.test_crashes import clients
-from tests.support.cluster import TestCluster, free_ports, open_cluster
+from tests.support.cluster import TestCluster, free_ports
+from tests.support.shared import SharedCluster
 from tests.support.waiting import wait_until
 
 IN_FLIGHT = 200 if os.environ.get("COMET_TEST_FULL") else 24
@@ -43,46 +45,35 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestCluster]:
-    with open_cluster(
-        tmp_path_factory.mktemp("cluster"), worker=2, pool=2, runtime=request.param, avg_delay=50
-    ) as cluster:
-        cluster.start()
-        yield cluster
-        cluster.stop()
-        cluster.assert_nothing_left()
+def loaded(share_cluster: Callable[..., SharedCluster]) -> dict[str, SharedCluster]:
+    """Two workers of either kind behind two load balancers."""
+    config = {"worker": 2, "pool": 2, "avg_delay": 50}
+    return {runtime: share_cluster(runtime=runtime, **config) for runtime in ("docker", "process")}
 
 
 @pytest.fixture(scope="module")
-def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestCluster]:
-    with open_cluster(tmp_path_factory.mktemp("cluster"), worker=1, pool=1, runtime="process") as cluster:
-        assert cluster.comet("scale", "worker=2").returncode == 3
-        cluster.start()
-        yield cluster
-        cluster.stop()
-        cluster.assert_nothing_left()
+def life(share_cluster: Callable[..., SharedCluster]) -> SharedCluster:
+    return share_cluster(worker=1, pool=1, runtime="process")
 
 
 @pytest.fixture
-def single(life: TestCluster) -> Iterator[TestCluster]:
+def single(life: SharedCluster) -> TestCluster:
     """A small cluster of processes, which has its config again for the next test."""
-    config = dict(life.config)
-    yield life
-    life.config = config
-    life.write()
-    assert life.comet("reload").returncode == 0
+    return life.lend()
 
 
 MEGABYTES = itertools.count(200)
 
 
-@pytest.mark.parametrize(("running", "command"), CASES, indirect=["running"])
-def test_no_request_fails_while_replicas_change(running: TestCluster, command: list[str]) -> None:
+@pytest.mark.parametrize(("runtime", "command"), CASES)
+def test_no_request_fails_while_replicas_change(
+    loaded: dict[str, SharedCluster], runtime: str, command: list[str]
+) -> None:
+    running = loaded[runtime].lend()
     for _ in range(ROUNDS):
         before = running.replicas()
-        running.write(
-            worker_memory=f"{next(MEGABYTES)}m"
-        )  # What `reload` is to find; it has to roll the workers for it.
+        if command == ["reload"]:  # It has to roll the workers for this.
+            running.write(worker_memory=f"{next(MEGABYTES)}m")
         with clients(running, IN_FLIGHT) as strict:
             wait_until(lambda strict=strict: all(client.good for client in strict), what="answers to every client")
             done = running.comet(*command)
@@ -134,9 +125,8 @@ def test_scale_refuses_impossible_numbers(single: TestCluster) -> None:
     assert names(cluster) == ["lb-0", "worker-0"]
 
 
-def test_a_scale_outlives_the_supervisor_until_a_config_change(make_cluster: Callable[..., TestCluster]) -> None:
-    cluster = make_cluster(worker=1, pool=1, runtime="process")
-    cluster.start()
+def test_a_scale_outlives_the_supervisor_until_a_config_change(single: TestCluster) -> None:
+    cluster = single
     assert cluster.comet("scale", "worker=2").returncode == 0
     os.kill(cluster.supervisor_pid(), 9)
     wait_until(lambda: not cluster.ps()["supervisor"]["running"])
@@ -152,10 +142,10 @@ def test_a_scale_outlives_the_supervisor_until_a_config_change(make_cluster: Cal
     assert cluster.comet("reload").returncode == 0
     assert names(cluster) == ["lb-0", "worker-0", "worker-1", "worker-2"]
     cluster.stop()
+    assert cluster.comet("scale", "worker=2").returncode == 3
     cluster.write(worker=1)
     cluster.start()
     assert names(cluster) == ["lb-0", "worker-0"]
-    cluster.stop()
 
 
 @pytest.mark.docker
@@ -220,7 +210,7 @@ def test_limits_on_clients_are_changed_live(single: TestCluster) -> None:
 
 def test_a_bad_config_is_refused_and_the_old_one_stays(single: TestCluster) -> None:
     cluster = single
-    before = cluster.replicas()
+    before, refused = cluster.replicas(), len(cluster.events("reload_refused"))
     cluster.write(worker="many")
     done = cluster.comet("reload")
     assert done.returncode == 2
@@ -229,7 +219,7 @@ def test_a_bad_config_is_refused_and_the_old_one_stays(single: TestCluster) -> N
     done = cluster.comet("reload")
     assert done.returncode == 2
     assert "load-balancer-port: cannot change while the cluster runs" in done.stderr
-    assert len(cluster.events("reload_refused")) == 2
+    assert len(cluster.events("reload_refused")) == refused + 2
     cluster.write(
         load_balancer_port=before["lb-0"]["port"], health_path="/nothing-here", start_timeout=2, worker_threads=3
     )
@@ -242,14 +232,18 @@ def test_a_bad_config_is_refused_and_the_old_one_stays(single: TestCluster) -> N
     assert cluster.hello().status_code == 200
 
 
-def test_kill_is_like_a_crash_with_and_without_a_supervisor(make_cluster: Callable[..., TestCluster]) -> None:
-    cluster = make_cluster(worker=1, pool=1, runtime="process")
-    cluster.start()
+def test_kill_is_like_a_crash_with_and_without_a_supervisor(single: TestCluster) -> None:
+    cluster = single
     for name in ("lb-0", "worker-0"):
+        restarts = cluster.replicas()[name]["restarts"] + 1
         assert cluster.comet("kill", name).returncode == 0
-        row = wait_until(
-            lambda name=name: (row := cluster.replicas()[name])["restarts"] == 1 and row["state"] == "ready" and row
-        )
+
+        def back(name: str = name, restarts: int = restarts) -> dict[str, Any] | None:
+            row = cluster.replicas()[name]
+            return row if row["restarts"] == restarts and row["state"] == "ready" else None
+
+        row = wait_until(back, what=f"{name} is back")
+        assert row is not None
         assert row["last_exit"]["signal"] == "SIGKILL"
     assert cluster.comet("kill", "lb-7").returncode == 2
     assert cluster.comet("kill", "lb-0", "--signal", "NONSENSE").returncode == 2
@@ -260,8 +254,6 @@ def test_kill_is_like_a_crash_with_and_without_a_supervisor(make_cluster: Callab
     wait_until(lambda: "lb-0" not in cluster.replicas())
     cluster.start()
     assert cluster.hello().status_code == 200
-    cluster.stop()
-    cluster.assert_nothing_left()
 
 
 def test_no_worker_gets_more_at_a_time_than_its_threads(make_cluster: Callable[..., TestCluster]) -> None:

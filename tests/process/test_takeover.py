@@ -16,7 +16,13 @@ import pytest
 
 from tests.process.test_crashes import clients
 from tests.support.cluster import TestCluster, free_ports
+from tests.support.shared import SharedCluster
 from tests.support.waiting import PATIENCE, wait_until
+
+
+@pytest.fixture(scope="module")
+def shared(share_cluster: Callable[..., SharedCluster]) -> SharedCluster:
+    return share_cluster(worker=1, pool=1, runtime="process", shutdown_grace=2)
 
 
 def orphaned(cluster: TestCluster) -> None:
@@ -37,11 +43,8 @@ def test_a_closed_output_pipe_ends_only_the_display(make_cluster: Callable[..., 
     cluster.assert_nothing_left()
 
 
-def test_an_lb_dying_during_its_handover_delays_nothing(
-    make_cluster: Callable[..., TestCluster],
-) -> None:
-    cluster = make_cluster(worker=1, pool=1, runtime="process", shutdown_grace=2)
-    cluster.start()
+def test_an_lb_dying_during_its_handover_delays_nothing(shared: SharedCluster) -> None:
+    cluster = shared.lend()
     dice = random.Random(7)
     for _ in range(12):
         pid = cluster.replicas()["lb-0"]["pid"]
@@ -59,8 +62,6 @@ def test_an_lb_dying_during_its_handover_delays_nothing(
         killer.join()
         assert done.returncode == 0, done.stderr
         assert cluster.hello().status_code == 200
-    cluster.stop()
-    cluster.assert_nothing_left()
 
 
 @pytest.mark.docker
@@ -127,9 +128,8 @@ def test_two_concurrent_stops(make_cluster: Callable[..., TestCluster]) -> None:
     cluster.assert_nothing_left()
 
 
-def test_a_hung_supervisor_is_told_apart_from_none(make_cluster: Callable[..., TestCluster]) -> None:
-    cluster = make_cluster(worker=1, pool=1, runtime="process")
-    cluster.start()
+def test_a_hung_supervisor_is_told_apart_from_none(shared: SharedCluster) -> None:
+    cluster = shared.lend()
     pid = cluster.supervisor_pid()
     os.kill(pid, 19)
     try:
@@ -138,7 +138,6 @@ def test_a_hung_supervisor_is_told_apart_from_none(make_cluster: Callable[..., T
         assert [row["name"] for row in listed["replicas"]] == ["lb-0", "worker-0"]
     finally:
         os.kill(pid, 18)
-    cluster.stop()
 
 
 def test_a_silent_lb_is_replaced_on_its_socket_before_it_ends(
