@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cluster import TestCluster, open_cluster, open_folder
+from tests.support.cluster import TestCluster, open_cluster, open_folder, warm_commands
 from tests.support.users import STRANGER, USER, argv_as, as_root
 
 EVERY = (("ps",), ("stop",), ("clean",), ("events",), ("logs", "worker-0"), ("stats",), ("kill", "worker-0"), ("scale",
@@ -29,8 +29,10 @@ def cluster() -> Iterator[TestCluster]:
 
 
 def comet(cluster: TestCluster, folder: Path, *arguments: str, uid: int = 0) -> subprocess.CompletedProcess[str]:
-    argv = argv_as(uid, *cluster.command, *arguments)
     environment = os.environ | {"HOME": str(folder)}
+    if uid == 0 and ("run" not in arguments or "--detach" in arguments):
+        return warm_commands().run(arguments, folder, environment, 480)
+    argv = argv_as(uid, *cluster.command, *arguments)
     return subprocess.run(argv, cwd=folder, env=environment, capture_output=True, text=True, timeout=480, check=False)
 
 

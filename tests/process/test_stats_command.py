@@ -43,10 +43,11 @@ def test_stats_shows_percentiles_injections_and_fixed_json(make_cluster: Callabl
     cluster.start()
     for _ in range(5):
         assert cluster.hello().status_code == 500
-    row = shown(cluster)["worker-0"]
+    lines = shown(cluster)
+    row = lines["worker-0"]
     assert row[1:4] == ["5", "0", "5"]
     assert row[-2:] == ["failure", "5"]
-    assert shown(cluster)["WORKER"] == [
+    assert lines["WORKER"] == [
         "WORKER",
         "REQUESTS",
         "SUCCESSFUL",
@@ -59,7 +60,7 @@ def test_stats_shows_percentiles_injections_and_fixed_json(make_cluster: Callabl
         "ms",
         "INJECTED",
     ]
-    assert shown(cluster)["total"][-2:] == ["failure", "5"]
+    assert lines["total"][-2:] == ["failure", "5"]
     answer = requests.get(f"{cluster.lb()}/worker/stats", timeout=10)
     assert cluster.comet("stats", "--json").stdout == answer.text + "\n"
     cluster.stop()

@@ -223,7 +223,8 @@ def test_a_stop_shows_ends_and_no_crash(make_cluster: Callable[..., TestCluster]
     assert "crashed" not in done.stdout
 
 
-def test_former_workers_stay_in_the_totals_until_a_reset(make_cluster: Callable[..., TestCluster]) -> None:
+def test_totals_outlive_a_stop_and_a_clean_until_a_reset(make_cluster: Callable[..., TestCluster]) -> None:
+    """Those of former workers, too."""
     cluster = make_cluster(worker=2, pool=1, runtime="process")
     for total in (4, 8):
         cluster.start()
@@ -233,26 +234,17 @@ def test_former_workers_stay_in_the_totals_until_a_reset(make_cluster: Callable[
         assert counts["total"] == total
         assert len(counts) == 1 + total // 2
         cluster.stop()
+        if total == 4:
+            done = cluster.comet("clean")
+            assert done.returncode == 0
+            assert [path.name for path in (cluster.folder / ".comet").iterdir()] == ["stats"]
+            assert "REQUESTS" not in done.stdout
     assert cluster.comet("stats", "--reset").returncode == 0
     cluster.start()
     cluster.hello()
     assert cluster.counts()["total"] == 1
     cluster.stop()
     cluster.assert_nothing_left()
-
-
-def test_clean_removes_the_state_and_keeps_the_statistics(make_cluster: Callable[..., TestCluster]) -> None:
-    cluster = make_cluster(worker=1, pool=1, runtime="process")
-    cluster.start()
-    cluster.hello()
-    cluster.stop()
-    done = cluster.comet("clean")
-    assert done.returncode == 0
-    assert [path.name for path in (cluster.folder / ".comet").iterdir()] == ["stats"]
-    assert "REQUESTS" not in done.stdout
-    cluster.start()
-    assert cluster.counts()["total"] == 1
-    cluster.stop()
 
 
 @pytest.mark.docker

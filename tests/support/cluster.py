@@ -144,7 +144,7 @@ class TestCluster:
         own.
         """
         if self._is_default and arguments and (arguments[0] != "run" or "--detach" in arguments):
-            return _commands().run(arguments, self.folder, os.environ, timeout * PATIENCE)
+            return warm_commands().run(arguments, self.folder, os.environ, timeout * PATIENCE)
         return subprocess.run(
             [*self.command, *arguments], cwd=self.folder, env=os.environ | self.environment, capture_output=True,
             text=True,
@@ -348,7 +348,8 @@ def _as_printed(snapshot: FleetSnapshot) -> dict[str, Any]:
 
 
 @functools.cache
-def _commands() -> Commands:
+def warm_commands() -> Commands:
+    """What runs commands of this program in processes that need no interpreter of their own."""
     made = Commands()
     atexit.register(made.close)
     return made
