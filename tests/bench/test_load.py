@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from tests.support.cluster import ROOT, TestCluster
+from tests.support.fault_orders import order
+from tests.support.shared import SharedCluster
 
 Result = tuple[int, dict[str, Any], str]
 
@@ -30,13 +32,19 @@ def bench(cluster: TestCluster, *arguments: str) -> Result:
     return done.returncode, json.loads(results(cluster)[-1].read_text()), done.stdout + done.stderr
 
 
-def test_a_running_cluster_is_loaded_and_its_faults_are_found(
-    make_cluster: Callable[..., TestCluster],
-) -> None:
-    cluster = make_cluster(worker=3, runtime="process", failure=10, request_timeout=3)
-    cluster.start()
+@pytest.fixture(scope="module")
+def shared(share_cluster: Callable[..., SharedCluster]) -> SharedCluster:
+    return share_cluster(worker=3, runtime="process", failure=10, request_timeout=3)
+
+
+@pytest.fixture
+def running(shared: SharedCluster) -> TestCluster:
+    return shared.lend()
+
+
+def test_a_running_cluster_is_loaded_and_its_faults_are_found(running: TestCluster) -> None:
     thresholds = ("--max-uneven", "10", "--max-errors", "0", "--max-p99", "10000")
-    code, result, told = bench(cluster, "--seconds", "2", "--clients", "12", *thresholds)
+    code, result, told = bench(running, "--seconds", "2", "--clients", "12", *thresholds)
     assert code == 0, told
     assert result["data"]["ledger"]["wrong"] == []
     assert "the running cluster of" in result["settings"]["cluster"]
@@ -50,15 +58,17 @@ def test_a_running_cluster_is_loaded_and_its_faults_are_found(
     for place, percent in enumerate(("50.0", "90.0", "99.0", "99.9", "100.0"), 2):
         whole = [row[place] for row in result["tables"][1]["rows"] if row[1] == "all"]
         assert whole == [result["data"]["percentiles_ms"][way][percent] for way in ("raw", "corrected")]
-    written = results(cluster)[-1]
+    written = results(running)[-1]
     page = written.with_suffix(".html").read_text()
     assert all(told.count(way) >= 3 and page.count(way) >= 3 for way in ways)
     assert "corrected times of a closed model are an estimate" in page
     for ending in (".png", "-2.png", ".svg", ".html"):
         assert written.with_name(written.stem + ending).stat().st_size > 500
 
-    # An open model waits for the last answer: every book has the same number.
-    code, result, told = bench(cluster, "--seconds", "2", "--rate", "60")
+
+def test_an_open_model_waits_for_the_last_answer(running: TestCluster) -> None:
+    """Everybody has counted the same number."""
+    code, result, told = bench(running, "--seconds", "2", "--rate", "60")
     assert code == 0, told
     ledger = result["data"]["ledger"]
     assert ledger["clients"] == ledger["lbs"] == ledger["workers"] == 120
@@ -67,30 +77,34 @@ def test_a_running_cluster_is_loaded_and_its_faults_are_found(
         "corrected, from when it was due",
     }
 
+
+def test_unplanned_errors_are_above_their_threshold(running: TestCluster) -> None:
     code, result, told = bench(
-        cluster,
+        running,
         *["--seconds", "1", "--clients", "4", "--path", "/no", "--method", "POST", "--body", "5", "--max-errors", "0"],
     )
     assert code == 1, told
     assert result["data"]["whole"]["kinds"].keys() == {"4xx"}
 
-    # Clients that a hanging worker keeps waiting are in the percentiles and the thresholds.
-    assert cluster.comet("faults", "worker-1", "--hang", "20").returncode == 0
-    code, result, told = bench(cluster, "--seconds", "3", "--clients", "8", "--max-p99", "1000", "--max-errors", "0")
+
+def test_clients_of_a_hanging_worker_are_in_the_percentiles(running: TestCluster) -> None:
+    """And in the thresholds."""
+    order(running, "worker-1", "--hang", "20")
+    code, _, told = bench(running, "--seconds", "3", "--clients", "8", "--max-p99", "1000", "--max-errors", "0")
     assert code == 1, told
     assert "above --max-p99 1000" in told
-    assert cluster.comet("faults", "worker-1", "--hang", "0").returncode == 0
 
-    # A deliberately slowed worker is the bottleneck; round robin stays even.
-    assert cluster.comet("faults", "worker-1", "--avg-delay", "250").returncode == 0
-    code, result, told = bench(cluster, "--seconds", "2", "--clients", "12", "--max-uneven", "10")
+
+def test_a_slow_worker_is_the_bottleneck(running: TestCluster) -> None:
+    """Round robin stays even; a policy that looks at connections gives the slow one less: deliberately uneven."""
+    order(running, "worker-1", "--avg-delay", "250")
+    code, _, told = bench(running, "--seconds", "2", "--clients", "12", "--max-uneven", "10")
     assert code == 0, told
     assert "bottleneck: worker worker-1: its requests take" in told
 
-    # A balancer that looks at connections gives the slow one less: deliberately uneven.
-    cluster.write(balance="least-connections")
-    assert cluster.comet("reload").returncode == 0
-    code, result, told = bench(cluster, "--seconds", "2", "--clients", "12", "--max-uneven", "10")
+    running.write(balance="least-connections")
+    assert running.comet("reload").returncode == 0
+    code, _, told = bench(running, "--seconds", "2", "--clients", "12", "--max-uneven", "10")
     assert code == 1, told
     assert "balanced? NO: " in told
     assert "above --max-uneven 10" in told

@@ -47,6 +47,38 @@ def networks(cluster: TestCluster, client: docker.DockerClient) -> list[str]:
     return [each["Name"] for each in client.api.networks(filters={"label": f"comet.cluster={cluster.cluster_id}"})]
 
 
+@contextlib.contextmanager
+def bridged(client: docker.DockerClient, image: str) -> Iterator[str]:
+    """A container of somebody else, on the engine's default network."""
+    made = client.api.create_container(
+        image, entrypoint=["sleep", "60"], host_config=client.api.create_host_config(init=True)
+    )["Id"]
+    try:
+        client.api.start(made)
+        yield made
+    finally:
+        client.api.remove_container(made, force=True)
+
+
+def remove_with_members(client: docker.DockerClient, network: str, members: list[str]) -> None:
+    """Remove a network, and start the containers again that were on it."""
+
+    def removed() -> bool:
+        """Comet may have brought a worker back to it in between, where the engine takes its time."""
+        for identity in members:
+            with contextlib.suppress(docker.errors.APIError):
+                client.api.disconnect_container_from_network(identity, network, force=True)
+        with contextlib.suppress(docker.errors.APIError):
+            client.api.remove_network(network)
+            return True
+        return False
+
+    wait_until(removed, what="the network gone")
+    for identity in members:
+        with contextlib.suppress(docker.errors.APIError):
+            client.api.restart(identity, timeout=0)
+
+
 @pytest.fixture(scope="module")
 def engine() -> Iterator[docker.DockerClient]:
     client = docker.from_env()
@@ -72,33 +104,11 @@ def test_workers_are_reached_through_their_published_ports_alone(
     # Not even names of the world outside are looked up, nor anything there is called.
     assert inside(engine, ids["worker-0"], RESOLVE, "example.com")[0] != 0
     assert not reaches(engine, ids["worker-0"], "1.1.1.1", 53)
-    bridged = engine.api.create_container(
-        engine.api.inspect_container(stranger)["Image"],
-        entrypoint=["sleep", "60"],
-        host_config=engine.api.create_host_config(init=True),
-    )["Id"]
-    try:
-        engine.api.start(bridged)
-        assert not reaches(engine, bridged, first)
-    finally:
-        engine.api.remove_container(bridged, force=True)
+    with bridged(engine, engine.api.inspect_container(stranger)["Image"]) as neighbor:
+        assert not reaches(engine, neighbor, first)
     assert [ours.hello().status_code, requests.get(f"{ours.worker(1)}/healthz", timeout=60).status_code] == [200, 200]
     # A network that is gone, together with what was on it, comes back.
-
-    def removed() -> bool:
-        """Comet may have brought a worker back to it in between, where the engine takes its time."""
-        for identity in ids.values():
-            with contextlib.suppress(docker.errors.APIError):
-                engine.api.disconnect_container_from_network(identity, network, force=True)
-        with contextlib.suppress(docker.errors.APIError):
-            engine.api.remove_network(network)
-            return True
-        return False
-
-    wait_until(removed, what="the network gone")
-    for identity in ids.values():
-        with contextlib.suppress(docker.errors.APIError):
-            engine.api.restart(identity, timeout=0)
+    remove_with_members(engine, network, list(ids.values()))
     wait_until(lambda: all(ours.hello().status_code == 200 for _ in range(4)), 60, "the workers on a new network")
     assert networks(ours, engine) == [network]
     ours.stop()
