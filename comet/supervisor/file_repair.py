@@ -25,7 +25,7 @@ from comet.faults import files as fault_files
 from comet.host import files
 from comet.state import secrets as secret_files
 from comet.state import traffic_orders
-from comet.state.control_socket import ControlServer
+from comet.state.control_server import ControlServer
 from comet.state.directory import ID_FILES, Cluster, worker_owner
 from comet.state.lock import Lock
 from comet.statistics import database

@@ -30,7 +30,7 @@ from comet.host.process_setup import has_terminal
 from comet.reconcile.replica import ManagedReplica, Replica, State, Wanted
 from comet.runtimes import discovery, failure_report
 from comet.runtimes.orphan import Orphan
-from comet.state.control_socket import ControlServer, Handler
+from comet.state.control_server import ControlServer, Handler
 from comet.state.directory import Cluster, worker_owner
 from comet.state.lock import Lock
 from comet.statistics import database

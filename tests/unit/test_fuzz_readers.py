@@ -40,7 +40,7 @@ from comet.faults import orders as fault_orders
 from comet.faults.orders import BootTime, Ordered, document
 from comet.runtimes.replica_records import Record, parse_records
 from comet.scenario import file as scenarios
-from comet.state import control_socket
+from comet.state import control_server, control_socket
 from comet.state.directory import Cluster
 from comet.supervisor.operations import signal_number
 from comet.supervisor.takeover import reused_pids
@@ -197,7 +197,7 @@ def read_scale(folder: Path) -> Callable[[bytes], None]:
 
 
 def read_orders(data: bytes) -> None:
-    for name, ordered in fault_orders.from_dict(control_socket.decode(data)).items():
+    for name, ordered in fault_orders.from_dict(control_server.decode(data)).items():
         base = {key: setting.check(setting.default) for key, setting in SETTINGS.items()}
         text = json.dumps(document(base, ordered, BootTime(5.0, "b")), allow_nan=False)
         worker_faults.parse(text)
@@ -218,11 +218,11 @@ def read_worker_faults(data: bytes) -> None:
 
 
 def read_command(data: bytes) -> dict[str, Any]:
-    return control_socket.read(data, shapes())
+    return control_server.read(data, shapes())
 
 
 def read_fault_request(data: bytes) -> None:
-    request = read_command(b'{"command":"faults"}') | control_socket.mapping(control_socket.decode(data))
+    request = read_command(b'{"command":"faults"}') | control_server.mapping(control_server.decode(data))
     made = fault_orders.change({key: value for key, value in request.items() if key not in ("command", "target")})
     fault_orders.apply(Ordered(), made, BootTime(5.0, "b"), "id")
 

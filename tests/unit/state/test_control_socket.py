@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from comet.common.errors import UserError
-from comet.state.control_socket import PING, SOCKET, ControlServer, NotAnswering, call
+from comet.state.control_server import ControlServer
+from comet.state.control_socket import PING, SOCKET, NotAnswering, call
 from comet.state.directory import Cluster
 
 
@@ -103,7 +104,7 @@ def test_who_waits_for_room_is_served_when_there_is_some(cluster: Cluster) -> No
 
 
 def test_idle_peers_make_room_and_waiting_ones_stay(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("comet.state.control_socket.MAX_PEERS", 5)
+    monkeypatch.setattr("comet.state.control_server.MAX_PEERS", 5)
     begun, over = asyncio.Event(), asyncio.Event()
 
     async def slow(request: dict[str, Any]) -> Any:
