@@ -4,6 +4,7 @@ Only the supervisor's AdminProcess starts it. It lives as long as its feed, whic
 whatever reason.
 """
 
+import functools
 import json
 import logging
 import os
@@ -12,6 +13,7 @@ import socket
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,10 +21,9 @@ from flask import request
 from setproctitle import setproctitle
 
 from comet.admin.access.sessions import Keys
+from comet.admin.access.write_access import TOKEN
 from comet.admin.app import MAX_BODY, Services, create_app
 from comet.admin.connections import PEER, Server
-from comet.admin.metrics import renderer
-from comet.admin.process import TOKEN
 from comet.admin.sample_load import SampleLoad
 from comet.admin.view_model import ViewModel
 from comet.host import files
@@ -62,8 +63,18 @@ def main() -> None:
             return sample_load.demonstrate()
         return call(cluster, name, COMMAND_TIMEOUT, **fields)
 
+    # What most servers are never asked for is not imported at the top.
+
+    @functools.cache
+    def renderer() -> Callable[[], bytes]:
+        from comet.admin import metrics
+
+        return metrics.renderer(view_model.snapshot)
+
+    def render_metrics() -> bytes:
+        return renderer()()
+
     def inspect(names: list[str]) -> dict[str, Any]:
-        # Not imported at the top: the engine's library takes memory, and most servers are never asked to inspect.
         from comet.inspection import replicas
 
         return replicas.report(cluster, names)
@@ -84,7 +95,7 @@ def main() -> None:
             view_model,
             token,
             command,
-            renderer(view_model.snapshot),
+            render_metrics,
             lambda: request.environ.get(PEER),
             keys,
             inspect,

@@ -5,6 +5,7 @@ command line.
 """
 
 import concurrent.futures
+import functools
 import json
 import logging
 import mimetypes
@@ -21,7 +22,7 @@ from flask import Flask, Response, abort, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.security import safe_join
 
-from comet.admin import html_table, openapi, schemas
+from comet.admin import html_table, schemas
 from comet.admin.access import request_guard
 from comet.admin.access.sessions import SESSION_LIFE, Keys
 from comet.admin.access.write_access import Access, new_keys
@@ -182,15 +183,20 @@ def _reads(app: Flask, view_model: ViewModel, metrics: Callable[[], bytes], righ
     def history() -> Response:
         return _json(view_model.history_after(_number("after", float)))
 
-    description = json.dumps(openapi.document()).encode()
-
     @app.get("/api/v1/openapi.json")
     def describe() -> Response:
-        return _body(description)
+        return _body(_description())
 
     @app.get("/metrics")
     def show_metrics() -> Response:
         return Response(metrics(), content_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+@functools.cache
+def _description() -> bytes:
+    from comet.admin import openapi  # Most servers are never asked for it.
+
+    return json.dumps(openapi.document()).encode()
 
 
 def _inspection(app: Flask, report: Inspect, rights: RequestRights) -> None:

@@ -20,15 +20,13 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
-from comet.admin.access.write_access import new_keys, new_link
+from comet.admin.access.write_access import TOKEN, new_keys, new_link
 from comet.events.event import Event
 from comet.host import files
 from comet.host.checkout import environment
 from comet.reconcile.restart_policy import RestartPolicy
 from comet.runtimes.process.exec_launcher import open_log
 from comet.state.directory import Cluster, write_atomically
-
-TOKEN = "admin.token"
 
 PUBLISH_INTERVAL = 0.1
 """Minimum seconds between two published states: a burst of changes causes at most ten a second."""

@@ -5,15 +5,17 @@ runs on a thread of its own, and ends with the admin server. The demonstration's
 even if the server dies.
 """
 
-import asyncio
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comet.common.errors import Busy, UserError
 from comet.state.directory import Cluster
+
+if TYPE_CHECKING:
+    import asyncio  # Imported where a load is started: most servers never do.
 
 MAX_OUTSTANDING = 64
 TIMEOUT = 10.0
@@ -46,6 +48,8 @@ class SampleLoad:
 
     def send(self, rate: float, seconds: float) -> dict[str, Any]:
         """Send requests at this rate for so long, in place of what runs; a rate of 0 ends it."""
+        import asyncio
+
         from comet.load.closed_model import RequestSpec
         from comet.load.open_model import OpenModel
 
@@ -100,6 +104,8 @@ class SampleLoad:
         return [(state["front"]["host"], port) for port in balancers], str(state["front"]["path"])
 
     def _start(self, work: Callable[[], Awaitable[None]], shown: dict[str, Any], seconds: float) -> None:
+        import asyncio
+
         ready = threading.Event()
 
         async def run() -> None:

@@ -11,7 +11,8 @@ from dataclasses import asdict
 from typing import Any
 
 from comet.admin.access.sessions import LINK_LIFE
-from comet.admin.process import PUBLISH_DELAY, TOKEN, AdminProcess, ensure_token
+from comet.admin.access.write_access import TOKEN
+from comet.admin.process import PUBLISH_DELAY, AdminProcess, ensure_token
 from comet.common.errors import UserError, os_error_text
 from comet.config.database_url import without_password
 from comet.config.keys import KEYS, LIMITS

@@ -8,8 +8,6 @@ process itself counts; it reports its CPU share itself.
 import time
 from collections.abc import Mapping
 
-import psutil
-
 from comet.telemetry.snapshot import Usage
 
 SUPERVISOR = "supervisor"
@@ -33,6 +31,8 @@ class Sampler:
 
         CPU is None in the first sample of a PID.
         """
+        import psutil  # Not at the top: most admin servers are never asked.
+
         table = {
             info["pid"]: info
             for process in psutil.process_iter(FIELDS)

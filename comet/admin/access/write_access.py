@@ -16,6 +16,9 @@ from comet.admin.access import request_guard, sessions
 from comet.admin.access.request_guard import Fields
 from comet.admin.access.sessions import LINK_LIFE, Keys
 
+TOKEN = "admin.token"
+"""The file in `.comet/` with the token that every write may show."""
+
 
 def now() -> float:
     """Return seconds since boot, including sleep: the same for every process."""
