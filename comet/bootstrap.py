@@ -69,9 +69,12 @@ def command_line() -> int:
     import gc
     import sys
 
+    gc.disable()  # What is imported stays: to search it for garbage is a twentieth of a start.
     try:
         from comet.cli.main import main
 
+        gc.freeze()
+        gc.enable()
         code = main()
         gc.freeze()  # The interpreter's end would search all objects for cycles: a tenth of what a short command costs.
         return code

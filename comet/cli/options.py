@@ -14,7 +14,6 @@ from comet.common.errors import UserError
 from comet.host import files
 from comet.host.checkout import SOURCES
 from comet.host.files import STATE_FOLDER, Directory
-from comet.runtimes import discovery
 from comet.state.directory import Cluster
 from comet.state.lock import Lock
 from comet.state.ownership import denied, require_access
@@ -81,7 +80,9 @@ def cluster_of(options: argparse.Namespace) -> Cluster:
 def known_cluster(options: argparse.Namespace) -> Cluster:
     """Like `cluster_of`; a cluster whose id is lost is recognized by its running replicas."""
     cluster = cluster_of(options)
-    if cluster.folder.is_dir():
+    if cluster.id is None and cluster.folder.is_dir():
+        from comet.runtimes import discovery  # It takes as long as all else of most commands.
+
         discovery.recognize(cluster)
     return cluster
 

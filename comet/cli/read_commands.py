@@ -1,6 +1,7 @@
 """Implements the commands that only read: ps, stats, events, logs, completion.
 
-They work with and without a supervisor, and change nothing, except `stats --reset`.
+They work with and without a supervisor, and change nothing, except `stats --reset`. What only one of them needs is
+imported in it: a script that asks `ps` every second pays for each module.
 """
 
 import argparse
@@ -14,20 +15,16 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from comet.api import statistics
 from comet.cli.options import changing_cluster, cluster_of, config_path, existing_cluster, known_cluster
 from comet.common.clock import iso
 from comet.common.errors import UserError
 from comet.common.wording import hint
-from comet.config.schema import load
 from comet.events import journal, text
 from comet.events.event import line, visible
 from comet.host import files
 from comet.reconcile.replica import public_name
-from comet.runtimes import logs, merged_logs
 from comet.runtimes.replica_records import StateFile
 from comet.state.directory import Cluster, worker_owner
-from comet.statistics import database
 from comet.statistics.lives import Lives, folded, lives
 from comet.telemetry.status import once
 from comet.terminal.messages import is_own_terminal
@@ -104,6 +101,10 @@ def _board(cluster: Cluster, feed_fd: int | None) -> int:
 
 
 def stats(options: argparse.Namespace) -> int:
+    from comet.api import statistics
+    from comet.config.schema import load
+    from comet.statistics import database
+
     config = load(config_path(options))
     cluster = existing_cluster(options)
     if config.custom_service:
@@ -129,7 +130,9 @@ def _lives(cluster: Cluster) -> Lives:
 
 def _service_stats(options: argparse.Namespace, cluster: Cluster) -> int:
     """Show or reset the statistics of a custom service."""
+    from comet.api import statistics
     from comet.balancers import request_statistics
+    from comet.config.schema import load
 
     if options.reset:
         request_statistics.reset(cluster)
@@ -183,6 +186,8 @@ def _print_event(record: dict[str, Any], as_json: bool) -> None:
 
 
 def show_logs(options: argparse.Namespace) -> int:
+    from comet.runtimes import logs
+
     cluster = existing_cluster(options)
     kinds = {row.name: row.kind for row in once(cluster).replicas}
     for name in options.names:
@@ -205,6 +210,8 @@ def show_logs(options: argparse.Namespace) -> int:
 
 def _merged(cluster: Cluster, kinds: Mapping[str, str], options: argparse.Namespace) -> Iterator[bytes]:
     """Yield the logs of several replicas as one, a line at a time; a replica that has printed nothing has no line."""
+    from comet.runtimes import logs, merged_logs
+
     width = max(map(len, kinds), default=0)
 
     def written(line: merged_logs.Line) -> bytes:
@@ -243,6 +250,8 @@ def _exit_with_reader() -> None:
 
 def completion(options: argparse.Namespace) -> int:
     """Print the names for completion: of the existing replicas, else of those that the config defines."""
+    from comet.config.schema import load
+
     with contextlib.suppress(UserError, OSError, ValueError):
         kept = StateFile(cluster_of(options).path("state.json")).read()
         names = dict.fromkeys(map(public_name, kept))

@@ -11,7 +11,6 @@ from comet.cli.waiting import progress
 from comet.common.errors import UserError
 from comet.common.wording import counted
 from comet.events import journal
-from comet.runtimes import discovery
 from comet.state.control_socket import NotAnswering, SupervisorStopped, call, ping
 from comet.state.directory import Cluster
 from comet.state.lock import Lock
@@ -75,6 +74,8 @@ def stop_supervisor(cluster: Cluster, pid: int, display: Display) -> int:
             raise UserError(
                 f"the supervisor (PID {pid}) is hung; end it with: kill -9 {pid}, then run this again to stop the rest"
             )
+    from comet.runtimes import discovery
+
     left = discovery.find(cluster)
     if left:
         names = ", ".join(str(orphan.name or orphan.id) for orphan in left)

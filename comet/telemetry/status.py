@@ -10,7 +10,6 @@ from dataclasses import replace
 from comet import __version__
 from comet.common.errors import UserError
 from comet.reconcile.replica import number_of
-from comet.runtimes import discovery
 from comet.runtimes.orphan import short_id
 from comet.runtimes.replica_records import StateFile
 from comet.state import traffic_orders
@@ -52,6 +51,8 @@ def orphan_snapshot(cluster: Cluster) -> FleetSnapshot:
 
     Replicas that cannot be seen are named in the supervisor's `problem`.
     """
+    from comet.runtimes import discovery  # Where a supervisor answers, all that it imports is not needed.
+
     drained = traffic_orders.read(cluster).drained
     records = StateFile(cluster.path("state.json")).read()
     sight = discovery.look(cluster)
