@@ -149,6 +149,7 @@ def styled(line: str) -> Text:
     """Return a plain line with its important parts colored."""
     text = Text(printable(line))
     text.highlight_regex(r"\bready\b", "green")
-    text.highlight_regex(r"\b(crashed|exited|unhealthy|backoff|lost|could not)\b.*", "red")
+    # A backoff with its length alone is a step of a recovery.
+    text.highlight_regex(r"\b(crashed|exited|unhealthy|backoff(?! [0-9])|lost|could not)\b.*", "red")
     text.highlight_regex(r"https?://\S+", "cyan")
     return text

@@ -1,5 +1,7 @@
 """The listing of `faults`: one line per setting, with where it comes from and how long it holds."""
 
+from typing import Any
+
 from comet.terminal import tables
 
 
@@ -18,3 +20,13 @@ def test_a_count_is_shown_with_what_is_left_of_it() -> None:
         "worker-0 hang 5 % the first 3 requests since 1.5 s ago",
         "worker-0 cpu 9 ms 1 of 3 requests left, 20 s left",
     ]
+
+
+def test_a_recovery_is_no_bad_news_because_of_its_backoff() -> None:
+    def red(record: dict[str, Any]) -> str:
+        line = tables.event({"at": "2026-12-01T09:24:40.124Z", "replica": "lb-0", "kind": "process", **record})
+        return "".join(line.plain[span.start : span.end] for span in line.spans if span.style == "red")
+
+    steps = {"died": 0.0, "noticed": 4.2, "backoff": 196.0, "listening": 202.0, "ready": 203.0}
+    assert red({"event": "replica_ready", "timeline_ms": steps}) == ""
+    assert red({"event": "backoff_entered", "delay_ms": 208.0, "attempt": 3}) == "backoff of 208 ms before attempt 3"
