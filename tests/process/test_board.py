@@ -123,6 +123,13 @@ def test_leaving_an_attached_board_keeps_the_cluster_running(make_cluster: Calla
             after = cluster.replicas()["worker-0"]
             assert after["drained"] is (order == "drain")
             assert (after["pid"] != before["pid"]) is (order == "restart")
+        for order in ("pause", "resume"):
+            shown.type("p")
+            shown.shows(f"{order} all requests?")
+            shown.type("y")
+            shown.shows(f"{order}: done")
+            assert cluster.ps()["total"]["paused"] is (order == "pause")
+            shown.shows(lambda text, order=order: ("paused: requests wait\n" in text) == (order == "pause"))
         os.kill(cluster.replicas()["lb-0"]["pid"], signal.SIGKILL)
         killed = time.monotonic()
         shown.shows(lambda text: re.search(r"lb-0 +crashed: SIGKILL", text))

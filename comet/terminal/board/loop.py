@@ -14,7 +14,7 @@ from types import FrameType
 
 from comet.state.directory import Cluster
 from comet.telemetry.snapshot import Row
-from comet.terminal.board.orders import COMMANDS, LogTail, Orders
+from comet.terminal.board.orders import COMMANDS, PAUSE_KEY, LogTail, Orders
 from comet.terminal.board.screen import Screen, key_names
 from comet.terminal.board.sources import Events, FeedReader, Snapshots
 from comet.terminal.board.view import BoardState, Mode, frame, scroll_range
@@ -145,7 +145,7 @@ class Board:
             self._close_log()
         elif self._mode.page == "confirm":
             if key in ("y", "Y"):
-                self._orders.begin(self._mode.order, self._mode.selected)
+                self._orders.begin(self._mode.order, "" if self._mode.of_cluster else self._mode.selected)
             self._mode = replace(self._mode, page="board", order="")
         elif self._mode.page == "leave":
             self._handle_leave_answer(key)
@@ -163,6 +163,9 @@ class Board:
         elif key in COMMANDS and self._mode.selected:
             is_drained = any(row.name == self._mode.selected and row.drained for row in self._rows())
             order = "undrain" if key == "d" and is_drained else COMMANDS[key]
+            self._mode = replace(self._mode, page="confirm", order=order)
+        elif key == PAUSE_KEY and self._state.snapshot is not None:
+            order = "resume" if self._state.snapshot.total.paused else "pause"
             self._mode = replace(self._mode, page="confirm", order=order)
         elif key == "l" and self._mode.selected:
             self._open_log()

@@ -1,4 +1,4 @@
-"""What the board does to the chosen replica: commands to the supervisor, and the end of its log.
+"""What the board does to the chosen replica and to the cluster: commands to the supervisor, and the end of its log.
 
 Both run on threads, since a rolling restart takes seconds and an engine may be slow; the board only looks at the
 result.
@@ -24,6 +24,10 @@ COMMANDS = {"x": "kill", "r": "restart", "d": "drain"}
 """The keys, and what each does to the chosen replica; a drained one is given back by `d`."""
 
 
+PAUSE_KEY = "p"
+"""The key that lets requests wait, or go on."""
+
+
 class Orders:
     """Sends one command at a time; `note` says what is under way, or how the last one ended."""
 
@@ -32,26 +36,30 @@ class Orders:
         self._busy = threading.Lock()
         self.note = ""
 
-    def begin(self, command: str, name: str) -> None:
-        """Send a command; while another one is under way, only say so."""
+    def begin(self, command: str, name: str = "") -> None:
+        """Send a command, one without a name to the cluster; while another one is under way, only say so."""
         if not self._busy.acquire(blocking=False):
-            self.note = f"{command} {name}: wait until the other command has ended"
+            self.note = f"{_called(command, name)}: wait until the other command has ended"
             return
-        self.note = f"{command} {name} …"
+        self.note = f"{_called(command, name)} …"
         threading.Thread(target=self._send, args=(command, name), name="order", daemon=True).start()
 
     def _send(self, command: str, name: str) -> None:
-        fields: dict[str, Any] = {"target": name} if command == "restart" else {"name": name}
+        fields: dict[str, Any] = {"target" if command == "restart" else "name": name} if name else {}
         fields |= {"signal": "KILL"} if command == "kill" else {}
         try:
             call(self._cluster, command, timeout=TIMEOUT, **fields)
-            self.note = f"{command} {name}: done"
+            self.note = f"{_called(command, name)}: done"
         except UserError as error:
             self.note = error.message
         except (ConnectionError, OSError, ValueError):
-            self.note = f"{command} {name}: no supervisor answers"
+            self.note = f"{_called(command, name)}: no supervisor answers"
         finally:
             self._busy.release()
+
+
+def _called(command: str, name: str) -> str:
+    return f"{command} {name}".rstrip()
 
 
 class LogTail:

@@ -31,6 +31,7 @@ HELP = (
     ("↑ ↓  k j", "choose a replica"),
     ("x r d l", "kill it, restart it, drain or undrain it, show its log"),
     ("Esc", "choose none"),
+    ("p", "pause: let requests wait, or go on"),
     ("PgUp PgDn", "scroll by a page"),
     ("g  G", "to the first, to the last"),
     ("Ctrl-Z", "suspend (fg comes back)"),
@@ -59,13 +60,17 @@ class BoardState:
 class Mode:
     """The view state that keys change; `page` is board, help, leave, confirm or log.
 
-    `selected` is the name of the chosen replica, and `order` what is to be confirmed for it.
+    `selected` is the name of the chosen replica, and `order` what is to be confirmed for it, or for the cluster.
     """
 
     page: str = "board"
     offset: int = 0
     selected: str = ""
     order: str = ""
+
+    @property
+    def of_cluster(self) -> bool:
+        return self.order in ("pause", "resume")
 
 
 def frame(state: BoardState, mode: Mode, width: int, height: int) -> list[Text]:
@@ -217,7 +222,8 @@ def _log(state: BoardState, mode: Mode, body: int) -> list[Text]:
 
 def _footer(state: BoardState, mode: Mode) -> Text:
     if mode.page == "confirm":
-        return Text(f" {mode.order} {mode.selected}?  y yes · any other key: no ", style="bold reverse")
+        what = "all requests" if mode.of_cluster else mode.selected
+        return Text(f" {mode.order} {what}?  y yes · any other key: no ", style="bold reverse")
     if mode.page == "log":
         return Text(" any key: back to the board ", style="reverse")
     if mode.page == "leave":
@@ -228,6 +234,7 @@ def _footer(state: BoardState, mode: Mode) -> Text:
     if mode.page == "help":
         return Text(" any key: back to the board ", style="reverse")
     text = f" {mode.selected}: x kill · r restart · d drain · l log ·" if mode.selected else ""
-    text += " q leave · ? help" + ("" if mode.selected else " · ↑ ↓ choose")
+    paused = state.snapshot is not None and state.snapshot.total.paused
+    text += " q leave · ? help" + ("" if mode.selected else f" · ↑ ↓ choose · p {'resume' if paused else 'pause'}")
     text += " · Ctrl-C stop the cluster" if state.foreground else ""
     return Text(text + (f" · {state.admin}" if state.admin else "") + " ", style="reverse")
