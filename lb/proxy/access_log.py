@@ -79,20 +79,16 @@ def trace_parent(prefix: bytes) -> re.Match[bytes] | None:
     return found
 
 
-class AccessLog:
-    """The file; `write` never fails."""
+class LineBuffer:
+    """Collects lines for a path, whose folder may be renamed meanwhile, so that one call writes many of them."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, path: str, max_size: int = MAX_FILE_SIZE) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, path: str) -> None:
         self._loop = loop
         folder, self._name = os.path.split(os.path.abspath(path))
         self._folder = Directory(folder)
-        self._max_size = max_size
         self._lines: list[bytes] = []
         self._size = 0
         self._timer: asyncio.TimerHandle | None = None
-
-    def write(self, record: dict[str, Any]) -> None:
-        self.write_line(json.dumps(record, separators=(",", ":")).encode() + b"\n")
 
     def write_line(self, line: bytes) -> None:
         self._lines.append(line)
@@ -108,6 +104,23 @@ class AccessLog:
             self._timer.cancel()
             self._timer = None
         data, self._lines, self._size = b"".join(self._lines), [], 0
+        self._write(data)
+
+    def _write(self, data: bytes) -> None:
+        """Write these lines without waiting and without an error."""
+
+
+class AccessLog(LineBuffer):
+    """The file; `write` never fails."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, path: str, max_size: int = MAX_FILE_SIZE) -> None:
+        super().__init__(loop, path)
+        self._max_size = max_size
+
+    def write(self, record: dict[str, Any]) -> None:
+        self.write_line(json.dumps(record, separators=(",", ":")).encode() + b"\n")
+
+    def _write(self, data: bytes) -> None:
         try:
             # Opened each time: a successor with the same name may have rotated the file.
             path = os.path.join(self._folder.path, self._name)

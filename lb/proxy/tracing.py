@@ -24,9 +24,8 @@ from typing import Any, Final
 from lb.http.request_head import RequestHead
 from lb.interface.counters import Counters
 from lb.interface.settings import Settings
-from lb.proxy.access_log import FLUSH_INTERVAL, LoggedDispatcher, LoggedDownstream, trace_parent
+from lb.proxy.access_log import LineBuffer, LoggedDispatcher, LoggedDownstream, trace_parent
 from lb.proxy.client_connection import Downstream
-from lb.system.directory import Directory
 
 MAX_DATAGRAM: Final = 1 << 16
 """Bytes of lines above which they are sent at once: less than the kernel's limit of a datagram (unix(7))."""
@@ -39,33 +38,21 @@ _CONTEXTS = re.compile(rb"\r\ntrace(?:parent|state):[^\r\n]*", re.IGNORECASE)
 _SAMPLED: Final = 1
 
 
-class Spans:
+class Spans(LineBuffer):
     """The way to the exporter; `write` never fails."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, path: str) -> None:
-        self._loop = loop
-        folder, self._name = os.path.split(os.path.abspath(path))
-        self._folder = Directory(folder)
+        super().__init__(loop, path)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        self._lines: list[bytes] = []
-        self._size = 0
-        self._timer: asyncio.TimerHandle | None = None
 
     def write(self, span: dict[str, Any]) -> None:
         line = json.dumps(span, separators=(",", ":")).encode() + b"\n"
         if self._size + len(line) > MAX_DATAGRAM:
             self.flush()
-        self._lines.append(line)
-        self._size += len(line)
-        if self._timer is None:
-            self._timer = self._loop.call_later(FLUSH_INTERVAL, self.flush)
+        self.write_line(line)
 
-    def flush(self) -> None:
-        """Send the collected spans, or lose them."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        data, self._lines, self._size = b"".join(self._lines), [], 0
+    def _write(self, data: bytes) -> None:
+        """Send the lines, or lose them."""
         if data:
             with contextlib.suppress(OSError):
                 self._socket.sendto(data, os.path.join(self._folder.address, self._name))
