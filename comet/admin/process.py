@@ -23,9 +23,8 @@ from typing import Any
 from comet.admin.access.write_access import TOKEN, new_keys, new_link
 from comet.events.event import Event
 from comet.host import files
-from comet.host.checkout import environment
 from comet.reconcile.restart_policy import RestartPolicy
-from comet.runtimes.process.exec_launcher import open_log
+from comet.runtimes.process.exec_launcher import start_helper
 from comet.state.directory import Cluster, write_atomically
 
 PUBLISH_INTERVAL = 0.1
@@ -131,13 +130,8 @@ class AdminProcess:
             str(theirs.fileno()),
         ]
         try:
-            with open_log(self._cluster.path("logs", "admin.log")) as log:
-                self._process = subprocess.Popen(
-                    argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment(self._cluster.id),
-                    start_new_session=True,
-                    pass_fds=(self._listener.fileno(), theirs.fileno()),
-                )  # fmt: skip
-            self._pidfd = os.pidfd_open(self._process.pid)
+            fds = self._listener.fileno(), theirs.fileno()
+            self._process, self._pidfd = start_helper(argv, self._cluster, "admin.log", fds)
         except OSError as error:
             ours.close()
             self._handle_exit(None, f"cannot be started: {error.strerror}")

@@ -19,9 +19,8 @@ from comet.common.errors import UserError, os_error_text
 from comet.config.schema import Config
 from comet.events.event import Event
 from comet.host import files
-from comet.host.checkout import environment
 from comet.reconcile.restart_policy import RestartPolicy
-from comet.runtimes.process.exec_launcher import open_log
+from comet.runtimes.process.exec_launcher import start_helper
 from comet.state.directory import Cluster
 from comet.tracing import SOCKET
 
@@ -111,12 +110,7 @@ class SpanExport:
         spans = self._socket.fileno()
         argv = [sys.executable, "-m", "comet.tracing", self._cluster.id or "", self._endpoint, str(spans), str(owner)]
         try:
-            with open_log(self._cluster.path("logs", "tracing.log")) as log:
-                self._process = subprocess.Popen(
-                    argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment(self._cluster.id),
-                    start_new_session=True, pass_fds=(spans, owner),
-                )  # fmt: skip
-            self._pidfd = os.pidfd_open(self._process.pid)
+            self._process, self._pidfd = start_helper(argv, self._cluster, "tracing.log", (spans, owner))
         except OSError as error:
             os.close(ours)
             self._handle_exit({"code": None, "signal": None, "reason": f"cannot be started: {error.strerror}"})
