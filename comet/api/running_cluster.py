@@ -129,8 +129,9 @@ class RunningCluster:
     def stop(self) -> None:
         """Stop everything, and remove the temporary folder.
 
-        Requests in flight get a second to end. In a process that was forked from the one that started the cluster, this
-        does nothing.
+        Requests in flight get a second to end. So does a connection that a client keeps open, as a `requests.Session`
+        or the response in the traceback of a failed test does: a request on it would still be answered. In a process
+        that was forked from the one that started the cluster, this does nothing.
         """
         if os.getpid() != self._owner or self._cluster is None:
             return
