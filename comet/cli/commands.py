@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
     config = load(config_path(options))
     cluster = Cluster(config.folder)
     require_access(cluster)
-    holder = Lock(cluster).holder()
+    holder = Lock(cluster).lasting_holder()
     if holder is not None:
         raise already_running(config.folder, holder)
     if missing := missing_packages():

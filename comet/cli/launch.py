@@ -13,9 +13,10 @@ from comet.api.background import BackgroundSupervisor
 from comet.common.errors import UserError
 from comet.config.schema import Config
 from comet.events.event import visible
+from comet.host.process_identity import is_being_killed
 from comet.host.process_setup import allowed, shortage
 from comet.state.directory import Cluster
-from comet.state.lock import Lock
+from comet.state.lock import DEATH_TIMEOUT, Holder, Lock
 from comet.terminal.messages import Display
 
 
@@ -30,7 +31,7 @@ def supervise(config: Config, cluster: Cluster, make_display: Callable[[], Displ
 
     lock = Lock(cluster)
     if not lock.acquire():
-        raise already_running(config.folder, lock.holder())
+        raise already_running(config.folder, lock.find_holder())
     cluster.create()  # It may have been removed since the command created it.
     cluster.keep_id(cluster.id or "")
     # The title is one line of valid text; a path need not be.
@@ -79,9 +80,14 @@ def watched_parent(pid: int) -> int:
     raise UserError(f"the process that starts this cluster (PID {pid}) has ended")
 
 
-def already_running(folder: Path, holder: int | None) -> UserError:
+def already_running(folder: Path, holder: Holder | None) -> UserError:
     """Return the error for a second supervisor; `holder` is None if the first one has just ended."""
-    which = f" (PID {holder})" if holder is not None else ""
+    which = f" (PID {holder.pid})" if holder is not None else ""
+    if holder is not None and is_being_killed(holder.pid):
+        return UserError(
+            f"{folder}: its supervisor{which} was killed, and has not ended within {DEATH_TIMEOUT:g} s; try again when "
+            "it has"
+        )
     return UserError(f"{folder}: a supervisor is running already{which}; stop it with: python supervisor.py stop")
 
 

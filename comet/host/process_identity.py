@@ -12,6 +12,7 @@ as one member lives, no other process gets the leader's PID.
 import contextlib
 import errno
 import os
+import re
 import select
 import signal
 import time
@@ -26,6 +27,7 @@ MAX_PID = 1 << 22
 """PID_MAX_LIMIT of Linux."""
 
 DEAD = ("Z", "X", "x")
+_PENDING = re.compile(r"^S(?:ig|hd)Pnd:\s*([0-9a-f]+)$", re.MULTILINE).findall
 POLL_PAUSE = 0.05
 
 
@@ -89,6 +91,15 @@ def is_alive(pid: int, birth: float | None) -> bool:
     """Return whether the process with this PID runs and is the one that was born then (None: any); a zombie is dead."""
     found = process(pid)
     return found is not None and found.alive and birth in (None, found.birth)
+
+
+def is_being_killed(pid: int) -> bool:
+    """Return whether SIGKILL waits for this process, which then ends as soon as the kernel lets it."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+    return any(int(mask, 16) >> signal.SIGKILL - 1 & 1 for mask in _PENDING(status))
 
 
 def is_possible_pid(pid: object) -> bool:

@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from comet.common.errors import UserError
 from comet.host import file_locks, files, process_identity
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 RETRY_DURATION = 2.0
 """Seconds for which a lock that no supervisor holds is tried after the caller's timeout."""
+
+DEATH_TIMEOUT = 10.0
+"""Seconds that a supervisor which was killed may take to end: on a busy machine, or with much memory to give back."""
 
 MIN_POLLS = 45
 """Polls before a lock is given up, however long they take: a process that does not get to run has tried nothing.
@@ -83,6 +87,10 @@ class _StrangerStreak:
         return self._count > 0
 
 
+_LOCKS: "WeakSet[Lock]" = WeakSet()
+"""The locks of this process."""
+
+
 class Lock:
     """The lock of one cluster."""
 
@@ -98,6 +106,7 @@ class Lock:
 
         It is known once the lock is acquired.
         """
+        _LOCKS.add(self)
 
     def acquire(self, timeout: float = 0.3) -> bool:
         """Try to take the lock for `timeout` seconds and return whether this process has it.
@@ -120,9 +129,11 @@ class Lock:
             overtime = time.monotonic() - deadline
             if overtime > 0:
                 is_last = overtime > RETRY_DURATION and polls >= MIN_POLLS
-                if self.find_holder() is not None or (
-                    is_last and not self._folder_strangers and not self._file_strangers
-                ):
+                found = self.find_holder()
+                if found is not None and process_identity.is_being_killed(found.pid):
+                    found = self.lasting_holder()
+                    deadline, is_last = time.monotonic(), False  # What it leaves behind is tried as long as usual.
+                if found is not None or (is_last and not self._folder_strangers and not self._file_strangers):
                     self.release()
                     return False
                 if is_last:
@@ -130,6 +141,18 @@ class Lock:
                     raise UserError(f"{self._path}: cannot be locked; remove it, and try again")
                 self._find_strangers()
             time.sleep(RETRY_PAUSE)
+
+    def lasting_holder(self) -> Holder | None:
+        """Return the supervisor that holds the lock; the end of one that has been killed is waited for.
+
+        Return that too if it has not ended after DEATH_TIMEOUT seconds.
+        """
+        deadline = time.monotonic() + DEATH_TIMEOUT
+        while (found := self.find_holder()) is not None and process_identity.is_being_killed(found.pid):
+            if time.monotonic() > deadline:
+                break
+            time.sleep(RETRY_PAUSE)
+        return found
 
     def holder(self) -> int | None:
         """Return the PID of the supervisor that holds the lock, or None."""
@@ -243,9 +266,19 @@ class Lock:
         ours = os.fstat(self._file).st_ino if self._file is not None else None
         for pid in dict.fromkeys(lock.pid for lock in file_locks.all_locks() if lock.inode != ours):
             found = _supervisor(pid, folder)
-            if found is not None and _holds_file(pid, folder, ours):
+            if found is None:
+                continue
+            # This process may lock other files of that name, and has the folder open in any case.
+            is_own = pid == os.getpid()
+            if any(each._displaces(folder, ours) for each in _LOCKS) if is_own else _holds_file(pid, folder, ours):
                 return found
         return None
+
+    def _displaces(self, folder: os.stat_result, excluded: int | None) -> bool:
+        """Return whether this lock is that of the folder, on another file than the inode `excluded`."""
+        if self._file is None or self._folder is None or os.fstat(self._file).st_ino == excluded:
+            return False
+        return os.path.samestat(os.fstat(self._folder), folder)
 
     @contextlib.contextmanager
     def _opened(self, path: Path) -> Iterator[int]:
@@ -340,7 +373,7 @@ def _strangers(descriptor: int) -> frozenset[tuple[int, int]]:
 def _holds_file(pid: int, folder: os.stat_result, excluded: int | None) -> bool:
     """Return whether a process has this folder open and locks a file with the name of a lock file, wherever it is now.
 
-    The inode `but` does not count.
+    The inode `excluded` does not count.
     """
     with contextlib.suppress(OSError):
         locked = [f"/proc/{pid}/fd/{name}" for name, inode in file_locks.locked_by(pid) if inode != excluded]

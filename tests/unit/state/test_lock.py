@@ -1,6 +1,7 @@
 """Who supervises: whatever is written in the lock file, and whatever becomes of the file."""
 
 import contextlib
+import fcntl
 import itertools
 import os
 import shutil
@@ -15,6 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from comet.cli.launch import already_running
 from comet.host import process_identity
 from comet.state.directory import Cluster
 from comet.state.lock import Holder, Lock
@@ -253,6 +255,66 @@ def test_the_holder_locks_the_folder_after_a_stranger(cluster: Cluster) -> None:
         assert lock.is_ours
     wait_until(lambda: lock.repair() and not can_lock(cluster.folder), 5, "the holder locks it")
     lock.release()
+
+
+FREEZER = Path("/sys/fs/cgroup/freezer")
+"""What is frozen here is killed when it is thawed (freezer of cgroup v1)."""
+
+
+@contextlib.contextmanager
+def frozen(pid: int) -> Iterator[Callable[[], None]]:
+    """Let a process stand still, also where it is killed, until the given function is called."""
+    group = FREEZER / f"comet-test-{pid}"
+    group.mkdir()
+    try:
+        (group / "cgroup.procs").write_text(f"{pid}\n")
+        (group / "freezer.state").write_text("FROZEN")
+        wait_until(lambda: (group / "freezer.state").read_text() == "FROZEN\n", 5, "it stands still")
+        yield lambda: [(group / "freezer.state").write_text("THAWED"), None][1]
+    finally:
+        (group / "freezer.state").write_text("THAWED")
+        wait_until(lambda: not (group / "cgroup.procs").read_text(), 5, "it has ended")
+        group.rmdir()
+
+
+def no_freezer() -> str:
+    return "" if os.access(FREEZER / "cgroup.procs", os.W_OK) else "a writable freezer (cgroup v1)"
+
+
+@pytest.mark.slow
+@pytest.mark.machine.with_args(no_freezer)
+def test_a_killed_holder_that_ends_late_is_waited_for(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    with holding(cluster) as holder, frozen(holder.pid) as thaw:
+        assert not process_identity.is_being_killed(holder.pid)
+        holder.kill()
+        assert process_identity.is_being_killed(holder.pid)
+        with monkeypatch.context() as patched:
+            patched.setattr("comet.state.lock.DEATH_TIMEOUT", 0.2)
+            assert not Lock(cluster).acquire(0)
+            late = Lock(cluster).lasting_holder()
+        assert late is not None
+        assert (
+            f"its supervisor (PID {holder.pid}) was killed, and has not"
+            in already_running(cluster.folder, late).message
+        )
+        thawing = threading.Timer(0.5, thaw)
+        thawing.start()
+        lock = Lock(cluster)
+        assert lock.acquire(0)
+        thawing.join()
+        lock.release()
+
+
+def test_another_locked_file_of_this_process_is_no_cluster_lock(cluster: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    with (tmp_path / "elsewhere" / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        lock = Lock(cluster)
+        assert lock.holder() is None
+        assert lock.acquire(0)
+        assert lock.holder() is None
+        assert Lock(cluster).holder() == os.getpid()
+        lock.release()
 
 
 class Unlucky(Lock):
