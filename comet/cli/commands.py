@@ -3,50 +3,37 @@
 import argparse
 import json
 import os
-import re
-import signal
 import sys
-import time
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import psutil
 
-from comet.cli.acting import print_result
 from comet.cli.launch import already_running, run_detached, supervise, watched_parent
 from comet.cli.options import (
     CONFIG,
     NOTHING_RUNS,
-    changing_cluster,
     cluster_of,
     config_path,
     existing_cluster,
     known_cluster,
 )
-from comet.cli.read_commands import show
-from comet.cli.supervisor_calls import QUICK_TIMEOUT, run_operation, send_command, stop_supervisor
-from comet.cli.waiting import await_exits
+from comet.cli.supervisor_calls import stop_supervisor
 from comet.common.errors import UserError
 from comet.common.program import IN_CHECKOUT, spoken
-from comet.common.wording import counted, hint, nearest, there_are
-from comet.config.fault_settings import FRONT, FRONT_SETTINGS, NETWORK, SETTINGS
+from comet.common.wording import counted, hint
 from comet.config.keys import KEYS
 from comet.config.schema import Config, load, old_names, ports_text
 from comet.config.template import template
 from comet.engine.clients import Engines
-from comet.events import event, journal
-from comet.faults.files import FAULT_FILE_DELAY, NETWORK_TIMEOUT, event_fields
-from comet.faults.orders import change
+from comet.events import event
 from comet.host.packages import missing_packages
 from comet.host.process_setup import allowed, shortage
 from comet.runtimes import discovery
-from comet.state.control_socket import call
 from comet.state.directory import Cluster
 from comet.state.lock import Lock
 from comet.state.ownership import denied, require_access, user
 from comet.statistics import database
-from comet.telemetry.status import once
 from comet.terminal.messages import BackgroundDisplay, Display, LineDisplay, PipeDisplay, QuietDisplay, plain_display
 
 
@@ -167,79 +154,6 @@ def clean_up(options: argparse.Namespace) -> int:
     return 0
 
 
-def kill(options: argparse.Namespace) -> int:
-    cluster = changing_cluster(options)
-    tail = journal.Tail(cluster.path("events.jsonl"))
-    done, failures, killed = [], [], []
-    for name in options.names:
-        try:
-            result, supervised = _kill(cluster, name, options.signal)
-        except UserError as error:
-            failures.append(error)
-            continue
-        done.append(result)
-        is_kill = result["signal"] == "SIGKILL"
-        killed += [name] if is_kill and supervised else []
-        if not options.json:
-            print(f"{name} killed (SIGKILL)" if is_kill else f"{result['signal']} sent to {name}", flush=True)
-    await_exits(cluster, tail, killed)
-    if options.json and done:
-        print(json.dumps(done[0] if len(options.names) == 1 else done))
-    if failures:
-        raise UserError("\n".join(error.message for error in failures), failures[0].exit_code)
-    return 0
-
-
-def _kill(cluster: Cluster, name: str, signal_name: str) -> tuple[dict[str, Any], bool]:
-    """Send a signal to a replica; return what was done, and whether a supervisor did it."""
-    try:
-        return call(cluster, "kill", name=name, signal=signal_name), True
-    except ConnectionError:
-        from comet.supervisor.operations import signal_number
-
-        number = signal_number(signal_name)
-        discovery.kill(cluster, name, number)
-        return {"name": name, "signal": signal.Signals(number).name}, False
-
-
-SCALED = {"worker": "worker", "pool": "pool", "lb": "pool"}
-"""The words of `scale`: `pool` is the key of config.yaml, `lb` the role in `ps`."""
-
-
-def scale(options: argparse.Namespace) -> int:
-    numbers: dict[str, int] = {}
-    for text in options.numbers:
-        word, _, value = text.partition("=")
-        name = SCALED.get(word)
-        if name is None or not re.fullmatch(r"[0-9]{1,9}", value) or name in numbers:
-            near = nearest(word, SCALED) if name is None else None
-            meant = f"; did you mean {near}=?" if near else ""
-            raise UserError(
-                f"scale: {text}: not understood (allowed: worker=N, and pool=M or lb=M, whole numbers{meant})", 2
-            )
-        numbers[name] = int(value)
-    return print_result(options, run_operation(options, "scale", **numbers))
-
-
-def restart(options: argparse.Namespace) -> int:
-    restarted: list[str] = []
-    _require_targets(options)
-    for target in options.targets:
-        restarted += run_operation(options, "restart", target=target)["restarted"]
-    print(json.dumps({"restarted": restarted}) if options.json else f"restarted {', '.join(restarted) or 'nothing'}")
-    return 0
-
-
-def _require_targets(options: argparse.Namespace) -> None:
-    """Raise UserError if one of several names is not known, before the others are restarted."""
-    names = options.targets if len(options.targets) > 1 else []
-    known = [row.name for row in once(changing_cluster(options)).replicas] if names else []
-    unknown = [name for name in names if known and name not in (*known, "worker", "lb", "all")]
-    if unknown:
-        lines = [f"{event.visible(name)}: no such replica ({there_are(name, known)})" for name in unknown]
-        raise UserError("\n".join([*lines, "nothing was restarted"]), 2)
-
-
 def init(options: argparse.Namespace) -> int:
     """Write a commented config file; one that is there is never replaced."""
     path = Path(options.config or CONFIG)
@@ -252,55 +166,6 @@ def init(options: argparse.Namespace) -> int:
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from None
     print(spoken(f"{path} is written; start the cluster with: {IN_CHECKOUT} run"))
-    return 0
-
-
-def faults(options: argparse.Namespace) -> int:
-    given = {name: getattr(options, name.replace("-", "_")) for name in (*SETTINGS, *FRONT_SETTINGS)}
-    given |= {"for": options.seconds, "count": options.count, "clear": options.clear or None}
-    wanted = {name: value for name, value in given.items() if value is not None}
-    of_front = options.name is None and set(wanted) & (set(FRONT_SETTINGS) - set(SETTINGS))
-    target = FRONT if of_front else options.name or "all"
-    ordered = change(wanted, target) if wanted else None  # Refuse invalid settings whether or not a cluster runs.
-    result = send_command(
-        (changing_cluster if wanted else existing_cluster)(options),
-        "faults",
-        NETWORK_TIMEOUT if set(wanted) & set(NETWORK) else QUICK_TIMEOUT,
-        target=options.name,
-        **wanted,
-    )
-    if wanted:
-        time.sleep(FAULT_FILE_DELAY)
-    if options.json:
-        print(json.dumps(result, indent=1))
-    elif ordered is None:
-        show("faults", result["workers"])
-    else:
-        replica = {} if options.name in (None, "all") else {"replica": options.name}
-        print(event.line({"event": "faults_changed", **replica, **event_fields(ordered, [])}))
-    return 0
-
-
-def dashboard(options: argparse.Namespace) -> int:
-    """Print a link that gives a browser the right to write, or open the user's browser, which needs no link.
-
-    The link never becomes an argument of a program: another user who can list processes could open it first.
-    """
-    result = send_command(existing_cluster(options), "dashboard", QUICK_TIMEOUT)
-    if options.json:
-        print(json.dumps(result))
-        return 0
-    if options.open:
-        import webbrowser
-
-        if webbrowser.open(result["url"]):
-            return 0
-        print("no browser could be opened here; open this link in one:", file=sys.stderr)
-    print(result["link"], flush=True)
-    print(
-        f"(valid once, for {result['expires_s'] // 60} minutes; anyone who opens it can change the cluster)",
-        file=sys.stderr,
-    )
     return 0
 
 

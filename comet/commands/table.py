@@ -137,7 +137,7 @@ DECLARED = (
             value("--signal", "SIGNAL", "KILL, TERM, STOP, CONT, SEGV, … (KILL)", default="KILL", words=SIGNALS),
             JSON,
         ),
-        run="cli.commands:kill",
+        run="cli.acting:kill",
         fields={
             "name": words_field("a replica's name", input=forms.REPLICA),
             "signal": Field(
@@ -171,7 +171,7 @@ DECLARED = (
             ),
             JSON,
         ),
-        run="cli.commands:scale",
+        run="cli.acting:scale",
         fields={
             "worker": Field(
                 {"type": "integer", "minimum": 0, "maximum": 200}, int | None, field_checks.scaled(KEYS["worker"]),
@@ -192,7 +192,7 @@ DECLARED = (
             value("targets", "NAME|worker|lb|all", "which replicas", nargs="+", words="worker lb all", replicas=True),
             JSON,
         ),
-        run="cli.commands:restart",
+        run="cli.acting:restart",
         fields={"target": words_field("a replica's name, worker, lb or all", input=forms.TARGET)},
         handler=lambda operations, request: operations.restart(request["target"]), over_http=True, form=forms.RESTART,
     ),
@@ -245,7 +245,7 @@ DECLARED = (
             switch("--clear", help="first return to the settings of config.yaml"),
             JSON,
         ),
-        run="cli.commands:faults",
+        run="cli.acting:faults",
         fields={
             "target": Field(
                 {"type": "string", "default": "all"}, str | None, field_checks.target, default="all", input=forms.FAULTY
@@ -263,7 +263,7 @@ DECLARED = (
         "dashboard", "print a one-time link to the dashboard, with the right to change the cluster",
         ("dashboard", "dashboard --open", "dashboard --json | jq -r .link"),
         (switch("--open", "-o", help="open the dashboard in this user's browser instead"), JSON),
-        run="cli.commands:dashboard",
+        run="cli.acting:dashboard",
     ),
     Command(
         "scenario", "play timed steps of faults, kills and load, and judge the result",

@@ -22,8 +22,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 IMPORTED = (
+    "comet.api.statistics",
+    "comet.balancers.finder",
+    "comet.cli.acting",
     "comet.cli.commands",
     "comet.cli.main",
+    "comet.runtimes.docker.finder",
+    "comet.runtimes.external.finder",
+    "comet.runtimes.logs",
+    "comet.runtimes.merged_logs",
+    "comet.runtimes.process.finder",
+    "comet.runtimes.swarm.finder",
     "comet.terminal.board.loop",
     "docker",
     "psycopg",
