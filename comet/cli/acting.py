@@ -21,9 +21,7 @@ from comet.common.errors import UserError
 from comet.common.wording import nearest, there_are
 from comet.config.fault_settings import FRONT, FRONT_SETTINGS, NETWORK, SETTINGS
 from comet.events import event, journal
-from comet.faults.files import FAULT_FILE_DELAY, NETWORK_TIMEOUT, event_fields
 from comet.faults.orders import change
-from comet.runtimes import discovery
 from comet.state.control_socket import call
 from comet.state.directory import Cluster
 from comet.telemetry.status import once
@@ -73,6 +71,7 @@ def _kill(cluster: Cluster, name: str, signal_name: str) -> tuple[dict[str, Any]
     try:
         return call(cluster, "kill", name=name, signal=signal_name), True
     except ConnectionError:
+        from comet.runtimes import discovery
         from comet.supervisor.operations import signal_number
 
         number = signal_number(signal_name)
@@ -119,6 +118,8 @@ def _require_targets(options: argparse.Namespace) -> None:
 
 
 def faults(options: argparse.Namespace) -> int:
+    from comet.faults.files import FAULT_FILE_DELAY, NETWORK_TIMEOUT, event_fields
+
     given = {name: getattr(options, name.replace("-", "_")) for name in (*SETTINGS, *FRONT_SETTINGS)}
     given |= {"for": options.seconds, "count": options.count, "clear": options.clear or None}
     wanted = {name: value for name, value in given.items() if value is not None}

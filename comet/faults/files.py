@@ -8,8 +8,8 @@ in `.comet/faults.json`. They outlive restarts and a supervisor that dies, and e
 import asyncio
 import contextlib
 import json
+import secrets
 import time
-import uuid
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
@@ -207,7 +207,7 @@ def boot_time() -> BootTime:
 async def _add_order(
     cluster: Cluster, config: Config, names: list[str], change: Change, everything: bool, network: Network
 ) -> None:
-    ordered, now, identity = orders(cluster), boot_time(), uuid.uuid4().hex
+    ordered, now, identity = orders(cluster), boot_time(), secrets.token_hex(16)
     former = dict(ordered)
     # Clearing all workers also clears those that were scaled away.
     target_names = {*names, *ordered} if everything and change.clear else set(names)

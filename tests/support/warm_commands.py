@@ -27,6 +27,7 @@ IMPORTED = (
     "comet.cli.acting",
     "comet.cli.commands",
     "comet.cli.main",
+    "comet.faults.files",
     "comet.runtimes.docker.finder",
     "comet.runtimes.external.finder",
     "comet.runtimes.logs",
