@@ -353,12 +353,12 @@ def _status_of(process: "multiprocessing.context.ForkServerProcess") -> Callable
     return status
 
 
-def _reap(pid: int, timeout: float = END_TIMEOUT) -> None:
+def _reap(pid: int) -> None:
     """Wait for a child that is about to end; kill it if it does not.
 
     It is a child until it is reaped, so its PID names no other process.
     """
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + END_TIMEOUT
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(pid, os.WNOHANG) == (0, 0):
             if time.monotonic() > deadline:

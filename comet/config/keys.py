@@ -66,9 +66,9 @@ def key(default: Any, check: Check, allowed: str, meaning: str, *, fixed: bool =
     return field(metadata={"key": Key(default, check, allowed, meaning, fixed), "under": under})
 
 
-def taken(known: Key, *, fixed: bool = False) -> Any:
+def taken(known: Key) -> Any:
     """Return the field of a key that is declared elsewhere."""
-    return key(known.default, known.check, known.allowed, known.meaning, fixed=fixed)
+    return key(known.default, known.check, known.allowed, known.meaning)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -112,7 +112,7 @@ class Directory:
         if self.status.st_uid != owner.uid:
             os.fchown(self.descriptor, owner.uid, owner.gid)
 
-    def child(self, name: str, make: bool = False, mode: int = 0o700, owner: Owner | None = None) -> "Directory":
+    def child(self, name: str, make: bool = False, owner: Owner | None = None) -> "Directory":
         """Open a directory in this one.
 
         With `make`, it is created if it is missing, and closed to other writers if this user owns it. `owner` is the
@@ -124,7 +124,7 @@ class Directory:
         with self._named(name):
             if make:
                 with contextlib.suppress(FileExistsError):
-                    os.mkdir(name, mode, dir_fd=self.descriptor)
+                    os.mkdir(name, 0o700, dir_fd=self.descriptor)
             found = Directory(_open_directory(name, self.descriptor, path), path)
         try:
             if make and found.status.st_uid == os.geteuid():

@@ -56,12 +56,12 @@ class Holder:
         return f"a process of uid {self.uid}" if self.pid is None else f"{self.name} (PID {self.pid})"
 
 
-def port_conflict(pid: int, replica: str, host: str | None, port: int, proc: Path = PROC) -> str:
+def port_conflict(pid: int, replica: str, host: str | None, port: int) -> str:
     """Return why the process that listens at the address is not this process.
 
     Return an empty string if it is this process, if no process listens, or if that is not visible.
     """
-    found = stranger(pid, replica, host, port, proc)
+    found = stranger(pid, replica, host, port)
     if found is None:
         return ""
     if found.marked:
@@ -73,26 +73,26 @@ def left_in_background(port: int, holder: object) -> str:
     return f"port {port} is held by {holder}, which its command left in the background: {FOREGROUND}"
 
 
-def stranger(pid: int, replica: str, host: str | None, port: int, proc: Path = PROC) -> Holder | None:
+def stranger(pid: int, replica: str, host: str | None, port: int) -> Holder | None:
     """Return the process that listens there, unless it is this process or belongs to it."""
-    sockets = listening(host, port, proc)
+    sockets = listening(host, port)
     try:
-        if sockets.keys() <= held(pid, proc):
+        if sockets.keys() <= held(pid):
             return None
-        ours = set[int]().union(*(held(each, proc) for each in family(pid, proc)))
+        ours = set[int]().union(*(held(each) for each in family(pid)))
     except PermissionError:
         return None
     strange = {inode: uid for inode, uid in sockets.items() if inode not in ours}
-    holders = [_holder(inode, uid, replica, proc) for inode, uid in strange.items()]
+    holders = [_holder(inode, uid, replica) for inode, uid in strange.items()]
     return next((each for each in holders if each.name not in PUBLISHERS), None)
 
 
-def taken(port: int, proc: Path = PROC) -> str:
+def taken(port: int) -> str:
     """Return a text like `port 6000 is held by nginx (PID 42)`, for a listener on any address.
 
     Return an empty string if no process but this one listens on the port.
     """
-    holders = [_holder(inode, uid, "", proc) for inode, uid in listening(None, port, proc).items()]
+    holders = [_holder(inode, uid, "") for inode, uid in listening(None, port).items()]
     other = next((each for each in holders if each.pid != os.getpid()), None)
     return "" if other is None else f"port {port} is held by {other}"
 
@@ -136,11 +136,11 @@ def _unmapped(packed: bytes) -> Address:
     return address.ipv4_mapped or address if isinstance(address, ipaddress.IPv6Address) else address
 
 
-def held(pid: int, proc: Path = PROC) -> set[int]:
+def held(pid: int) -> set[int]:
     """Return the inodes of a process's sockets, none if it is gone; raise PermissionError if not visible."""
     found = set[int]()
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        folder = proc / str(pid) / "fd"
+        folder = PROC / str(pid) / "fd"
         for number in os.listdir(folder):
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 target = os.readlink(folder / number)
@@ -149,20 +149,20 @@ def held(pid: int, proc: Path = PROC) -> set[int]:
     return found
 
 
-def family(pid: int, proc: Path = PROC) -> set[int]:
+def family(pid: int) -> set[int]:
     """Return the process, all members of the session that it leads, and the descendants of all these."""
-    return {pid, *_family({pid}, {pid}, proc)}
+    return {pid, *_family({pid}, {pid})}
 
 
-def _family(roots: Collection[int], sessions: Collection[int], proc: Path) -> dict[int, int]:
+def _family(roots: Collection[int], sessions: Collection[int]) -> dict[int, int]:
     """Return these processes, all members of these sessions and the descendants of all these, as PID -> session.
 
     Processes that have ended are left out.
     """
     parents, member_of = dict[int, int](), dict[int, int]()
-    for pid in _pids(proc):
+    for pid in _pids():
         with contextlib.suppress(OSError, ValueError):
-            state, parents[pid], member_of[pid] = _kinship(pid, proc)
+            state, parents[pid], member_of[pid] = _kinship(pid)
             if state == "Z":
                 del member_of[pid]
     found = {pid for pid in parents if pid in roots or member_of.get(pid) in sessions}
@@ -171,7 +171,7 @@ def _family(roots: Collection[int], sessions: Collection[int], proc: Path) -> di
     return {pid: member_of[pid] for pid in found if pid in member_of}
 
 
-def end_background(cluster: str, replica: str, port: int, sessions: Collection[int], proc: Path = PROC) -> list[Holder]:
+def end_background(cluster: str, replica: str, port: int, sessions: Collection[int]) -> list[Holder]:
     """Kill what a replica that has ended left running in the background, and return the killed processes.
 
     These are children of this process (it is a subreaper, so it inherits them) that carry the replica's mark or listen
@@ -182,66 +182,64 @@ def end_background(cluster: str, replica: str, port: int, sessions: Collection[i
     not fork any more (signal(7); fork fails while a fatal signal is pending).
     """
     ended, roots, theirs = list[Holder](), set[int](), set[int]()
-    for pid in _children(os.getpid(), proc):
+    for pid in _children(os.getpid()):
         with contextlib.suppress(OSError):
-            state, _, session = _kinship(pid, proc)
-            if state != "Z" and session not in sessions and _left_by(pid, cluster, replica, port, proc):
-                ended.append(Holder((proc / str(pid)).stat().st_uid, pid, _name(pid, proc), True))
+            state, _, session = _kinship(pid)
+            if state != "Z" and session not in sessions and _left_by(pid, cluster, replica, port):
+                ended.append(Holder((PROC / str(pid)).stat().st_uid, pid, _name(pid), True))
                 roots.add(pid)
                 theirs.add(session)
     theirs.discard(os.getsid(0))
     killed = set[int]()
-    while new := {pid: its for pid, its in _family(roots, theirs, proc).items() if pid not in killed} if roots else {}:
+    while new := {pid: its for pid, its in _family(roots, theirs).items() if pid not in killed} if roots else {}:
         for pid, session in new.items():
-            _kill(pid, session, proc)
+            _kill(pid, session)
         killed |= new.keys()
         roots |= new.keys()
     return ended
 
 
-def _left_by(pid: int, cluster: str, replica: str, port: int, proc: Path) -> bool:
-    environment = _environment(pid, proc)
+def _left_by(pid: int, cluster: str, replica: str, port: int) -> bool:
+    environment = _environment(pid)
     marked = (environment.get("COMET_CLUSTER"), environment.get(MARK)) == (cluster, replica)
-    return marked or bool(held(pid, proc) & listening(None, port, proc).keys())
+    return marked or bool(held(pid) & listening(None, port).keys())
 
 
-def _kill(pid: int, session: int, proc: Path) -> None:
+def _kill(pid: int, session: int) -> None:
     """Kill a process of this session; a process that has taken over the PID in the meantime is left alone."""
     with contextlib.suppress(OSError):
         pidfd = os.pidfd_open(pid)
         try:
-            if _kinship(pid, proc)[2] in (session, pid):
+            if _kinship(pid)[2] in (session, pid):
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         finally:
             os.close(pidfd)
 
 
-def _kinship(pid: int, proc: Path) -> tuple[str, int, int]:
+def _kinship(pid: int) -> tuple[str, int, int]:
     """Return state, parent and session of a process; raise OSError if it is gone."""
-    state, parent, _, session = (proc / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()[:4]
+    state, parent, _, session = (PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()[:4]
     return state, int(parent), int(session)
 
 
-def _holder(inode: int, uid: int, replica: str, proc: Path) -> Holder:
-    for pid in _pids(proc):
+def _holder(inode: int, uid: int, replica: str) -> Holder:
+    for pid in _pids():
         with contextlib.suppress(PermissionError):
-            if inode in held(pid, proc):
-                return Holder(
-                    uid, pid, _name(pid, proc), bool(replica) and _environment(pid, proc).get(MARK) == replica
-                )
+            if inode in held(pid):
+                return Holder(uid, pid, _name(pid), bool(replica) and _environment(pid).get(MARK) == replica)
     return Holder(uid)
 
 
-def _pids(proc: Path) -> list[int]:
-    return [int(name) for name in os.listdir(proc) if name.isdigit()]
+def _pids() -> list[int]:
+    return [int(name) for name in os.listdir(PROC) if name.isdigit()]
 
 
-def goes_to_background(pid: int, proc: Path = PROC) -> bool:
+def goes_to_background(pid: int) -> bool:
     """Whether a process that answers, and has children, ends soon: it leaves the work to them. Waits for that.
 
     A program that becomes a daemon listens, forks and ends (daemon(3)); in between its parent answers, too.
     """
-    if not _children(pid, proc):
+    if not _children(pid):
         return False
     try:
         pidfd = os.pidfd_open(pid)
@@ -252,41 +250,41 @@ def goes_to_background(pid: int, proc: Path = PROC) -> bool:
         poll.register(pidfd, select.POLLIN)
         deadline = time.monotonic() + BUSY_TIMEOUT
         while not poll.poll(1000 * DAEMON_TIMEOUT):
-            if time.monotonic() > deadline or not _would_run(pid, proc):
+            if time.monotonic() > deadline or not _would_run(pid):
                 return False
         return True
     finally:
         os.close(pidfd)
 
 
-def _would_run(pid: int, proc: Path) -> bool:
+def _would_run(pid: int) -> bool:
     """Whether a process has something to do now, which may be its end."""
     with contextlib.suppress(OSError, ValueError):
-        return _kinship(pid, proc)[0] in RUNNABLE
+        return _kinship(pid)[0] in RUNNABLE
     return True  # It is about to be gone.
 
 
-def _children(parent: int, proc: Path) -> list[int]:
+def _children(parent: int) -> list[int]:
     """Return the children of a process."""
     with contextlib.suppress(OSError):  # The kernel keeps no lists of children, or a thread has ended.
-        lists = [(task / "children").read_text() for task in (proc / f"{parent}/task").iterdir()]
+        lists = [(task / "children").read_text() for task in (PROC / f"{parent}/task").iterdir()]
         return [int(word) for each in lists for word in each.split()]
     found = []
-    for pid in _pids(proc):
+    for pid in _pids():
         with contextlib.suppress(OSError, ValueError):
-            if _kinship(pid, proc)[1] == parent:
+            if _kinship(pid)[1] == parent:
                 found.append(pid)
     return found
 
 
-def _name(pid: int, proc: Path) -> str | None:
+def _name(pid: int) -> str | None:
     with contextlib.suppress(OSError):
-        return (proc / str(pid) / "comm").read_text(errors="replace").strip() or None
+        return (PROC / str(pid) / "comm").read_text(errors="replace").strip() or None
     return None
 
 
-def _environment(pid: int, proc: Path) -> Mapping[str, str]:
+def _environment(pid: int) -> Mapping[str, str]:
     with contextlib.suppress(OSError):
-        words = (proc / str(pid) / "environ").read_text(errors="replace").split("\0")
+        words = (PROC / str(pid) / "environ").read_text(errors="replace").split("\0")
         return dict(word.split("=", 1) for word in words if "=" in word)
     return {}

@@ -292,10 +292,10 @@ def remove_old_stages(client: docker.DockerClient) -> None:
                 client.api.remove_image(stage["Id"])
 
 
-def shortened(line: str, width: int = 100) -> str:
+def shortened(line: str) -> str:
     """Return a build step on one line of a terminal."""
     line = " ".join(line.split())
-    return line if len(line) <= width else line[: width - 1] + "…"
+    return line if len(line) <= 100 else line[:99] + "…"
 
 
 def main(arguments: Sequence[str]) -> int:

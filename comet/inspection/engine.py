@@ -6,7 +6,6 @@ if the kernel agrees: it is in the container's control group, or was born when t
 
 import contextlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final
 
 import docker
@@ -17,7 +16,7 @@ from comet.engine import traits
 from comet.engine.errors import engine_errors, error_text
 from comet.host import process_identity
 from comet.inspection.facts import EngineFacts, Fact, Missing
-from comet.inspection.proc import PROC, Gone, ProcessFolder
+from comet.inspection.proc import Gone, ProcessFolder
 from comet.inspection.tree import INITS
 from comet.runtimes.cluster_processes import wall_time
 
@@ -78,7 +77,7 @@ def _image_layers(client: docker.DockerClient, image: str) -> Fact[int]:
         return Missing("not known", error_text(error))
 
 
-def first_process(inspected: Mapping[str, Any], proc: Path = PROC) -> ProcessFolder:
+def first_process(inspected: Mapping[str, Any]) -> ProcessFolder:
     """Return the first process of a running container; raise Gone where none is found.
 
     An engine in a PID namespace of its own, or in another user's, names PIDs that are others here. Then the process is
@@ -89,13 +88,13 @@ def first_process(inspected: Mapping[str, Any], proc: Path = PROC) -> ProcessFol
     pid = int(state.get("Pid") or 0)
     if pid:
         with contextlib.suppress(Gone):
-            folder = ProcessFolder(pid, proc=proc)
+            folder = ProcessFolder(pid)
             if _is_of(folder, identity) or _began(folder, str(state.get("StartedAt", ""))):
                 return folder
             folder.close()
         for other in process_identity.pids():
             with contextlib.suppress(Gone, OSError):
-                folder = ProcessFolder(other, proc=proc)
+                folder = ProcessFolder(other)
                 if _is_of(folder, identity) and _number_inside(folder) == 1:
                     return folder
                 folder.close()
@@ -127,14 +126,14 @@ def _number_inside(folder: ProcessFolder) -> int | None:
     return None
 
 
-def service_process(first: ProcessFolder, proc: Path = PROC) -> ProcessFolder:
+def service_process(first: ProcessFolder) -> ProcessFolder:
     """Return the process that does a container's work: the child of an init program, else the first process."""
     if first.text("comm").strip() not in INITS:
         return first
     for each in process_identity.processes():
         if each.parent == first.pid and each.alive:
             with contextlib.suppress(Gone):
-                child = ProcessFolder(each.pid, each.birth, proc)
+                child = ProcessFolder(each.pid, each.birth)
                 first.close()
                 return child
     return first

@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Final
 
 from comet.host import port_owners, process_identity
@@ -24,44 +23,42 @@ Listener = tuple[str, int, str]
 """A process that accepts connections: its name, its PID, and where it sends them (empty: it serves them itself)."""
 
 
-def of_process(pid: int, port: int, proc: Path = PROC) -> PortRoute:
+def of_process(pid: int, port: int) -> PortRoute:
     """Return the route to a port of a process in this network namespace."""
 
     def listeners() -> tuple[Listener, ...]:
-        ours = port_owners.held(pid, proc)
-        found = port_owners.listening(None, port, proc)
+        ours = port_owners.held(pid)
+        found = port_owners.listening(None, port)
         return (("itself", pid, ""),) if ours & found.keys() else ()
 
     return PortRoute(port, fact(listeners), ())
 
 
-def of_container(port: int, inside: str, engine: int | None, proc: Path = PROC) -> PortRoute:
+def of_container(port: int, inside: str, engine: int | None) -> PortRoute:
     """Return the route to a published port; `inside` is the address in the container.
 
     `engine` is a process of the engine, whose network namespace holds the port and its rules.
     """
-    here = engine is None or _same_network(engine, proc)
+    here = engine is None or _same_network(engine)
     rules: Fact[tuple[str, ...]] = ELSEWHERE
     skips = False
     if here:
         listed = nat_rules()
         rules = listed if isinstance(listed, Missing) else matching(listed, port)
         skips = not isinstance(listed, Missing) and skips_loopback(listed)
-    return PortRoute(port, fact(lambda: _proxies(port, inside, engine, proc)), rules, skips)
+    return PortRoute(port, fact(lambda: _proxies(port, inside, engine)), rules, skips)
 
 
-def _proxies(port: int, inside: str, engine: int | None, proc: Path) -> tuple[Listener, ...]:
+def _proxies(port: int, inside: str, engine: int | None) -> tuple[Listener, ...]:
     """Return the engine's helper processes that accept connections to a published port."""
-    found = [(PROXY, pid, inside) for pid in forwarders(port, inside, engine, proxies(), proc)]
-    return tuple(found or _publishers(port, inside, proc))
+    found = [(PROXY, pid, inside) for pid in forwarders(port, inside, engine, proxies())]
+    return tuple(found or _publishers(port, inside))
 
 
-def forwarders(
-    port: int, inside: str, engine: int | None, known: Iterable[tuple[int, str, str]], proc: Path = PROC
-) -> list[int]:
+def forwarders(port: int, inside: str, engine: int | None, known: Iterable[tuple[int, str, str]]) -> list[int]:
     """Return which of these proxies forward a port, in the network namespace of a process of the engine."""
     fits = [pid for pid, number, target in known if (number, target) == (str(port), inside)]
-    return [pid for pid in fits if engine is None or _namespaces_match(pid, engine, proc)]
+    return [pid for pid in fits if engine is None or _namespaces_match(pid, engine)]
 
 
 def proxies() -> list[tuple[int, str, str]]:
@@ -75,14 +72,14 @@ def proxies() -> list[tuple[int, str, str]]:
     return found
 
 
-def _publishers(port: int, inside: str, proc: Path) -> list[Listener]:
+def _publishers(port: int, inside: str) -> list[Listener]:
     """Return the helpers of other engines that listen on a port, found by the socket that they hold."""
-    sockets = port_owners.listening(None, port, proc).keys()
+    sockets = port_owners.listening(None, port).keys()
     found: list[Listener] = []
     for pid in process_identity.pids():
         with contextlib.suppress(PermissionError, OSError):
-            name = (proc / str(pid) / "comm").read_text().strip()
-            if name in port_owners.PUBLISHERS and port_owners.held(pid, proc) & sockets:
+            name = (PROC / str(pid) / "comm").read_text().strip()
+            if name in port_owners.PUBLISHERS and port_owners.held(pid) & sockets:
                 found.append((name, pid, inside))
     return found
 
@@ -91,14 +88,14 @@ def _option(words: tuple[str, ...], name: str) -> str:
     return words[words.index(name) + 1] if name in words[:-1] else ""
 
 
-def _same_network(pid: int, proc: Path) -> bool:
+def _same_network(pid: int) -> bool:
     """Return whether a process is in this process's network namespace, or that is not known."""
-    return _namespaces_match(pid, None, proc)
+    return _namespaces_match(pid, None)
 
 
-def _namespaces_match(pid: int, other: int | None, proc: Path) -> bool:
+def _namespaces_match(pid: int, other: int | None) -> bool:
     try:
-        return (proc / str(pid) / "ns/net").readlink() == (proc / str(other or "self") / "ns/net").readlink()
+        return (PROC / str(pid) / "ns/net").readlink() == (PROC / str(other or "self") / "ns/net").readlink()
     except OSError:
         return True
 

@@ -247,6 +247,6 @@ class Cluster:
         return peer
 
 
-def write_atomically(path: Path, content: str, mode: int = 0o600) -> None:
+def write_atomically(path: Path, content: str) -> None:
     """Replace a file in one step (see `files.write`)."""
-    files.write(path, content, mode)
+    files.write(path, content)

@@ -183,13 +183,11 @@ def plain_display(quiet: bool, log_format: str | None) -> Display | None:
     return LineDisplay() if log_format == "text" or not is_own_terminal() else None
 
 
-def is_own_terminal(fd: int = 1) -> bool:
+def is_own_terminal() -> bool:
     """Return whether this is a terminal with cursor control whose foreground process group is ours."""
     try:
         return (
-            sys.stdout.isatty()
-            and os.environ.get("TERM") not in (None, "", "dumb")
-            and os.tcgetpgrp(fd) == os.getpgrp()
+            sys.stdout.isatty() and os.environ.get("TERM") not in (None, "", "dumb") and os.tcgetpgrp(1) == os.getpgrp()
         )
     except OSError:
         return False

@@ -226,9 +226,9 @@ def policy_class(balance: str) -> type[Policy]:
     return found
 
 
-def policy_of(settings: Settings, clock: Callable[[], float], generator: random.Random | None = None) -> Policy | None:
+def policy_of(settings: Settings, clock: Callable[[], float]) -> Policy | None:
     """Return the policy that the settings name; None means plain rotation."""
-    policy = policy_class(settings.balance)(settings, clock, generator or random.Random())  # nosec B311
+    policy = policy_class(settings.balance)(settings, clock, random.Random())  # nosec B311
     return None if settings.balance == ROUND_ROBIN and not policy.weighted else policy
 
 

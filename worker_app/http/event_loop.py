@@ -38,8 +38,8 @@ class Timer:
 class EventLoop:
     """Runs the handlers of events, timers and calls; `after_iteration` is called at the end of each iteration."""
 
-    def __init__(self, after_iteration: Callable[[], None] = lambda: None) -> None:
-        self.after_iteration = after_iteration
+    def __init__(self) -> None:
+        self.after_iteration: Callable[[], None] = lambda: None
         self._epoll = select.epoll()
         self._handlers: dict[int, Callable[[int], None]] = {}
         self._timers: list[tuple[float, int, Timer]] = []

@@ -21,6 +21,7 @@ from waitress.adjustments import Adjustments  # type: ignore[import-untyped]
 from waitress.server import TcpWSGIServer  # type: ignore[import-untyped]
 from waitress.task import ThreadedTaskDispatcher  # type: ignore[import-untyped]
 
+from worker_app.common.boot import boot_time
 from worker_app.faults import resource_use
 from worker_app.faults.sampling import FaultSampler
 from worker_app.http.connection import Channel, JsonTask
@@ -74,7 +75,6 @@ class WorkerServer(TcpWSGIServer):  # type: ignore[misc]
         make_commit_queue: Callable[..., CommitQueue],
         max_active: int | None = None,
         keep_request_ids: bool = False,
-        clock: Callable[[], float] = lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
     ) -> None:
         self.loop = loop
         self.keep_request_ids = keep_request_ids
@@ -82,7 +82,6 @@ class WorkerServer(TcpWSGIServer):  # type: ignore[misc]
         self.to_commit: list[Exchange] = []
         self._commit_due: Timer | None = None
         self._faults = faults
-        self._clock = clock
         self._max_active = max_active
         self._waiting: deque[Exchange] = deque()
         self._active = 0
@@ -171,7 +170,7 @@ class WorkerServer(TcpWSGIServer):  # type: ignore[misc]
             self._admit(channel)
         elif path == STATS and request.command in ("GET", "HEAD"):
             self._stats_dispatcher.add_task(channel)
-        elif path == HEALTH and self._faults.current(self._clock()).hang >= 100.0:
+        elif path == HEALTH and self._faults.current(boot_time()).hang >= 100.0:
             channel.hanging = True
             channel.refresh()
         else:
@@ -188,7 +187,7 @@ class WorkerServer(TcpWSGIServer):  # type: ignore[misc]
             )
             channel.respond(channel.run_task(task), task)
             return
-        exchange = Exchange(self, channel, self._faults.next(self._clock()))
+        exchange = Exchange(self, channel, self._faults.next(boot_time()))
         self._exchanges.add(exchange)
         if self._max_active is not None and self._active >= self._max_active:
             self._waiting.append(exchange)
