@@ -36,6 +36,9 @@ EXAMPLES = """examples:
 """
 
 
+OF_ALL = ("help", "completion")
+"""The commands that are about all others."""
+
 FILES = (Path, file_path)
 """Readers of arguments that name a file."""
 
@@ -58,7 +61,8 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {concealed(message)} (see --help)\n")
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(only: str = "") -> argparse.ArgumentParser:
+    """Return the parser of all commands, or of `only` this one: declaring all takes a third of a short command."""
     top = Parser(
         prog="supervisor.py" if called() == IN_CHECKOUT else called(),
         description="A mini-cluster in one command: workers in containers, load balancers as processes, one "
@@ -70,16 +74,19 @@ def parser() -> argparse.ArgumentParser:
     _add(top, (CONFIG, *COMMANDS["run"].arguments))
     subparsers = top.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
     for command in on_command_line().values():
-        _add_command(subparsers, command)
-    subparsers.choices["help"].set_defaults(parsers={"": top, **subparsers.choices})
+        if only in ("", command.name):
+            _add_command(subparsers, command)
+    if not only:
+        subparsers.choices["help"].set_defaults(parsers={"": top, **subparsers.choices})
     return top
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    top = parser()
     given, client = own_and_client(list(sys.argv[1:] if arguments is None else arguments))
-    options = top.parse_args(command_first(given))
+    given = command_first(given)
+    top = parser(given[0] if given and given[0] in on_command_line() and given[0] not in OF_ALL else "")
+    options = top.parse_args(given)
     options.client = client
     try:
         _require_folder(options.config)
