@@ -5,6 +5,7 @@ group, do not end it. In any other process importing this module only imports `l
 """
 
 import contextlib
+import gc
 import importlib
 import os
 import sys
@@ -23,3 +24,5 @@ __all__ = ["lb"]
 if any(argument.startswith("from multiprocessing.forkserver import") for argument in sys.orig_argv):
     with contextlib.suppress(PermissionError):  # Already a session leader.
         os.setsid()
+    # The collector writes to each object that it looks at, and so would have every load balancer copy its page.
+    gc.freeze()
