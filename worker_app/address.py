@@ -12,10 +12,11 @@ import sys
 from typing import TYPE_CHECKING, Any, Protocol
 
 from worker_app.common.errors import WorkerError
-from worker_app.stats.store import ChooseName, StatsReader, Store
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
+
+    from worker_app.stats.store import ChooseName, StatsReader, Store
 
 EXAMPLES = "sqlite:////directory/file.db or postgresql://user:password@host/database"
 

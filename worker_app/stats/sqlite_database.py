@@ -13,10 +13,11 @@ from worker_app.common.errors import NotCommitted, WorkerError
 from worker_app.common.place import Place
 from worker_app.stats import sqlite
 from worker_app.stats.rows import StatsRow, rows_from
-from worker_app.stats.sqlite_store import SqliteStore
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
+
+    from worker_app.stats.sqlite_store import SqliteStore
 
 
 # One row with everything: the driver releases the interpreter lock for every row that it fetches, and under load it
@@ -101,6 +102,8 @@ class SqliteDatabase:
             raise WorkerError(f"{self.name}: not a Comet statistics database yet (`create` makes it one)")
 
     def store(self, choose_name: Callable[[set[str]], str]) -> SqliteStore:
+        from worker_app.stats.sqlite_store import SqliteStore  # The commands on the host write no row.
+
         return SqliteStore(self.name, choose_name)
 
     def reader(self) -> SqliteReader:
