@@ -86,13 +86,17 @@ def _head(column: Column) -> str:
 def _row(replica: Mapping[str, Any]) -> str:
     cells = "".join(
         f'<td class="{(each.css or each.key) if each.format == "text" else "n"}" data-label="{escape(each.label)}">'
-        f"{escape(_cell_text(each, replica.get(each.key)))}</td>"
+        f"{escape(_cell_text(each, replica))}</td>"
         for each in on_page()[1:]
     )
     return f'<tr><th scope="row">{escape(str(replica["name"]))}</th>{cells}<td class="js"></td></tr>\n'
 
 
-def _cell_text(column: Column, value: Any) -> str:
+def _cell_text(column: Column, replica: Mapping[str, Any]) -> str:
+    value = replica.get(column.key)
+    if column.key == "state":
+        marks = [mark for mark in ("orphan", "drained") if replica.get(mark)]
+        return " ".join([column.text(value), *(f"({mark})" for mark in marks)])
     if column.key == "last_exit" and value is not None:
         return exit_text(value["code"], value["signal"], value["oom"])
     if column.key == "faults" and value is not None:

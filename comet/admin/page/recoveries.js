@@ -40,7 +40,7 @@ export class Recoveries {
     const most = fullScale(shown.filter((_, index) => !this.sides[index].apart));
     const names = [...new Set(shown.flat().flatMap((each) => each.steps.map((step) => step.name)))].sort((one, other) => ORDER.indexOf(one) - ORDER.indexOf(other));
     keyed(this.key, names, (name) => name, (name) => el("span", {}, el("i", { class: name === "first answer" ? "tick" : `step ${slug(name)}` }), WORDS[name] ?? name), () => {});
-    const cut = shown.flat().some((each) => each.total > most) ? "; a step that is much longer is cut (⫽)" : "";
+    const cut = shown.flat().some((each) => each.total > most) ? "; a step that is much longer is cut (//)" : "";
     text(this.scale, !shown.flat().length ? "" : this.stretched ? "Every bar has full width: compare steps, not lengths." : `One scale for both forms of a worker: the full width is ${ms(most)}${cut}.`);
     this.sides.forEach(({ kind, apart, box, middle, list }, index) => {
       const all = chosen[index].map((each) => each.own);

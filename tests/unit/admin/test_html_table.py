@@ -23,3 +23,8 @@ def test_a_row_reads_like_that_of_the_page() -> None:
 
 def test_what_is_unknown_is_a_dash() -> None:
     assert 'data-label="p50">-<' in fill(PLACEHOLDER, [{"name": "lb-0", "p50_ms": None}])
+
+
+def test_a_drained_worker_is_marked() -> None:
+    assert 'data-label="State">ready (drained)<' in fill(PLACEHOLDER, [{**ROW, "drained": True}])
+    assert 'data-label="State">ready<' in fill(PLACEHOLDER, [{**ROW, "drained": False, "orphan": False}])
