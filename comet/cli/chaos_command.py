@@ -65,6 +65,8 @@ def verdict(report: dict[str, Any]) -> Iterator[str]:
     unexplained = ", ".join(f"{what} {count}" for what, count in report["unexplained"].items())
     if unexplained:
         yield f"MISSED  unexplained errors: {unexplained}"
+    if not report["actions"]:
+        yield "MISSED  nothing was done: no replica that could be spared was ready"
     if report["not_ready"]:
         yield f"MISSED  not ready again: {', '.join(report['not_ready'])}"
     if not report["complete"]:

@@ -92,6 +92,8 @@ class ChaosRun:
                 await asyncio.sleep(min(left, self._chooser.pause()))
                 if time.monotonic() < ends:
                     await self._act()
+            if not self.actions:
+                await self._act()  # However short the run is: one in which nothing happens shows nothing.
             await self._settle()
         finally:
             sending.cancel()
@@ -104,7 +106,7 @@ class ChaosRun:
         kind = self._chooser.kind()
         rows = await asyncio.to_thread(self._rows)
         victim = self._chooser.victim(kind, rows)
-        if victim is None or (kind == "fault" and victim["role"] != "worker"):
+        if victim is None:
             return
         name = str(victim["name"])
         action = ChaosAction(kind, name, time.monotonic())
@@ -189,7 +191,7 @@ class ChaosRun:
             "p50_ms": percentile_ms(times, 50),
             "p99_ms": percentile_ms(times, 99),
             "not_ready": self.left,
-            "passed": self.complete and not unexplained and not self.left and bool(self.requests),
+            "passed": self.complete and not unexplained and not self.left and bool(self.requests and self.actions),
         }
 
     def _outcome(self, request: CompletedRequest) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 PAUSE = (0.2, 1.8)
 """Shortest and longest pause between two actions, in seconds."""
 
-ROLES = {"worker": ("worker",), "lb": ("lb",)}
+ROLES = {"worker": ("worker",), "lb": ("lb",), "fault": ("worker",)}
 """The roles of the victims of each kind; those of other kinds are of any role."""
 
 

@@ -16,5 +16,13 @@ def test_chaos_explains_every_error_of_a_sound_cluster(tmp_path: Path) -> None:
         assert told["requests"] > 100
         assert {row["kind"] for row in told["actions"]} & {"worker", "lb"}
         assert all(row["state"] == "ready" for row in cluster.replicas().values())
+        done = cluster.comet("chaos", "--for", "100ms", "--kinds", "fault", "--json")
+        assert done.returncode == 0, done.stdout + done.stderr
+        (short,) = json.loads(done.stdout)["actions"]
+        assert (short["kind"], short["times"]) == ("fault", 1)
+        assert cluster.comet("scale", "worker=1").returncode == 0
+        done = cluster.comet("chaos", "--for", "100ms", "--kinds", "worker")
+        assert done.returncode == 1
+        assert "MISSED  nothing was done: no replica that could be spared was ready\n" in done.stdout
         assert cluster.comet("chaos", "--kinds", "wroker").returncode == 2
         cluster.stop()
