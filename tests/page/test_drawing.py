@@ -299,7 +299,7 @@ def test_the_keyboard_reaches_every_replica_and_every_control(browser: Browser) 
             "Restart…",
             "Faults…",
             "Kill…",
-            "Reload",
+            "Reload…",
             "Stop…",
             "lb-0",
             "lb-1",
