@@ -431,6 +431,7 @@ LAYERS = layers()
 NO_CODE = {
     "epoll_pwait",
     "brk",
+    "accept4",
     "getpeername",
     "io_uring_enter",
     "epoll_ctl",

@@ -12,10 +12,21 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from comet.report.model import Bars, Table
-from scripts.bench import machine
+from comet.report.model import Bars, Cell, Table
+from scripts.bench import machine, system_calls
 from scripts.bench.cases import CASES, Case
-from scripts.bench.proc import BenchError, accepts, free_ports, memory, reset_peak, running, serving, tree_cpu, wait_for
+from scripts.bench.proc import (
+    BenchError,
+    accepts,
+    free_ports,
+    memory,
+    reset_peak,
+    running,
+    serving,
+    tree_cpu,
+    tree_kernel_cpu,
+    wait_for,
+)
 from scripts.bench.report import ROOT, Result, Samples, begin, finish, say
 from scripts.bench.rivals import OTHERS, Rival, backends, contestants
 from scripts.bench.stats import best_rival, median, ratios_to_best, spread
@@ -30,6 +41,7 @@ class Series:
 
     bursts: list[Burst] = field(default_factory=list)
     cpu_us: list[float] = field(default_factory=list)
+    kernel_us: list[float] = field(default_factory=list)
     peak_bytes: list[int] = field(default_factory=list)
 
     @property
@@ -51,6 +63,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rival", action="append", choices=known, metavar="NAME", help=meaning)
     parser.add_argument("--rounds", type=int, metavar="N", help="default 5, quick 3")
     parser.add_argument("--seconds", type=float, metavar="S", help="length of a burst; default 1.5, quick 0.5")
+    parser.add_argument("--calls", action="store_true", help="count system calls, too, with strace")
     parser.add_argument("--check", action="store_true", help="exit 1 if a goal is missed")
 
 
@@ -80,17 +93,28 @@ class Arena:
                 say(f"left out: {error}")
 
     def measure(self, name: str, case: Case, seconds: float, into: Series) -> None:
+        pid = self.pid[name]
+        reset_peak(pid)
+        before = tree_cpu(pid), tree_kernel_cpu(pid)
+        done = self.load(name, case, seconds)
+        total, kernel = tree_cpu(pid) - before[0], tree_kernel_cpu(pid) - before[1]
+        into.bursts.append(done)
+        into.cpu_us.append(total / max(1, done.requests) * 1e6)
+        into.kernel_us.append(kernel / max(1, done.requests) * 1e6)
+        into.peak_bytes.append(memory(pid, "VmHWM"))
+
+    def load(self, name: str, case: Case, seconds: float) -> Burst:
         script = self.folder / f"{case.key}.lua"
         if not script.exists():
             script.write_text(case.lua)
-        pid = self.pid[name]
         wait_for(lambda: accepts(self.port[name]), 5, f"{name} still accepts")
-        reset_peak(pid)
-        before = tree_cpu(pid)
-        done = burst(self.port[name], script, case.connections, seconds, case.path)
-        into.bursts.append(done)
-        into.cpu_us.append((tree_cpu(pid) - before) / done.requests * 1e6 if done.requests else 0.0)
-        into.peak_bytes.append(memory(pid, "VmHWM"))
+        return burst(self.port[name], script, case.connections, seconds, case.path)
+
+    def calls(self, name: str, case: Case) -> list[Cell]:
+        """Return the row of the system calls of one proxy in one case."""
+        with system_calls.counted(self.pid[name]) as found:
+            done = self.load(name, case, 0.7)
+        return [case.title, name, found.total() / max(1, done.requests), system_calls.shown(found, done.requests)]
 
 
 def run(options: argparse.Namespace) -> int:
@@ -110,19 +134,34 @@ def run(options: argparse.Namespace) -> int:
             for case in cases:
                 for name in names[number % len(names) :] + names[: number % len(names)]:
                     arena.measure(name, case, seconds, series[case.key][name])
+        calls = [arena.calls(name, case) for case in cases for name in names] if options.calls else []
     versions = {rival.name: rival.version for rival in rivals} | {"wrk": machine.number("wrk", "-v")}
     report = begin("lb", versions)
     report.settings = {rival.name: rival.setting for rival in rivals}
     report.settings["load"] = f"wrk, 1 thread, {rounds} rounds of {seconds:g} s a case, 3 nginx workers, loopback"
     report.settings["p50, p99, p99.9"] = TIMES
     fill(report, cases, names, series)
+    if calls:
+        report.parts.append(Table("System calls per request", ("case", "proxy", "all", "each"), calls))
     if options.check and not report.data["goals_met"]:
         report.passed = False
     return finish(report, options.json)
 
 
-FULL = ("case", "proxy", "CPU us/request", "+-%", "requests/s", "p50 ms", "p99 ms", "p99.9 ms", "peak MiB", "errors")
-COMMIT_TIMEOUT = ("best rival", "ratio", "lowest", "highest", "goal", "met", "p99 ratio")
+FULL = (
+    "case",
+    "proxy",
+    "CPU us/request",
+    "+-%",
+    "in the kernel",
+    "requests/s",
+    "p50 ms",
+    "p99 ms",
+    "p99.9 ms",
+    "peak MiB",
+    "errors",
+)
+COMMIT_TIMEOUT = ("best rival", "ratio", "lowest", "highest", "goal", "met", "kernel alone", "p99 ratio")
 
 
 def fill(report: Result, cases: list[Case], names: list[str], series: dict[str, dict[str, Series]]) -> None:
@@ -142,7 +181,8 @@ def fill(report: Result, cases: list[Case], names: list[str], series: dict[str, 
     }
     report.notes.append(f"failed requests: {failed}" if failed else "no failed request in any burst")
     report.notes.append(
-        "ratio: to whichever rival was cheaper in each round; p99 ratio: to the rival with the smaller median p99"
+        "ratio: to whichever rival was cheaper in each round; p99 ratio: to the rival with the smaller median p99; "
+        "kernel alone: Comet's time in the kernel to that rival's whole, the ratio if its own code cost nothing"
     )
     met = all(row[short.columns.index("met")] != "NO" for row in short.rows)
     report.data = {
@@ -170,7 +210,8 @@ def _verdict(case: Case, of: dict[str, Series]) -> list[str | float | None]:
     ratio = median(ratios)
     met = None if case.goal is None else "yes" if round(ratio, 2) <= case.goal else "NO"
     best = best_rival({name: of[name].cpu_us for name in reference})
-    return [best, ratio, min(ratios), max(ratios), case.goal, met, median(p99) if p99 else None]
+    kernel = median(ratios_to_best(of["comet"].kernel_us, {name: of[name].cpu_us for name in reference}))
+    return [best, ratio, min(ratios), max(ratios), case.goal, met, kernel, median(p99) if p99 else None]
 
 
 def _p99(series: Series) -> list[float]:
@@ -184,12 +225,14 @@ def _row(case: Case, name: str, series: Series) -> list[str | int | float | None
     times = [middle([getattr(each, key) / 1000 for each in series.bursts]) for key in ("p50_us", "p99_us", "p999_us")]
     rate = middle([each.rate for each in series.bursts])
     peak = max(series.peak_bytes) / (1 << 20)
-    return [case.title, name, middle(series.cpu_us), spread(series.cpu_us) * 100, rate, *times, peak, series.errors]
+    costs = (middle(series.cpu_us), spread(series.cpu_us) * 100, middle(series.kernel_us))
+    return [case.title, name, *costs, rate, *times, peak, series.errors]
 
 
 def _raw(series: Series) -> dict[str, Any]:
     return {
         "cpu_us": series.cpu_us,
+        "kernel_us": series.kernel_us,
         "peak_bytes": series.peak_bytes,
         "bursts": [asdict(each) for each in series.bursts],
     }
