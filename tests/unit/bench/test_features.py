@@ -30,5 +30,5 @@ def test_the_verdict(own: Outcome, other: Outcome, expected: str) -> None:
 def test_a_row_shows_both() -> None:
     own, other = Outcome({"shares": [10, 20], "gone": 0}, 1, 0), Outcome({"shares": [11, 19], "gone": 0}, 1, 0)
     assert row(FEATURE, own, other) == [
-        *("name", "traffic", "shares; gone", "10 / 20; 0", "11 / 19; 0", "1, 1", "0, 0", "same"),
+        *("name", "traffic", "shares; gone", "10 / 20; 0", "11 / 19; 0", "haproxy", "1, 1", "0, 0", "same"),
     ]
