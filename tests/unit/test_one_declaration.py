@@ -19,6 +19,7 @@ import pytest
 import requests
 
 from tests.support.cluster import ROOT, TestCluster, open_folder
+from tests.support.pages import section
 from tests.support.waiting import wait_until
 
 PARTS = ("comet", "fault_rules", "lb", "worker_app", "scripts/docs.py", "supervisor.py", "setup.cfg")
@@ -215,6 +216,36 @@ def with_them(extended: Path) -> dict[str, str]:
 def without_them() -> Iterator[dict[str, str]]:
     with open_folder() as folder:
         yield shown(copied(folder))
+
+
+RECIPES = {
+    "config key": ("Add a config key", {"comet/config/keys.py"}),
+    "fault": ("Add a fault kind", {"fault_rules/__init__.py"}),
+    "column": ("Add a column to `ps`", {"comet/telemetry/columns.py"}),
+    "command": ("Add a command that acts", {"comet/commands/table.py", "comet/supervisor/operations.py"}),
+    "policy": ("Add a balancing policy", {"lb/interface/settings.py", "lb/balance/policies.py"}),
+    "metric": ("Add a metric", {"comet/admin/metrics.py"}),
+    "runtime": ("Add a runtime", {"comet/config/runtimes.py", "comet/runtimes/NAME/runtime.py"}),
+}
+"""The recipe of each in CONTRIBUTING.md, and the files that a declaration with its effect touches."""
+
+
+def contents(sources: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(sources)): path.read_bytes() for path in sources.rglob("*.py") if path.stat().st_size}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", THINGS)
+def test_each_touches_the_files_that_its_recipe_names(kind: str, tmp_path: Path) -> None:
+    heading, files = RECIPES[kind]
+    before = contents(copied(tmp_path))
+    add(THINGS[kind], tmp_path)
+    after = contents(tmp_path)
+    touched = {name.replace("/toy/", "/NAME/") for name in after if after[name] != before.get(name)}
+    assert touched == files
+    assert before.keys() <= after.keys()
+    recipe = section("CONTRIBUTING.md", heading)
+    assert {name for name in files if f"`{name}`" not in recipe} == set()
 
 
 @pytest.mark.slow
