@@ -16,7 +16,8 @@ from comet.events.event import visible
 from comet.host.process_identity import is_being_killed
 from comet.host.process_setup import allowed, shortage
 from comet.state.directory import Cluster
-from comet.state.lock import DEATH_TIMEOUT, Holder, Lock
+from comet.state.lock import DEATH_TIMEOUT, Lock
+from comet.state.lock_holders import Holder
 from comet.terminal.messages import Display
 
 

@@ -15,12 +15,9 @@ the descriptor. They are no supervisors, and the file is then replaced.
 """
 
 import contextlib
-import fcntl
-import itertools
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakSet
@@ -28,6 +25,7 @@ from weakref import WeakSet
 from comet.common.errors import UserError
 from comet.host import file_locks, files, process_identity
 from comet.host.process_identity import Handle
+from comet.state.lock_holders import Holder, holder_of, holds_file, strangers, supervisor
 
 if TYPE_CHECKING:
     from comet.state.directory import Cluster
@@ -51,20 +49,6 @@ MAX_STRANGER_POLLS = 8
 
 Then the lock is not held by a supervisor.
 """
-
-HOLDER_ATTEMPTS = 5
-"""Attempts to find the process that holds a lock that is released and taken again at each of them."""
-
-TITLE = "comet: supervisor "
-"""The start of a supervisor's command line once it has the lock."""
-
-
-@dataclass(frozen=True)
-class Holder:
-    """A supervisor that holds the lock."""
-
-    pid: int
-    birth: float
 
 
 class _StrangerStreak:
@@ -169,7 +153,7 @@ class Lock:
             (self._cluster.folder, self._has_folder),
         ):
             with contextlib.suppress(OSError), self._opened(path) as descriptor:
-                found = None if ours else _holder_of(descriptor, str(path), path == self._path)
+                found = None if ours else holder_of(descriptor, str(path), path == self._path)
                 if found is not None:
                     return found
         return self._find_displaced_holder()
@@ -252,7 +236,7 @@ class Lock:
         else:
             path, streak = self._cluster.folder, self._folder_strangers
         with contextlib.suppress(FileNotFoundError), self._opened(path) as descriptor:
-            streak.add(_strangers(descriptor))
+            streak.add(strangers(descriptor))
         if self._file_strangers.is_long:
             self._replace()
             self._file_strangers = _StrangerStreak()
@@ -265,12 +249,12 @@ class Lock:
             return None
         ours = os.fstat(self._file).st_ino if self._file is not None else None
         for pid in dict.fromkeys(lock.pid for lock in file_locks.all_locks() if lock.inode != ours):
-            found = _supervisor(pid, folder)
+            found = supervisor(pid, folder)
             if found is None:
                 continue
             # This process may lock other files of that name, and has the folder open in any case.
             is_own = pid == os.getpid()
-            if any(each._displaces(folder, ours) for each in _LOCKS) if is_own else _holds_file(pid, folder, ours):
+            if any(each._displaces(folder, ours) for each in _LOCKS) if is_own else holds_file(pid, folder, ours):
                 return found
         return None
 
@@ -328,101 +312,3 @@ class Lock:
             files.remove(self._path)
         except OSError as error:
             raise UserError(f"{self._path}: cannot be removed: {error.strerror}; remove it by hand") from None
-
-
-def _holder_of(descriptor: int, path: str, private: bool) -> Holder | None:
-    """Return the supervisor that holds this lock, or None; for a `private` lock an invisible holder is an error."""
-    if file_locks.is_free(descriptor, fcntl.LOCK_SH):
-        return None
-    inode = os.fstat(descriptor)
-    takers = [lock.pid for lock in file_locks.of_file(inode) if lock.exclusive]
-    for pid in takers:
-        found = _supervisor(pid, inode)
-        if found is not None and file_locks.has(pid, inode) is not False:
-            return found
-    if takers or not private or any(file_locks.has(pid, inode) for pid in process_identity.pids()):
-        return None
-    # The lock may have been released during the search for its holder.
-    if file_locks.is_free(descriptor, fcntl.LOCK_SH):
-        return None
-    raise UserError(
-        f"{path}: is locked by a process that cannot be seen from here (of another container?); end the supervisor "
-        "from there"
-    )
-
-
-def _strangers(descriptor: int) -> frozenset[tuple[int, int]]:
-    """Return the processes that hold this lock as (inode, PID), if none of them is a supervisor.
-
-    PID 0 means a process that is not visible.
-    """
-    inode = os.fstat(descriptor)
-    for _ in range(HOLDER_ATTEMPTS):
-        if file_locks.is_free(descriptor, fcntl.LOCK_EX):
-            return frozenset()
-        found = {lock.pid for lock in file_locks.of_file(inode)} or {
-            pid for pid in process_identity.pids() if file_locks.has(pid, inode)
-        }
-        if any(_supervisor(pid, inode) for pid in found):
-            return frozenset()
-        if found:
-            return frozenset((inode.st_ino, pid) for pid in found)
-    return frozenset({(inode.st_ino, 0)})
-
-
-def _holds_file(pid: int, folder: os.stat_result, excluded: int | None) -> bool:
-    """Return whether a process has this folder open and locks a file with the name of a lock file, wherever it is now.
-
-    The inode `excluded` does not count.
-    """
-    with contextlib.suppress(OSError):
-        locked = [f"/proc/{pid}/fd/{name}" for name, inode in file_locks.locked_by(pid) if inode != excluded]
-        named = [os.readlink(each).removesuffix(" (deleted)") for each in locked]
-        if any(os.path.basename(each) == "lock" for each in named):
-            return any(_is_file(f"/proc/{pid}/fd/{name}", folder) for name in os.listdir(f"/proc/{pid}/fd"))
-    return False
-
-
-def _is_file(path: str, file: os.stat_result) -> bool:
-    try:
-        return os.path.samestat(os.stat(path), file)
-    except OSError:
-        return False
-
-
-def _supervisor(pid: int, of: os.stat_result) -> Holder | None:
-    """Return the supervisor with this PID, or None.
-
-    A supervisor does not count if its user has no rights to the file or folder.
-    """
-    found = process_identity.process(pid)
-    if (
-        found is None
-        or not found.alive
-        or process_identity.user(pid) not in {0, os.getuid(), of.st_uid}
-        or not is_supervisor(pid)
-    ):
-        return None
-    return Holder(pid, found.birth)
-
-
-def is_supervisor(pid: int) -> bool:
-    """Return whether a process is a Comet supervisor, or is about to become one, by its executable and command line."""
-    if pid == os.getpid():
-        return True
-    words = process_identity.command_line(pid)
-    if not words:
-        return False
-    if words[0].startswith(TITLE):
-        return True
-    try:
-        program = os.path.basename(os.readlink(f"/proc/{pid}/exe"))
-    except OSError:
-        program = os.path.basename(words[0])
-    if not program.startswith(("python", "pypy")):
-        return False
-    return (
-        any(os.path.basename(word) in ("supervisor.py", "comet") for word in words[:3])
-        or ("-m", "comet") in itertools.pairwise(words)
-        or any("comet.state" in word for word in words)
-    )

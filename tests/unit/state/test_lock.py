@@ -19,7 +19,8 @@ import pytest
 from comet.cli.launch import already_running
 from comet.host import process_identity
 from comet.state.directory import Cluster
-from comet.state.lock import Holder, Lock
+from comet.state.lock import Lock
+from comet.state.lock_holders import Holder
 from tests.support.waiting import wait_until
 
 HOLD = (
