@@ -90,20 +90,15 @@ def main() -> None:
         return
     keys = Keys(**json.loads(first)["keys"])
     token = files.read_text(cluster.path(TOKEN)).strip()
-    app = create_app(
-        Services(
-            view_model,
-            token,
-            command,
-            render_metrics,
-            lambda: request.environ.get(PEER),
-            keys,
-            inspect,
-            logs,
-        )
+    services = Services(
+        view_model, token, command, render_metrics, lambda: request.environ.get(PEER), keys, inspect, logs
     )
     server = Server(
-        app, listener, owners={0, os.getuid()}, max_request_header_size=16 << 10, max_request_body_size=2 * MAX_BODY
+        create_app(services),
+        listener,
+        owners={0, os.getuid()},
+        max_request_header_size=16 << 10,
+        max_request_body_size=2 * MAX_BODY,
     )
     threading.Thread(target=_follow, args=(feed, stream, view_model), daemon=True).start()
     server.run()

@@ -128,6 +128,7 @@ def test_what_does_not_come_is_told_with_what_came(cluster: comet.RunningCluster
 def test_a_signal_may_be_a_number(cluster: comet.RunningCluster) -> None:
     cluster.kill("worker-0", 18)
     cluster.kill("worker-0", "SIGCONT")
+    assert cluster.replicas()["worker-0"].state == "ready"
 
 
 def test_mistakes_are_told_in_one_line(cluster: comet.RunningCluster) -> None:
