@@ -53,6 +53,18 @@ def test_active_faults_are_listed_named_as_cause_and_cleared(browser: Browser) -
         assert watched.flaws() == []
 
 
+def test_a_custom_service_has_no_faults_that_nobody_ordered(browser: Browser) -> None:
+    scene = scenes.calm()
+    for name in ("worker-0", "worker-1", "worker-2"):
+        scene.rows[name]["faults"] = {"avg-delay": 0.0, "failure": 0.0}
+    scene.fault("worker-1", 31.0, failure=100.0)
+    with opened(browser, behind=Backstage(scene.as_dict())) as watched:
+        expect(watched.page.locator("#active-faults li")).to_contain_text("failure 100 %")
+        expect(watched.page.locator("#base-faults")).to_have_text("config.yaml sets none.")
+        expect(watched.page.locator('.node[data-key="worker-1"]')).to_contain_text("faults: failure 100 %")
+        expect(watched.page.locator('.node[data-key="worker-0"]')).not_to_contain_text("faults:")
+
+
 def test_network_faults_are_listed_and_cleared(browser: Browser) -> None:
     scene = scenes.calm()
     scene.fault("worker-2", 12.0, **{"partition": True, "network-delay": 100.0, "network-jitter": 20.0})

@@ -55,6 +55,12 @@ export function causeIn(worker) {
   return active.slice(0, 2).join("; ");
 }
 
+/** What a setting is where nothing else was ordered, as a worker has it: a custom service has no default faults. */
+function usualValue(model, key) {
+  const plain = model.workers.find((each) => each.faults && !(key in (each.fault_orders?.from ?? {})) && !(key in (model.config.faults?.[each.name] ?? {})));
+  return plain ? plain.faults[key] : model.config[key];
+}
+
 export class Faults {
   /** `clear(target)` is called for each name to clear, or once with `all`. */
   constructor(clear) {
@@ -69,7 +75,8 @@ export class Faults {
     this.all = model.workers.length;
     keyed(this.list, active, (each) => JSON.stringify([each.workers, each.settings, each.owner]), (each) => this.row(each), (row, each) => this.dress(row, each, model.writable));
     this.none.hidden = active.length > 0;
-    const base = settings(Object.fromEntries(["avg-delay", "failure"].filter((each) => model.config[each]).map((each) => [each, model.config[each]])));
+    const usual = ["avg-delay", "failure"].map((each) => [each, usualValue(model, each)]);
+    const base = settings(Object.fromEntries(usual.filter(([, value]) => value)));
     const single = Object.keys(model.config.faults ?? {}).length;
     text(this.base, base || single ? `config.yaml, always: ${[base, single ? `more on ${plural(single, "worker")}` : ""].filter(Boolean).join("; ")}` : "config.yaml sets none.");
   }

@@ -42,10 +42,11 @@ function rates({ requests_per_s: rate = null, errors_per_s: all = null, injected
   return { rate, errorRate: errors, errorShare: share(errors), injectedRate: injected, injectedShare: share(injected), p50, p99 };
 }
 
-/** The effective fault settings that differ from config.yaml. */
+/** The effective fault settings that were ordered and differ from config.yaml, whose defaults are not those of a custom service. */
 function changedFaults(row, config) {
   const usual = { "avg-delay": config["avg-delay"], failure: config.failure, ...config.faults?.[row.name] };
-  return Object.fromEntries(Object.entries(row.faults ?? {}).filter(([key, value]) => (key in usual ? value !== usual[key] : Boolean(value) && key !== "delay-distribution" && key !== "status")));
+  const ordered = Object.entries(row.faults ?? {}).filter(([key]) => key in (row.fault_orders?.from ?? {}));
+  return Object.fromEntries(ordered.filter(([key, value]) => (key in usual ? value !== usual[key] : Boolean(value) && key !== "delay-distribution" && key !== "status")));
 }
 
 function replica(row, config) {
