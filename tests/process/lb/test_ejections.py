@@ -80,7 +80,7 @@ def test_nothing_counted_outlives_turning_it_off() -> None:
             lb.settle()
         assert statuses(lb, 6) == [500, 200] * 3
         (timer,) = lb.server._ejections._timers.values()
-        assert timer.when() - lb.server._loop.time() <= 60.0
+        assert timer.when() - lb.server._loop.time() < 100.0  # 120 for a second ejection
 
 
 def test_changes_of_other_settings_do_not_put_off_the_end_of_an_interval() -> None:
