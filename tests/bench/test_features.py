@@ -53,9 +53,11 @@ def test_features_do_what_those_of_haproxy_do(tmp_path: Path) -> None:
     assert seen["reload"][1] == 0
 
 
-@pytest.mark.skipif(
-    not (programs.VENV / "bin" / "envoy").exists(), reason="`bench.sh features` has not installed Envoy"
-)
+def lacks_envoy() -> str:
+    return "" if (programs.VENV / "bin" / "envoy").exists() else "Envoy, which `scripts/bench.sh features` installs"
+
+
+@pytest.mark.machine(lacks_envoy)
 def test_features_do_what_those_of_envoy_do(tmp_path: Path) -> None:
     found = measured(tmp_path, "envoy")
     seen = {name: next(iter(each["seen"].values())) for name, each in found.items()}
