@@ -186,7 +186,11 @@ class Front:
             raise
         downstream = self._proxy.make_client()
         self._inner.add(downstream)
-        await self._loop.connect_accepted_socket(lambda: cast(Any, downstream), theirs)
+        try:
+            await self._loop.connect_accepted_socket(lambda: cast(Any, downstream), theirs)
+        except BaseException:
+            ours.close()
+            raise
         with contextlib.suppress(ValueError):  # "unknown" is no address.
             downstream.set_address(ip_address(address))
         reader, protocol = reader_and_protocol(self._loop)

@@ -71,35 +71,50 @@ class FaultInjector:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
         self._listener.setblocking(False)
         self.address: tuple[str, int] = self._listener.getsockname()
-        self._accepting = self._loop.create_task(self._accept())
+        self._resuming: asyncio.TimerHandle | None = None
+        self._accepted: set[socket.socket] = set()
+        """Connections whose task has not begun: one that is canceled before would leave its socket open."""
         self._serving: set[asyncio.Task[None]] = set()
+        self._listen()
 
     def close(self) -> None:
         """Stop accepting; present requests continue."""
-        self._accepting.cancel()
+        self._loop.remove_reader(self._listener)
+        self._listener.close()
+        if self._resuming is not None:
+            self._resuming.cancel()
 
     def end(self) -> None:
         """Stop accepting and end all connections."""
         self.close()
+        for sock in self._accepted:
+            sock.close()
         for task in self._serving:
             task.cancel()
 
-    async def _accept(self) -> None:
+    def _listen(self) -> None:
         # Not the loop's own server: without a free descriptor libuv's server closes connections that it cannot accept,
         # which looks like a worker that closes them.
-        with self._listener:
-            while True:
-                try:
-                    sock, _ = await self._loop.sock_accept(self._listener)
-                except OSError:
-                    self._proxy.on_shortage()
-                    await asyncio.sleep(SHORTAGE_PAUSE)
-                    continue
-                task = self._loop.create_task(self._serve(sock))
-                self._serving.add(task)
-                task.add_done_callback(self._serving.discard)
+        self._loop.add_reader(self._listener, self._accept)
+
+    def _accept(self) -> None:
+        try:
+            sock, _ = self._listener.accept()
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self._proxy.on_shortage()
+            self._loop.remove_reader(self._listener)
+            self._resuming = self._loop.call_later(SHORTAGE_PAUSE, self._listen)
+            return
+        sock.setblocking(False)
+        self._accepted.add(sock)
+        task = self._loop.create_task(self._serve(sock))
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
 
     async def _serve(self, sock: socket.socket) -> None:
+        self._accepted.discard(sock)
         reader, protocol = reader_and_protocol(self._loop)
         try:
             transport, _ = await self._loop.connect_accepted_socket(lambda: protocol, sock)

@@ -75,7 +75,6 @@ class Admission:
         self._server: asyncio.Server | None = None
         self._accepting = False
         self._opening: asyncio.Task[None] | None = None
-        self._tasks: set[asyncio.Task[Any]] = set()
         self.handshakes: set[asyncio.Task[Any]] = set()
         """Accepted connections that are not clients yet; `close` leaves them."""
         self._timer: asyncio.TimerHandle | None = None
@@ -100,9 +99,8 @@ class Admission:
         self._stop_accepting()
         if self._timer is not None:
             self._timer.cancel()
-        for task in (self._opening, *self._tasks):
-            if task is not None:
-                task.cancel()
+        if self._opening is not None:
+            self._opening.cancel()
 
     def free_descriptors(self) -> None:
         """Free a few descriptors at once, because something more important than an idle connection got none."""
@@ -159,16 +157,16 @@ class Admission:
         sock.setblocking(False)
         certificate = self._certificate.context
         if certificate is None:
-            self._keep(self._loop.connect_accepted_socket(self._admit, sock), self._tasks)
+            self._keep(self._loop.connect_accepted_socket(self._admit, sock))
             return
-        self._keep(tls.accept(self._loop, sock, certificate, self._proxy.readers, self._admit_tls), self.handshakes)
+        self._keep(tls.accept(self._loop, sock, certificate, self._proxy.readers, self._admit_tls))
         if len(self.handshakes) + len(self._proxy.clients) + 2 > self._client_limit:
             self._pause(QUICK_POLL_INTERVAL)  # Handshakes need descriptors, too.
 
-    def _keep(self, work: Coroutine[Any, Any, Any], tasks: set[asyncio.Task[Any]]) -> None:
+    def _keep(self, work: Coroutine[Any, Any, Any]) -> None:
         task = self._loop.create_task(work)
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
+        self.handshakes.add(task)
+        task.add_done_callback(self.handshakes.discard)
 
     def _current_limit(self) -> int:
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]

@@ -3,6 +3,7 @@ the faults.
 """
 
 import contextlib
+import gc
 import json
 import os
 import socket
@@ -106,6 +107,24 @@ def test_connections_older_than_the_faults_are_not_reused(tmp_path: Path) -> Non
         (tmp_path / "worker-0.json").unlink()
         wait_until(lambda: lb.upstream("worker-0").dial_address is None)
         assert {client.ask(GET).status for _ in range(3)} == {200}
+
+
+def test_the_end_closes_a_connection_that_was_just_accepted(tmp_path: Path) -> None:
+    order(tmp_path, hang=100)
+    with lb_and_workers(count=1, faults=str(tmp_path)) as (lb, _):
+        address = wait_until(lambda: lb.upstream("worker-0").dial_address)
+        _, injecting = lb.server._fault_injectors._injectors.popitem()
+
+        def accept_and_end() -> None:
+            injecting._accept()
+            injecting.end()
+
+        with socket.create_connection(address, 30) as peer:
+            lb.call(accept_and_end)
+            with contextlib.suppress(ConnectionResetError):
+                assert peer.recv(1) == b""
+        lb.settle()
+        gc.collect()  # A socket that is left open says so then.
 
 
 def test_faults_written_in_the_same_tick_as_a_look_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
