@@ -57,7 +57,7 @@ def lacks_envoy() -> str:
     return "" if (programs.VENV / "bin" / "envoy").exists() else "Envoy, which `scripts/bench.sh features` installs"
 
 
-@pytest.mark.machine(lacks_envoy)
+@pytest.mark.machine.with_args(lacks_envoy)
 def test_features_do_what_those_of_envoy_do(tmp_path: Path) -> None:
     found = measured(tmp_path, "envoy")
     seen = {name: next(iter(each["seen"].values())) for name, each in found.items()}

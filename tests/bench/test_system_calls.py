@@ -1,6 +1,5 @@
 """System calls of a process, counted by strace for `bench.sh lb --calls`."""
 
-import shutil
 import subprocess
 import sys
 
@@ -18,7 +17,7 @@ for line in sys.stdin:
 """
 
 
-@pytest.mark.skipif(not shutil.which("strace"), reason="no strace")
+@pytest.mark.program("strace")
 def test_calls_of_a_block_are_counted_and_no_others() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", SCRIPT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
