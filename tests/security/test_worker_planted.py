@@ -118,6 +118,19 @@ FILES = (
 COMMANDS = (("ps", "--json"), ("stats",), ("events",), ("logs", "worker-0"), ("faults",), ("stop",))
 
 
+def put_in_place(plant: Plant, path: Path, victim: Path) -> None:
+    """Plant it elsewhere and rename it: a running supervisor writes a file that is missing at any moment."""
+    draft = victim.with_name("draft")
+    plant(draft, victim)
+    while draft.is_symlink() or draft.exists():
+        try:
+            draft.rename(path)
+        except NotADirectoryError:  # A folder takes no file's place.
+            path.unlink(missing_ok=True)
+        except IsADirectoryError:
+            shutil.rmtree(path)
+
+
 def plant_everywhere(cluster: TestCluster, plants: list[Plant], victim: Path) -> None:
     """Put one such thing after another in the place of the files of the cluster's state."""
     for number, name in enumerate(FILES):
@@ -125,8 +138,7 @@ def plant_everywhere(cluster: TestCluster, plants: list[Plant], victim: Path) ->
         path.parent.mkdir(exist_ok=True)
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
-        path.unlink(missing_ok=True)
-        plants[number % len(plants)](path, victim)
+        put_in_place(plants[number % len(plants)], path, victim)
 
 
 def run_command(cluster: TestCluster, *command: str) -> subprocess.CompletedProcess[str]:
@@ -200,11 +212,8 @@ def test_files_planted_in_a_running_cluster_are_replaced(
         if not path.is_dir() and not path.name.startswith(("worker-stats", "worker-0.log", "worker-1.log"))
     ]
     for number, path in enumerate(sorted(every)):
-        try:
-            path.unlink()
-        except FileNotFoundError:  # A draft, which has its name by now.
-            continue
-        plants[number % len(plants)](path, victim)
+        if os.path.lexists(path):  # Else it was a draft, which has its name by now.
+            put_in_place(plants[number % len(plants)], path, victim)
     wait_until(
         lambda: run_command(cluster, "faults", "worker-0", "--failure", "100", "--count", "1").returncode == 0,
         COMMAND_WITHIN,
