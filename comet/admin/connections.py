@@ -153,6 +153,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         self.owners = owners
         self.accepting_uid: int | None = None
         self._next_check = 0.0
+        self._dropped: list[socket.socket] = []
         self.share = _descriptor_share(2 * OWNER_CONNECTIONS + ALL_STRANGERS)
         self.strangers_dispatcher = ThreadedTaskDispatcher()
         self.strangers_dispatcher.set_thread_count(STRANGER_THREADS)
@@ -172,6 +173,8 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         (self.task_dispatcher if task.uid in self.owners else self.strangers_dispatcher).add_task(task)
 
     def readable(self) -> bool:
+        while self._dropped:
+            self._dropped.pop().close()
         moment = time.monotonic()
         if moment >= self._next_check:
             self._next_check = moment + CHECK_INTERVAL
@@ -203,7 +206,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
         self.accepting_uid = peer_uid(connection)
         accepted, dropped = admit(list(self.active_channels.values()), self.accepting_uid, self.owners, self.share)
         if dropped is not None:
-            dropped.handle_close()
+            self._drop(dropped)
         if not accepted:
             connection.close()
             return
@@ -214,12 +217,24 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
             return
         self.channel_class(self, connection, self.fix_addr(address), self.adj, map=self._map)
 
+    def _drop(self, channel: _Channel) -> None:
+        """End a connection, and close its socket when the loop's next round begins.
+
+        A connection that is accepted in this round must not get the number of its descriptor: the loop may still hold
+        an event of it, and would end the new connection for it.
+        """
+        self._dropped.append(channel.socket)
+        channel.socket = None
+        channel.handle_close()
+        with contextlib.suppress(OSError):  # Its client has disconnected.
+            self._dropped[-1].shutdown(socket.SHUT_RDWR)
+
     def _drop_any(self) -> None:
         """Drop one connection: the slowest of a stranger, else the slowest of all."""
         all_connections = list(self.active_channels.values())
         _, dropped = _slowest([each for each in all_connections if each.uid not in self.owners] or all_connections)
         if dropped is not None:
-            dropped.handle_close()
+            self._drop(dropped)
         else:
             time.sleep(0.05)
 
