@@ -49,7 +49,7 @@ def settings_of(config: Config, cluster: Cluster) -> dict[str, Any]:
     used = cluster.path(USED)
     content = b""
     with contextlib.suppress(OSError):
-        content = used.read_bytes()
+        content = files.read(used)
     with contextlib.suppress(OSError):  # SSLError included: what is in use stays.
         certificate, key = (path.read_bytes() for path in found)
         wanted = b"\n".join([*(each[0] for each in _KEY.finditer(key)), _KEY.sub(b"", certificate)])

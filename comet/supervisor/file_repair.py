@@ -34,8 +34,11 @@ from comet.supervisor.fleet import Fleet
 from comet.supervisor.operations import Operations
 from comet.tracing.process import SpanExport
 
-REMEMBERED = (fault_files.ORDERS, traffic_orders.FILE, request_statistics.BASELINE, certificates.USED)
-"""Files that other programs also write, or that are read when needed: their last seen content is restored."""
+READ_LATER = (fault_files.ORDERS, certificates.USED)
+REMEMBERED = (*READ_LATER, traffic_orders.FILE, request_statistics.BASELINE)
+"""Files that other programs also write, or that are read when needed: their last seen content is restored. A load
+balancer that starts reads those of READ_LATER, which are restored whenever they are missing.
+"""
 
 MAX_REMEMBERED_BYTES = 1 << 20
 """Size in bytes up to which the content of a file is remembered."""
@@ -141,8 +144,7 @@ class FileRepair:
             self._fleet.state.write()
             restored.append("state.json")
         restored += self._admin_feed.repair()
-        names = [REMEMBERED[0], *(REMEMBERED[1:] if run_folder_was_lost else ())]
-        remembered = [self._cluster.path(name) for name in names]
+        remembered = [self._cluster.path(name) for name in (REMEMBERED if run_folder_was_lost else READ_LATER)]
         folder = self._cluster.path(secret_files.FOLDER)
         remembered += (
             [path for path in self._seen if path.parent == folder] if run_folder_was_lost or not folder.exists() else []

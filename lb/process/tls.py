@@ -6,6 +6,7 @@ belongs to TLS.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -16,6 +17,7 @@ from typing import Any, Final
 from lb.http.proxy_protocol import MAX_V2, NO_HEADER, ProxyHeader, read
 from lb.http.trust import Readers, client_address
 from lb.interface.settings import Settings
+from lb.system.regular_files import opened
 
 HANDSHAKE_TIMEOUT: Final = 10.0
 """Seconds for the PROXY protocol's header and the handshake together."""
@@ -30,7 +32,13 @@ def context(settings: Settings) -> ssl.SSLContext | None:
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     made.minimum_version = ssl.TLSVersion.TLSv1_2
     made.set_alpn_protocols(["http/1.1"])
-    made.load_cert_chain(settings.tls_certificate, settings.tls_key, password="")  # nosec B106 - asks nobody
+    with contextlib.ExitStack() as stack:
+        paths = []
+        for path in (settings.tls_certificate, settings.tls_key):
+            file = opened(path or "", os.O_RDONLY)
+            stack.callback(os.close, file)
+            paths.append(f"/proc/self/fd/{file}")
+        made.load_cert_chain(paths[0], paths[1], password="")  # nosec B106 - asks nobody
     return made
 
 

@@ -1,5 +1,6 @@
 """TLS of a whole cluster: self-signed, then from files, renewed by a reload; what is not usable is refused."""
 
+import os
 import shutil
 import socket
 import ssl
@@ -20,6 +21,12 @@ def shown(port: int) -> bytes:
     with Client.of(sock) as client:
         assert client.ask(GET).status == 200
         return sock.getpeercert(binary_form=True) or b""
+
+
+def plant_fifo(path: Path) -> None:
+    """Put a FIFO in a file's place: who opens it without care waits for ever."""
+    path.unlink()
+    os.mkfifo(path)
 
 
 def test_self_signed_then_files_that_are_renewed(tmp_path: Path) -> None:
@@ -43,6 +50,10 @@ def test_self_signed_then_files_that_are_renewed(tmp_path: Path) -> None:
                 wait_until(lambda der=der: {shown(port) for port in ports} == {der})  # type: ignore[misc]
             assert kept.ask(GET).status == 200
             kept.sock.close()
+        in_use = tmp_path / ".comet" / "tls" / "used.pem"
+        plant_fifo(in_use)
+        assert cluster.comet("reload").returncode == 0
+        wait_until(in_use.is_file)
         shutil.copy(tmp_path / "one.key", tmp_path / "used.key")
         for command in ("check", "reload"):
             refused = cluster.comet(command)
@@ -55,7 +66,7 @@ def test_self_signed_then_files_that_are_renewed(tmp_path: Path) -> None:
         wait_until(lambda: (row := cluster.replicas()["lb-0"])["state"] == "ready" and row["pid"] != before)
         assert cluster.comet("scale", "pool=3").returncode == 0
         assert {shown(port) for port in (*ports, ports[1] + 1)} == {der}
-        assert stat.S_IMODE((tmp_path / ".comet" / "tls" / "used.pem").stat().st_mode) == 0o600
+        assert stat.S_IMODE(in_use.stat().st_mode) == 0o600
 
 
 def test_settings_that_do_not_go_together(tmp_path: Path) -> None:

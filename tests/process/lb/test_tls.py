@@ -1,5 +1,6 @@
 """TLS for clients over real sockets: versions, renewal under load, bad handshakes, the PROXY protocol before it."""
 
+import os
 import shutil
 import socket
 import ssl
@@ -144,7 +145,8 @@ def test_an_unusable_renewal_changes_nothing(one: dict[str, Any], tmp_path: Path
     two = certificate(tmp_path, "two.example")
     shutil.copy(one["tls_key"], two["tls_key"])
     with lb_and_workers(count=1, **one) as (lb, _):
-        for bad in (two, {"tls_certificate": str(tmp_path / "missing.pem")}):
+        os.mkfifo(tmp_path / "fifo")
+        for bad in (two, *({"tls_certificate": str(tmp_path / name)} for name in ("missing.pem", "fifo"))):
             lb.call(lb.server._configure, bad)
             wait_until(lambda bad=bad: lb.proxy.settings.tls_certificate == bad["tls_certificate"])  # type: ignore[misc]
             with connect(lb) as client:
