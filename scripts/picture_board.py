@@ -25,9 +25,21 @@ from rich.text import Text
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from scripts.picture import FORMAT  # noqa: E402
 from tests.support.cluster import TestCluster, open_cluster  # noqa: E402
 from tests.support.terminal import Terminal, terminal  # noqa: E402
+
+FORMAT = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}"
+ font-family="DejaVu Sans Mono, Menlo, Consolas, monospace">
+<style>.{unique_id}-matrix {{ font-size: {char_height}px; line-height: {line_height}px; white-space: pre; }}
+.{unique_id}-title {{ font-size: 18px; font-weight: bold; }}
+{styles}</style>
+<defs><clipPath id="{unique_id}-clip-terminal">
+<rect x="0" y="0" width="{terminal_width}" height="{terminal_height}"/></clipPath>{lines}</defs>
+{chrome}
+<g transform="translate({terminal_x}, {terminal_y})" clip-path="url(#{unique_id}-clip-terminal)">{backgrounds}
+<g class="{unique_id}-matrix">
+{matrix}</g></g></svg>
+"""
 
 WIDTH, HEIGHT = 142, 30
 CLIENTS = 6
