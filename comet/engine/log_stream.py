@@ -42,8 +42,8 @@ The engine reads the two streams of a container independently. It may give a mes
 stream before it.
 """
 
-FOLLOW_TIMEOUT = 1e6
-"""Seconds that a followed log may be silent."""
+FOLLOW_TIMEOUT = 10.0
+"""Seconds of silence after which a followed log is asked for again."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,10 @@ class Message:
 
 class ContainerGone(Exception):
     """The container does not exist any more, or is about to be removed."""
+
+
+class Silent(UserError):
+    """The engine has sent nothing for as long as it was waited for."""
 
 
 @dataclass
@@ -219,7 +223,8 @@ def container_of(cluster_id: str, replica: str) -> tuple[str, str] | None:
 def messages(container: str, follow: bool, tail: int | str = "all", since: float | None = None) -> Iterator[Message]:
     """Yield the last `tail` messages of a container's log.
 
-    ContainerGone: the container does not exist any more. UserError: its log cannot be read.
+    ContainerGone: the container does not exist any more. UserError: its log cannot be read. Silent: a followed log had
+    nothing new for FOLLOW_TIMEOUT seconds.
     """
     asked: dict[str, Any] = {"stdout": 1, "stderr": 1, "timestamps": 1, "follow": int(follow), "tail": tail}
     if since is not None:
@@ -307,6 +312,8 @@ def _get(path: str, timeout: float) -> Iterator[http.client.HTTPResponse]:
         if answer.status >= 300:
             raise UserError(_refusal_reason(answer.read(CHUNK_BYTES)))
         yield answer
+    except TimeoutError as error:
+        raise Silent(str(error)) from None
     except (OSError, http.client.HTTPException) as error:
         raise UserError(" ".join(str(error).split()) or type(error).__name__) from None
     finally:

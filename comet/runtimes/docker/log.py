@@ -10,7 +10,7 @@ from functools import partial
 
 from comet.common.errors import UserError
 from comet.engine import log_stream
-from comet.engine.log_stream import LogPosition, LogTail
+from comet.engine.log_stream import Assembler, Joiner, LogPosition, LogTail
 from comet.events.exit_markers import ExitMarkers
 from comet.runtimes.marked_output import RESTART_POLL_PAUSE, MarkedOutput, last_lines, new_output
 from comet.state.directory import Cluster
@@ -41,12 +41,28 @@ def _container_log(cluster: Cluster, name: str, count: int, follow: bool) -> Ite
             if former is None or found[0] != former[0]:
                 position, assembler, former = LogPosition(coarse), log_stream.assembler(traits, found[1]), found
             with contextlib.suppress(log_stream.ContainerGone):  # The container is being replaced.
-                yield from new_output(
-                    log_stream.messages(found[0], True, since=position.since), position, assembler, out
-                )
+                yield from _until_ended(found[0], position, assembler, out)
         yield from out.plain(assembler.end())
         yield from out.ends()
         if Lock(cluster).holder() is None:
             return
         time.sleep(RESTART_POLL_PAUSE)
         found = log_stream.container_of(cluster.id or "", name)
+
+
+def _until_ended(
+    container: str, position: LogPosition, assembler: Assembler | Joiner, out: MarkedOutput
+) -> Iterator[bytes]:
+    """Yield what a container prints from a position on, until it ends.
+
+    A Docker engine may lose its followers when it rotates a log: they get nothing more, also when the container ends.
+    A silent log is therefore read again, and so is the log of a container that has ended.
+    """
+    follow = True
+    while follow:
+        try:
+            yield from new_output(log_stream.messages(container, True, since=position.since), position, assembler, out)
+            follow = False
+        except log_stream.Silent:
+            continue
+    yield from new_output(log_stream.messages(container, False, since=position.since), position, assembler, out)
