@@ -19,7 +19,7 @@ _BYTES = {"b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 1024.0, "mib": 1024.
 
 
 def _speeds(one: float) -> dict[str, float]:
-    """Return the units of a speed, each in units of so many bytes per second."""
+    """Return the units of a speed, each as a multiple of `one` bytes per second."""
     return {name + end: size / one for name, size in _BYTES.items() for end in ("", "/s")}
 
 
