@@ -31,7 +31,7 @@ from comet.balancers.router import Router
 from comet.host import files
 from comet.host.checkout import SOURCES
 from comet.host.sockets import FRONT, Listeners, is_listening
-from comet.reconcile.replica import ReplicaSpec
+from comet.reconcile.replica import ReplicaSpec, public_name
 from comet.runtimes.process.driver import Launched, is_stopped, reap
 from comet.state.directory import Cluster
 from lb.interface.settings import Settings
@@ -118,6 +118,7 @@ class ForkserverLauncher:
         self._cluster = cluster
         self._router = router
         self._listeners = listeners
+        self._ending: set[str] = set()  # those that drain without a successor on their socket
         self._context = multiprocessing.get_context("forkserver")
         self._control: dict[tuple[str, int], _ControlSocket] = {}
         self._forkserver_socket: Path | None = None
@@ -248,7 +249,11 @@ class ForkserverLauncher:
             standby.end()
 
     def drain(self, name: str, grace: float) -> bool:
-        return self._router.drain(name, grace)
+        if name == public_name(name):
+            self._ending.add(name)
+        known = {public_name(each) for each, _ in self._control}
+        unused = 0 if name not in self._ending else 2 if known <= self._ending else 1
+        return self._router.drain(name, grace, unused)
 
     def control_name(self, name: str, instance: int) -> str | None:
         """Return the socket's name in `.comet/run/` on which a later supervisor reaches it."""
@@ -290,6 +295,7 @@ class ForkserverLauncher:
         return {pid for pid in helpers | standby if pid is not None}
 
     def release(self, name: str) -> None:
+        self._ending.discard(name)
         self._listeners.release(name)
 
     def rename(self, former: str, name: str) -> None:

@@ -219,12 +219,15 @@ class Router:
         for link in list(self._links.values()):
             link.send(messages.suspect(name, reason))
 
-    def drain(self, name: str, grace: float) -> bool:
-        """Ask a load balancer to drain; return False when there is no connection to it."""
+    def drain(self, name: str, grace: float, unused: int) -> bool:
+        """Ask a load balancer to drain; return False when there is no connection to it.
+
+        `unused` is the number of its listening sockets on which no other accepts.
+        """
         link = self._links.get(name)
         if link is None:
             return False
-        link.send(messages.drain(grace))
+        link.send(messages.drain(grace, unused))
         return True
 
     def close(self) -> None:

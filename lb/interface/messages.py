@@ -247,9 +247,20 @@ def read_front(message: Message) -> tuple[dict[str, Any], str]:
     return plan, _text(message, "folder")
 
 
-def drain(grace: float) -> Message:
-    """Return the order to stop accepting, finish within `grace` seconds and exit 0."""
-    return {"type": "drain", "grace": grace}
+def read_unused(message: Message) -> int:
+    """Return how many listening sockets `drain` leaves unused; raise ValueError if the message is malformed."""
+    unused = int(_number(message, "unused")) if "unused" in message else 0
+    if unused not in (0, 1, 2):
+        raise ValueError("unused: out of range")
+    return unused
+
+
+def drain(grace: float, unused: int = 0) -> Message:
+    """Return the order to stop accepting, finish within `grace` seconds and exit 0.
+
+    On the first `unused` of its listening sockets (its own, that of the front) no other process accepts from now on.
+    """
+    return {"type": "drain", "grace": grace, "unused": unused}
 
 
 def ping(number: int) -> Message:

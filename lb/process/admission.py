@@ -102,6 +102,17 @@ class Admission:
         if self._opening is not None:
             self._opening.cancel()
 
+    def end(self) -> None:
+        """Stop accepting for good: accept what waits in the backlog, then have the address refuse connections.
+
+        Each process that holds the socket would otherwise keep the kernel accepting, and those clients waiting.
+        """
+        self.close()
+        while _poll(self._listener) and self._accept():
+            pass
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RD)
+
     def free_descriptors(self) -> None:
         """Free a few descriptors at once, because something more important than an idle connection got none."""
         if not self._evict(self._batch()):
@@ -135,6 +146,7 @@ class Admission:
             # asyncio's own server accepts up to the whole backlog before any other event, and cannot be stopped during
             # its pause. With TLS the header of the PROXY protocol is read before the handshake.
             self._listener.setblocking(False)
+            self._listener.listen(BACKLOG)  # As create_server does: a predecessor may have ended the listening.
             self._loop.add_reader(self._listener, self._accept)
             self._accepting = True
             return
@@ -147,21 +159,23 @@ class Admission:
             raise
         self._accepting = True
 
-    def _accept(self) -> None:
+    def _accept(self) -> bool:
+        """Accept a connection; return whether there was one."""
         try:
             sock, _ = self._listener.accept()
         except OSError as error:
             if is_local_shortage(error) and not isinstance(error, BlockingIOError):
                 self._pause(STALLED_PAUSE)
-            return
+            return False
         sock.setblocking(False)
         certificate = self._certificate.context
         if certificate is None:
             self._keep(self._loop.connect_accepted_socket(self._admit, sock))
-            return
+            return True
         self._keep(tls.accept(self._loop, sock, certificate, self._proxy.readers, self._admit_tls))
         if len(self.handshakes) + len(self._proxy.clients) + 2 > self._client_limit:
             self._pause(QUICK_POLL_INTERVAL)  # Handshakes need descriptors, too.
+        return True
 
     def _keep(self, work: Coroutine[Any, Any, Any]) -> None:
         task = self._loop.create_task(work)

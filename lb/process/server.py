@@ -268,7 +268,7 @@ class Server:
             case "front":
                 self._front.order(*messages.read_front(message))
             case "drain":
-                self._drain(messages.read_grace(message))
+                self._drain(messages.read_grace(message), messages.read_unused(message))
             case "ping":
                 self.proxy.gauge_edges()
                 checks, counts = self._health.take_durations(), self._health.take_counts()
@@ -333,11 +333,13 @@ class Server:
 
     # Shutdown.
 
-    def _drain(self, grace: float) -> None:
+    def _drain(self, grace: float, unused: int = 0) -> None:
         if self.proxy.draining or self._finishing is not None:
             return
         logger.info("draining, at most %g s", grace)
         self._stop_accepting()
+        for admission in self._admissions[:unused]:
+            admission.end()
         settings = self.proxy.settings
         self._loop.call_later(min(grace, settings.tunnel_grace), self.proxy.end_tunnels)
         self._loop.call_later(min(grace, settings.shutdown_grace + DRAIN_MARGIN), self.proxy.end_requests)

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -97,3 +98,41 @@ def test_a_roll_of_the_load_balancers_refuses_no_connection(cluster: TestCluster
     assert set(knocker.seen) == {"200"}
     with connections(cluster) as on:
         assert all(on.values())
+
+
+def refuses(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=60).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def test_the_port_of_a_drained_load_balancer_refuses_at_once(cluster: TestCluster) -> None:
+    """It goes on for a client that is connected; a new one must not wait for the end of that."""
+    port = cluster.replicas()["lb-1"]["port"]
+    with Client(port) as connected, ThreadPoolExecutor() as pool:
+        assert connected.ask(GET).status == 200
+        scaled = pool.submit(cluster.comet, "scale", "pool=1")
+        wait_until(lambda: refuses(port))
+        assert not scaled.done()
+        with front(cluster) as client:
+            assert client.ask(GET)["X-Comet-LB"] == "lb-0"
+        assert connected.ask(GET)["Connection"] == "close"
+        assert scaled.result().returncode == 0
+    assert cluster.comet("scale", "pool=2").returncode == 0
+    with Client(port) as client:
+        assert client.ask(GET).status == 200
+
+
+def test_all_ports_refuse_at_once_during_a_stop(cluster: TestCluster) -> None:
+    first = cluster.config["load-balancer-port"]
+    with Client(first) as connected, ThreadPoolExecutor() as pool:
+        assert connected.ask(GET).status == 200
+        stopped = pool.submit(cluster.comet, "stop")
+        for port in (first, first + 1, cluster.config["front-port"]):
+            wait_until(lambda port=port: refuses(port))  # type: ignore[misc]
+        assert not stopped.done()
+        assert connected.ask(GET)["Connection"] == "close"
+        assert stopped.result().returncode == 0
+    cluster.start()

@@ -240,6 +240,8 @@ def test_bad_settings_are_refused_whole_and_the_peer_stays() -> None:
         {"type": "drain", "grace": -1},
         {"type": "drain", "grace": "soon"},
         {"type": "drain"},
+        {"type": "drain", "grace": 1, "unused": 3},
+        {"type": "drain", "grace": 1, "unused": -1},
         {"type": "upstreams", "upstreams": [{"name": "w", "host": "h", "port": 70000}]},
         {"type": "upstreams", "upstreams": [{"name": "w", "host": "h", "port": float("inf")}]},
         {"type": "upstreams", "upstreams": [], "max_in_flight": 0},
@@ -294,6 +296,46 @@ def test_a_drain_ends_with_its_grace() -> None:
         supervisor.receive("drained")
         assert idle.closed()
         wait_until(lambda: not lb._thread.is_alive())
+
+
+def test_a_drain_without_a_successor_refuses_connections() -> None:
+    """The supervisor holds the socket, too: the kernel would go on to accept, and nobody would answer."""
+    with supervised(None) as (lb, _, _, supervisor), lb.connect() as idle:
+        idle.ask(GET)
+        supervisor.send(messages.drain(60.0, unused=1))
+        wait_until(lambda: lb.proxy.draining)
+        with pytest.raises(ConnectionRefusedError):
+            lb.connect()
+        assert idle.ask(GET)["Connection"] == "close"
+        supervisor.receive("drained")
+
+
+def test_a_drain_without_a_successor_answers_those_who_wait() -> None:
+    """Clients whose connections the kernel accepted, and the load balancer not yet."""
+    with supervised(None) as (lb, _, _, supervisor), contextlib.ExitStack() as stack:
+        lb.call(lb.server._admissions[0]._stop_accepting)
+        lb.settle()
+        waiting = [stack.enter_context(lb.connect()) for _ in range(20)]
+        for client in waiting:
+            client.send(GET)
+        supervisor.send(messages.drain(60.0, unused=1))
+        for client in waiting:
+            answer = client.answer()
+            assert (answer.status, answer["Connection"]) == (200, "close")
+        supervisor.receive("drained")
+
+
+def test_a_drain_with_a_successor_leaves_its_socket_listening() -> None:
+    with supervised(None) as (lb, _, _, supervisor), lb.connect() as idle:
+        idle.ask(GET)
+        supervisor.send(messages.drain(60.0))
+        wait_until(lambda: lb.proxy.draining)
+        with lb.connect() as next_client, lb.server._listeners[0].dup() as successor:
+            successor.setblocking(True)
+            accepted, address = successor.accept()
+            accepted.close()
+            assert address == next_client.sock.getsockname()
+        assert idle.ask(GET)["Connection"] == "close"
 
 
 def test_later_supervisors_connect_to_the_control_socket(tmp_path: Path) -> None:
