@@ -12,8 +12,8 @@ from scripts.bench.modes import BENCHES, Bench
 SHORT = ("--rounds", "1", "--seconds", "0.1", "--only", "c1", "--rival", "nginx")
 QUICK = (
     Bench("hung", "", "Hung", "chaos", ("--runtime", "process", "60"), planned=0.1, mode="chaos"),
-    Bench("wrong", "", "Wrong", "load", ("--seconds", "0"), 60, "load"),
-    Bench("lb", "", "What a request costs", "lb", SHORT, 60),
+    Bench("wrong", "", "Wrong", "load", ("--seconds", "0"), 300, "load"),
+    Bench("lb", "", "What a request costs", "lb", SHORT, 300),
 )
 
 

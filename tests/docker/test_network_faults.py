@@ -181,7 +181,7 @@ def test_without_a_supervisor_a_stop_removes_it_too(make_cluster: Callable[..., 
 def test_a_scenario_has_them_for_a_step(cluster: TestCluster, order: Callable[..., None]) -> None:
     (cluster.folder / "cut.yaml").write_text(
         "clients: 4\nsteps:\n"
-        "  - name: cut\n    for: 4s\n    faults: {worker-1: {partition: true}}\n"
+        "  - name: cut\n    for: 15s\n    faults: {worker-1: {partition: true}}\n"
         "    expect: {replicas: {worker-1: unhealthy}}\n"
         "  - {name: whole, for: 1s}\n"
     )
