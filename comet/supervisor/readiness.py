@@ -29,6 +29,17 @@ FAST_ATTEMPTS = 200
 LISTENING_FIELD = "X-Comet-Listening"
 
 
+class _FinalResponse(http.client.HTTPResponse):
+    """Skips all interim responses (RFC 9110 section 15.2); http.client skips 100 alone."""
+
+    def _read_status(self) -> tuple[str, int, str]:
+        status: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]
+        while 100 < status[1] < 200 and status[1] != http.client.SWITCHING_PROTOCOLS:
+            http.client.parse_headers(self.fp)
+            status = super()._read_status()  # type: ignore[misc]
+        return status
+
+
 class ReadinessProbe:
     """Checks watched replicas and reports `Ready` to the sink once for each."""
 
@@ -116,6 +127,7 @@ def probe(url: str, timeout: float, host: str | None = None, statuses: str = EXP
     address, _, path = url.partition("://")[2].partition("/")
     try:
         with contextlib.closing(http.client.HTTPConnection(address, timeout=timeout)) as connection:
+            connection.response_class = _FinalResponse
             connection.request("GET", f"/{path}", headers=headers | ({} if host is None else {"Host": host}))
             answer = connection.getresponse()
             if is_among(answer.status, parse_statuses(statuses)):

@@ -36,13 +36,21 @@ MAX_READ: Final = 256
 """Bytes of a response within which its status has to be."""
 
 MAX_FIELDS: Final = 8192
-"""Bytes at the beginning of a response in which fields are looked for, as far as they come together with the status."""
+"""Bytes at the beginning of a response in which fields are looked for, as far as they come together with the status.
+
+An interim response may have as many.
+"""
 
 _NO_COUNTS: Final[Mapping[str, int]] = MappingProxyType({})
 _COUNTS = re.compile(rb"\r\n%b:[ \t]*([ -~]*)\r\n" % COUNTS_FIELD.encode(), re.IGNORECASE).search
 
 _STATUS = re.compile(rb"[\r\n]*HTTP/1\.[0-9][ \t]+([1-9][0-9][0-9])[ \t\r\n]").match
 _VALID_PREFIX = re.compile(rb"[\r\n]*(?:HTTP/1\.?[^\r\n]*|HTTP/?|HTT?|H?)").fullmatch
+
+
+def _is_interim(status: re.Match[bytes]) -> bool:
+    """Return whether a final response follows (RFC 9110 section 15.2); none does after 101."""
+    return status[1].startswith(b"1") and status[1] != b"101"
 
 
 class CheckResult(NamedTuple):
@@ -73,15 +81,22 @@ class Probe(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         came = self._data + data
-        self._data = came[:MAX_READ]
-        match = _STATUS(self._data)
-        if match is not None:
-            head, end, _ = came[:MAX_FIELDS].partition(b"\r\n\r\n")
+        while (match := _STATUS(came[:MAX_READ])) is not None and _is_interim(match):
+            _, end, rest = came.partition(b"\r\n\r\n")
+            if not end:
+                break
+            came = rest
+        self._data = came[:MAX_FIELDS]
+        if match is None:
+            if len(came) >= MAX_READ or not _VALID_PREFIX(came):
+                self._finish(f"no HTTP answer: {came[:32]!r}")
+        elif not _is_interim(match):
+            head, end, _ = self._data.partition(b"\r\n\r\n")
             counts = _COUNTS(head + end)
             left = _NO_COUNTS if counts is None else read_counts(counts[1].decode())
             self._finish("" if is_among(int(match[1]), self._statuses) else f"status {int(match[1])}", left)
-        elif len(self._data) == MAX_READ or not _VALID_PREFIX(self._data):
-            self._finish(f"no HTTP answer: {self._data[:32]!r}")
+        elif len(came) >= MAX_FIELDS:
+            self._finish(f"no HTTP answer: {came[:32]!r}")
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._data:

@@ -1,6 +1,7 @@
 """The prober, with answers made up by the test."""
 
 import asyncio
+import socket
 import threading
 from typing import Any
 
@@ -41,3 +42,30 @@ def test_an_answer_from_a_former_place_is_no_answer(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(readiness, "probe", probe)
     asyncio.run(asyncio.wait_for(play(), 120))
     assert heard[1:] == [("worker-0", 1, Ready())]
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (b"HTTP/1.1 200 OK\r\n\r\n", Ready()),
+        (b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\n\r\n", Ready()),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" * 3 + b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 204 No\r\n\r\n", Ready()),
+        (b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 503 No\r\n\r\n", NotReady("GET /: status 503")),
+        (b"HTTP/1.1 103 Early Hints\r\n\r\n", NotReady("GET /: closed without an answer")),
+        (b"HTTP/1.1 101 Switching Protocols\r\n\r\n", NotReady("GET /: status 101")),
+    ],
+)
+def test_the_final_response_counts(answer: bytes, expected: Ready | NotReady) -> None:
+    """RFC 9110 section 15.2: a client takes any number of interim responses."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        assert readiness.probe(f"http://127.0.0.1:{server.getsockname()[1]}/", 60.0) == expected
+        thread.join()

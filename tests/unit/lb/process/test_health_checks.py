@@ -52,3 +52,25 @@ def test_a_status_is_enough_and_what_comes_later_changes_nothing() -> None:
 def test_no_answer_has_no_counts() -> None:
     assert found([COUNTS]).reason.startswith("no HTTP answer")
     assert found([]) == CheckResult("closed without an answer")
+
+
+EARLY = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (EARLY + HEAD + BODY, ""),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" + EARLY * 30 + HEAD + BODY, ""),
+        (EARLY + b"HTTP/1.1 503 No\r\n" + BODY, "status 503"),
+        (EARLY.replace(b"</a>", b"<%b>" % (b"a" * 3000)) + HEAD + BODY, ""),
+        (b"HTTP/1.1 101 Switching Protocols\r\n\r\n" + HEAD, "status 101"),
+        (EARLY, "closed without an answer"),
+        (EARLY + b"hello", "no HTTP answer"),
+        (EARLY[:-2] + b"x" * 9000, "no HTTP answer"),
+    ],
+)
+def test_the_final_response_counts_whatever_comes_before_it(answer: bytes, reason: str) -> None:
+    """RFC 9110 section 15.2: a client takes any number of interim responses."""
+    assert found([answer]).reason.partition(":")[0] == reason
+    assert found(answer[at : at + 1] for at in range(len(answer))).reason.partition(":")[0] == reason
