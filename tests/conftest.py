@@ -151,9 +151,14 @@ LONGEST = ("tests/swarm/", "tests/bench/test_compare.py", "tests/process/test_do
 """What takes one process for minutes, and so begins before all else."""
 
 
+@cache
+def _tier_of_file(path: Path) -> str:
+    folder = path.relative_to(ROOT / "tests").parts[0] if path.is_relative_to(ROOT / "tests") else ""
+    return folder if folder in TIERS else "unit"
+
+
 def _tier(item: pytest.Item) -> str:
-    folder = item.path.relative_to(ROOT / "tests").parts[0] if item.path.is_relative_to(ROOT / "tests") else ""
-    tier = folder if folder in TIERS else "unit"
+    tier = _tier_of_file(item.path)
     return "process" if tier == "unit" and item.get_closest_marker("slow") else tier
 
 
@@ -265,10 +270,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     """Of a file whose tests are all deselected not even the imports are paid for."""
     if str(config.getoption("markexpr")) != "unit" or not collection_path.is_file():
         return None
-    if not collection_path.is_relative_to(ROOT / "tests"):
-        return None
-    folder = collection_path.relative_to(ROOT / "tests").parts[0]
-    elsewhere = folder in TIERS and folder != "unit"
+    elsewhere = _tier_of_file(collection_path) != "unit"
     return True if elsewhere or _WHOLLY_SLOW.search(collection_path.read_text()) else None
 
 
