@@ -88,8 +88,15 @@ class Place:
 
     def queues(self) -> dict[str, int]:
         """How many packets each kind of queue has sent, of those at the device of the second place."""
-        listed = json.loads(self.done("tc", "-s", "-json", "qdisc", "show", "dev", "eth1"))
-        return {each["kind"]: each.get("packets", 0) for each in listed}
+        return {each["kind"]: each.get("packets", 0) for each in self._listed_queues()}
+
+    def waiting(self) -> int:
+        """How many packets wait in these queues; the kernel sends some of its own (ARP, IPv6) at any time."""
+        return sum(each.get("qlen", 0) for each in self._listed_queues())
+
+    def _listed_queues(self) -> list[dict[str, Any]]:
+        listed: list[dict[str, Any]] = json.loads(self.done("tc", "-s", "-json", "qdisc", "show", "dev", "eth1"))
+        return listed
 
 
 @contextlib.contextmanager

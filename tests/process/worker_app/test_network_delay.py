@@ -84,6 +84,7 @@ def test_packets_wait_while_the_holder_lives_however_it_ends(
     assert there.queues()["tbf"] >= count
     held.kill()
     held.wait()
+    wait_until(lambda: not there.waiting(), what="an empty queue")
     before = there.queues()["tbf"]
     there.round_trips(count)
     assert there.queues()["tbf"] == before  # What is left lets them pass.
