@@ -2,7 +2,7 @@
 # All checks and all tests: scripts/test.sh [--full] [--unit | --process | --docker | --swarm | --security | --page | --bench] [pytest arguments]
 #
 #   --full      where a promise names large counts, run those instead of small ones (COMET_TEST_FULL=1)
-#   --unit      only the pure tests (tests/unit): no Docker engine, no processes; some 20 s on two cores
+#   --unit      only the pure tests (tests/unit): no Docker engine, no processes; some 10 s on two cores
 #   --process   only tests of processes (tests/process) that need no Docker engine
 #   --docker    only tests that need a Docker engine, but for those in a swarm
 #   --swarm, --security, --page, --bench   only those of that folder
@@ -11,7 +11,7 @@
 #
 # Sets up what up.sh sets up, with the test tools. The last line is `N passed, N failed, N skipped`. A skipped test counts as a
 # failure: a suite that leaves out its Docker tests in silence has tested nothing. COMET_TEST_JOBS says how many files of tests run at a
-# time (3; of the pure tests as many as there are processors).
+# time (3; of the pure tests as many as there are processors, where no pytest arguments are given).
 set -euo pipefail
 
 here=$(dirname -- "${BASH_SOURCE[0]}")
@@ -46,11 +46,12 @@ done
 
 # The tests start thousands of interpreters: each would compile its modules again.
 unset PYTHONDONTWRITEBYTECODE
+given_pytest=$*
 ensure_venv test
 ensure_compiled
 cd -- "$ROOT"
-report=$(mktemp)
-trap 'rm -f -- "$report"' EXIT
+work=$(mktemp -d)
+trap 'rm -rf -- "$work"' EXIT
 
 checks=0 tests=0
 case $tier in
@@ -60,8 +61,8 @@ case $tier in
   *) set -- -m "$tier" "$@" ;;
 esac
 if [ "$tier" = unit ]; then
-  # As many at a time as there are processors; plugins that only slow tests use cost more than these tests do.
-  set -- -n "${COMET_TEST_JOBS:-$(nproc)}" --dist loadfile -p no:schemathesis -p no:anyio "$@"
+  # Plugins that only slow tests use cost more than these tests do.
+  set -- -p no:schemathesis -p no:anyio -p no:xdist "$@"
 else
   if [ "$tier" != process ]; then ensure_engine "${given[@]}"; fi
   case $tier in '' | page) ensure_browser ;; esac
@@ -76,6 +77,33 @@ else
 fi
 if [ -z "$tier" ]; then scripts/check.sh || checks=$?; fi
 
-# A test that hangs shows where, in place of a silent log.
-"$VENV/bin/python" -m pytest --junit-xml="$report" -o faulthandler_timeout=300 "$@" || tests=$?
-"$VENV/bin/python" scripts/lib/tally.py "$report" "$tests" "$checks"
+# run_pytest NAME [ARGUMENT ...]: its report is NAME.xml; a test that hangs shows where, in place of a silent log.
+run_pytest() {
+  "$VENV/bin/python" -m pytest --junit-xml="$work/$1.xml" -o faulthandler_timeout=300 "${@:2}"
+}
+
+# Each file in one of as many processes as there are processors, by size; the first one has those that read all sources, which take
+# longer. To hand tests out as pytest-xdist does takes as much CPU time as half of these tests.
+run_pure_tests() {
+  local jobs=${COMET_TEST_JOBS:-$(nproc)} job
+  find tests/test_*.py tests/unit -name 'test_*.py' -printf '%s %p\n' | sort -rn | awk -v jobs="$jobs" -v work="$work" '
+    { reads_all = slow = 0
+      while ((getline line <$2) > 0) { reads_all += line ~ /tests.support.syntax/; slow += line ~ /^pytestmark = .*mark\.slow/ }
+      if (slow) next
+      job = 0
+      if (!reads_all) for (each = 1; each < jobs; each++) if (load[each] < load[job]) job = each
+      load[job] += reads_all ? 80000 : $1
+      print $2 >work "/" job ".files" }'
+  for ((job = jobs - 1; job > 0; job--)); do
+    if [ -s "$work/$job.files" ]; then run_pytest "$job" "$@" $(<"$work/$job.files") >"$work/$job.out" 2>&1 & fi
+  done
+  run_pytest 0 "$@" $(<"$work/0.files") || tests=$?
+  for ((job = 1; job < jobs; job++)); do
+    if [ ! -s "$work/$job.files" ]; then continue; fi
+    wait -n || tests=$?
+  done
+  cat -- "$work"/*.out
+}
+
+if [ "$tier" = unit ] && [ -z "$given_pytest" ]; then run_pure_tests "$@"; else run_pytest all "$@" || tests=$?; fi
+"$VENV/bin/python" scripts/lib/tally.py "$tests" "$checks" "$work"/*.xml

@@ -1,7 +1,8 @@
 """Prints the last line of scripts/test.sh, `N passed, N failed, N skipped`, and returns its exit code.
 
-python tally.py REPORT PYTEST_STATUS CHECKS_STATUS. REPORT is pytest's JUnit XML. The exit code is zero only if the
-checks and pytest succeeded, something ran, nothing failed and nothing was skipped (an expected failure is a skip here).
+python tally.py PYTEST_STATUS CHECKS_STATUS REPORT... Each REPORT is pytest's JUnit XML. The exit code is zero only if
+the checks and pytest succeeded, something ran, nothing failed and nothing was skipped (an expected failure is a skip
+here).
 """
 
 import sys
@@ -45,7 +46,9 @@ def verdict(counts: tuple[int, int, int], pytest_status: int, checks_status: int
 
 
 def main() -> int:
-    counts, pytest_status, checks_status = count(Path(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3])
+    pytest_status, checks_status = int(sys.argv[1]), int(sys.argv[2])
+    passed, failed, skipped = (sum(each) for each in zip(*(count(Path(report)) for report in sys.argv[3:]), strict=True))
+    counts = passed, failed, skipped
     wrong = verdict(counts, pytest_status, checks_status)
     for line in wrong:
         print(f"test.sh: {line}")

@@ -58,9 +58,9 @@ def test_the_closing_line_counts_and_a_skip_is_a_failure(
     command = [
         sys.executable,
         str(PROJECT / "scripts/lib/tally.py"),
-        str(report),
         str(pytest_status),
         str(checks_status),
+        str(report),
     ]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.stdout.splitlines()[-1] == closing
