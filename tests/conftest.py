@@ -1,5 +1,6 @@
 """Fixtures for tests of whole clusters; the tiers of the tests, which their folders say."""
 
+import gc
 import os
 import re
 import shutil
@@ -218,6 +219,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if not reasons[item]]
         config.hook.pytest_deselected(items=left_out)
         config.stash[LEFT_OUT] = dict(Counter(str(reasons[item]) for item in left_out))
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # Modules and tests stay until the end: the collector need not look at them again and again.
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -223,8 +223,7 @@ def used_names(path: Path) -> set[str]:
 
 def for_the_type_checker(path: Path) -> set[int]:
     """The nodes below `if TYPE_CHECKING:`."""
-    tests = ((node, ast.dump(node.test)) for node in nodes(path) if isinstance(node, ast.If))
-    blocks = (node for node, test in tests if "'TYPE_CHECKING'" in test)
+    blocks = (node for node in nodes(path) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
     return {id(part) for block in blocks for statement in block.body for part in ast.walk(statement)}
 
 

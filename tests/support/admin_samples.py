@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+from comet.admin import view_model as view_model_module
 from comet.admin.view_model import ViewModel
 from comet.config.schema import parse
 from comet.events.restart_history import RestartHistory
@@ -14,6 +15,8 @@ from comet.telemetry.snapshot import FleetSnapshot, SupervisorRow, Traffic, Usag
 from tests.unit.config.test_schema import WHERE
 
 TOKEN = "t" * 43
+
+view_model_module.FIRST_USAGE_PERIOD = 0.0  # The usage of processes is made up here: nothing is to be measured.
 
 
 def counted(requests: int, errors: int = 0, bucket: int = 48) -> Counted:

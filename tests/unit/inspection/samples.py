@@ -1,5 +1,7 @@
 """Facts of a load balancer and of two workers in containers, read from the recorded trees."""
 
+import functools
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,9 +20,8 @@ MACHINE = Machine(
 )  # fmt: skip
 
 
-def balancer(folder: Path) -> Facts:
+def balancer() -> Facts:
     return _facts(
-        folder,
         BALANCER,
         Facts(
             "lb-0",
@@ -36,9 +37,8 @@ def balancer(folder: Path) -> Facts:
     )
 
 
-def worker(folder: Path) -> Facts:
+def worker() -> Facts:
     return _facts(
-        folder,
         WORKER,
         Facts(
             "worker-0",
@@ -55,8 +55,16 @@ def worker(folder: Path) -> Facts:
     )  # fmt: skip
 
 
-def _facts(folder: Path, pid: int, about: Facts) -> Facts:
-    tree = unpacked(folder, "container", "balancer") if not (folder / "proc").exists() else folder
+@functools.cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    """The recorded trees, for all tests of this process: they only read."""
+    folder = tempfile.TemporaryDirectory(prefix="comet-recorded-")
+    unpacked(Path(folder.name), "container", "balancer")
+    return folder
+
+
+def _facts(pid: int, about: Facts) -> Facts:
+    tree = Path(_folder().name)
     mounted = cgroup.trees((tree / f"proc/{BALANCER}/mountinfo").read_text(), tree)
     with ProcessFolder(pid, proc=tree / "proc") as opened:
         process = proc.read(opened, opened.birth + 90)

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,9 +15,8 @@ from tests.unit.inspection.samples import MACHINE, balancer, worker
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("recorded")
-    return rows.report([balancer(folder), worker(folder)], MACHINE)
+def report() -> dict[str, Any]:
+    return rows.report([balancer(), worker()], MACHINE)
 
 
 def row(report: dict[str, Any], key: str) -> dict[str, Any]:
@@ -85,14 +83,14 @@ def test_what_differs_is_marked(report: dict[str, Any]) -> None:
     assert marked.isdisjoint({"pid", "age", "user_map", "label", "namespace_user", "cpus", "environment", "oom"})
 
 
-def test_two_replicas_of_one_kind_differ_in_little(tmp_path: Path) -> None:
-    one = worker(tmp_path)
+def test_two_replicas_of_one_kind_differ_in_little() -> None:
+    one = worker()
     report = rows.report([one, replace(one, name="worker-1")], MACHINE)
     assert [each["key"] for each in report["rows"] if each["differs"]] == []
 
 
-def test_what_is_not_known_is_no_difference(tmp_path: Path) -> None:
-    one = worker(tmp_path)
+def test_what_is_not_known_is_no_difference() -> None:
+    one = worker()
     hidden = replace(one, name="worker-1", process=replace(one.process, memory=DENIED, status=DENIED, mounts=DENIED))
     report = rows.report([one, hidden], MACHINE)
     assert not any(each["differs"] for each in report["rows"])
@@ -108,8 +106,8 @@ def test_what_is_known_to_be_absent_is_a_difference(report: dict[str, Any]) -> N
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_any_number_of_replicas_is_shown(tmp_path: Path, count: int) -> None:
-    one = worker(tmp_path)
+def test_any_number_of_replicas_is_shown(count: int) -> None:
+    one = worker()
     report = rows.report([replace(one, name=f"worker-{number}") for number in range(count)], MACHINE)
     assert {len(each["values"]) for each in report["rows"]} == {count}
     assert not any(each["differs"] for each in report["rows"])
@@ -120,17 +118,17 @@ def with_limit(facts: Facts, limit: Limit) -> Facts:
     return replace(facts, cgroup=replace(facts.cgroup, memory_limit=limit))
 
 
-def test_a_limit_of_a_group_above_names_it(tmp_path: Path) -> None:
-    one = worker(tmp_path)
+def test_a_limit_of_a_group_above_names_it() -> None:
+    one = worker()
     found = values.memory_limit(with_limit(one, Limit(1 << 30, "/docker")), MACHINE)
     assert text.size_limit(found) == "1.00 GiB (set by /docker)"
     own = values.memory_limit(with_limit(one, Limit(1 << 30, f"/docker/{CONTAINER}")), MACHINE)
     assert text.size_limit(own) == "1.00 GiB"
 
 
-def test_whose_a_namespace_is_may_be_unknown(tmp_path: Path) -> None:
+def test_whose_a_namespace_is_may_be_unknown() -> None:
     hidden = replace(MACHINE, namespaces={"net": DENIED})
-    found = values.namespace(worker(tmp_path), hidden, "net")
+    found = values.namespace(worker(), hidden, "net")
     assert found == {"inode": 4026534687, "host": None}
     assert text.namespace(found) == "unknown whose 4026534687"
 

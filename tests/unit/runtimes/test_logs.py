@@ -29,7 +29,8 @@ def lines_of(pieces: Iterable[bytes]) -> Iterator[bytes]:
         yield from whole
 
 
-def test_a_grown_log_is_trimmed_while_written_to(tmp_path: Path) -> None:
+def test_a_grown_log_is_trimmed_while_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_file, "POLL_PAUSE", 0.01)
     path = tmp_path / "worker-0.log"
     with path.open("ab", buffering=0) as writer:
         writer.write(b"first\n")
@@ -98,14 +99,15 @@ def test_a_process_exit_is_a_line_of_its_own_in_the_log(tmp_path: Path) -> None:
     exit_markers.note(cluster, record(5, code=1, signal=None))  # It cannot be written: nothing happens.
 
 
-def test_following_yields_whole_lines_written_from_now_on(tmp_path: Path) -> None:
+def test_following_yields_whole_lines_written_from_now_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_file, "POLL_PAUSE", 0.01)
     path = tmp_path / "worker-0.log"
     with path.open("ab", buffering=0) as writer:
         writer.write(b"past\n")
         follower = lines_of(log_file.follow(path, 0, lambda: True))
         writer.write(b"")
         threading.Timer(
-            0.3, lambda: (writer.write(b"half "), threading.Timer(0.5, lambda: writer.write(b"and half\n")).start())
+            0.1, lambda: (writer.write(b"half "), threading.Timer(0.1, lambda: writer.write(b"and half\n")).start())
         ).start()
         assert next(follower) == b"half and half"
 

@@ -1,6 +1,5 @@
 """How `inspect` looks on a terminal of any width, and in a pipe."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +10,8 @@ from tests.unit.inspection.samples import MACHINE, balancer, worker
 
 
 @pytest.fixture
-def report(tmp_path: Path) -> dict[str, Any]:
-    return rows.report([balancer(tmp_path), worker(tmp_path)], MACHINE)
+def report() -> dict[str, Any]:
+    return rows.report([balancer(), worker()], MACHINE)
 
 
 def lines(report: dict[str, Any], width: int | None) -> list[str]:
