@@ -47,7 +47,9 @@ def verdict(counts: tuple[int, int, int], pytest_status: int, checks_status: int
 
 def main() -> int:
     pytest_status, checks_status = int(sys.argv[1]), int(sys.argv[2])
-    passed, failed, skipped = (sum(each) for each in zip(*(count(Path(report)) for report in sys.argv[3:]), strict=True))
+    passed, failed, skipped = (
+        sum(each) for each in zip(*(count(Path(report)) for report in sys.argv[3:]), strict=True)
+    )
     counts = passed, failed, skipped
     wrong = verdict(counts, pytest_status, checks_status)
     for line in wrong:
