@@ -51,8 +51,24 @@ def main() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # 50 concurrent pollers are normal.
+    stream = feed.makefile("rb")
+    first = stream.readline()
+    if not first:
+        return
     view_model = ViewModel(Sampler().sample)
+    server = Server(
+        create_app(_services(cluster, view_model, Keys(**json.loads(first)["keys"]))),
+        listener,
+        owners={0, os.getuid()},
+        max_request_header_size=16 << 10,
+        max_request_body_size=2 * MAX_BODY,
+    )
+    threading.Thread(target=_follow, args=(feed, stream, view_model), daemon=True).start()
+    server.run()
 
+
+def _services(cluster: Cluster, view_model: ViewModel, keys: Keys) -> Services:
+    """Return what the application may do; it imports what most servers are never asked for when it is."""
     sample_load = SampleLoad(cluster, view_model.latest)
     view_model.load_state = lambda: sample_load.state
 
@@ -62,8 +78,6 @@ def main() -> None:
         if name == "demo":
             return sample_load.demonstrate()
         return call(cluster, name, COMMAND_TIMEOUT, **fields)
-
-    # What most servers are never asked for is not imported at the top.
 
     @functools.cache
     def renderer() -> Callable[[], bytes]:
@@ -84,24 +98,8 @@ def main() -> None:
 
         return replica_logs.read(cluster, view_model.latest(), names, lines)
 
-    stream = feed.makefile("rb")
-    first = stream.readline()
-    if not first:
-        return
-    keys = Keys(**json.loads(first)["keys"])
     token = files.read_text(cluster.path(TOKEN)).strip()
-    services = Services(
-        view_model, token, command, render_metrics, lambda: request.environ.get(PEER), keys, inspect, logs
-    )
-    server = Server(
-        create_app(services),
-        listener,
-        owners={0, os.getuid()},
-        max_request_header_size=16 << 10,
-        max_request_body_size=2 * MAX_BODY,
-    )
-    threading.Thread(target=_follow, args=(feed, stream, view_model), daemon=True).start()
-    server.run()
+    return Services(view_model, token, command, render_metrics, lambda: request.environ.get(PEER), keys, inspect, logs)
 
 
 def _follow(feed: socket.socket, stream: IO[bytes], view_model: ViewModel) -> None:
