@@ -1,7 +1,6 @@
 """The panel that shows replicas side by side: which are chosen, what is marked, and who gets to see it."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +13,8 @@ from tests.unit.inspection.samples import MACHINE, balancer, worker
 
 
 @pytest.fixture
-def behind(tmp_path: Path) -> Backstage:
-    known = {"lb-0": balancer(tmp_path), "worker-0": worker(tmp_path)}
+def behind() -> Backstage:
+    known = {"lb-0": balancer(), "worker-0": worker()}
     known["worker-1"] = replace(known["worker-0"], name="worker-1")
     made = Backstage(scenes.trouble().as_dict())
     made.inspect = lambda names: (200, rows.report([known[name] for name in names], MACHINE))
