@@ -33,8 +33,8 @@ DAEMON_TIMEOUT = 0.1
 BUSY_TIMEOUT = 2.0
 """Seconds that it is given where it waits for a processor."""
 
-RUNNABLE = ("R", "D")
-"""States (proc_pid_stat(5)) of a process that runs, or waits for the processor or a disk."""
+NOT_AT_REST = ("R", "D", "Z", "X")
+"""States (proc_pid_stat(5)) of a process that runs, waits for the processor or a disk, or has ended."""
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 FOREGROUND = "a service must stay in the foreground (nginx: daemon off; gunicorn: without --daemon)"
@@ -258,9 +258,9 @@ def goes_to_background(pid: int) -> bool:
 
 
 def _would_run(pid: int) -> bool:
-    """Whether a process has something to do now, which may be its end."""
+    """Whether a process has something to do now, which may be its end, or has ended."""
     with contextlib.suppress(OSError, ValueError):
-        return _kinship(pid)[0] in RUNNABLE
+        return _kinship(pid)[0] in NOT_AT_REST
     return True  # It is about to be gone.
 
 

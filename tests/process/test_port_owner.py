@@ -301,6 +301,27 @@ def test_a_parent_that_still_has_to_run_may_be_about_to_end(does: str, ends: boo
             os.killpg(parent.pid, signal.SIGKILL)
 
 
+def test_a_parent_that_ends_between_two_looks_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    look = port_owners._would_run
+
+    def end_before(pid: int) -> bool:
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+        return look(pid)
+
+    monkeypatch.setattr(port_owners, "_would_run", end_before)
+    code = "import os, time\nif os.fork(): print(flush=True)\ntime.sleep(600)"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as parent:
+        try:
+            assert parent.stdout is not None
+            assert parent.stdout.readline() == "\n"
+            assert port_owners.goes_to_background(parent.pid)
+        finally:
+            os.killpg(parent.pid, signal.SIGKILL)
+
+
 FORKS_ON = """
 import os, time
 if os.fork(): os._exit(0)
