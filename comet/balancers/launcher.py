@@ -252,6 +252,7 @@ class ForkserverLauncher:
         if name == public_name(name):
             self._ending.add(name)
         known = {public_name(each) for each, _ in self._control}
+        # Its own socket is used on by a successor, and the front's as long as one load balancer stays.
         unused = 0 if name not in self._ending else 2 if known <= self._ending else 1
         return self._router.drain(name, grace, unused)
 
