@@ -89,6 +89,7 @@ run_pure_tests() {
   find tests/test_*.py tests/unit -name 'test_*.py' -printf '%s %p\n' | sort -rn | awk -v jobs="$jobs" -v work="$work" '
     { reads_all = slow = 0
       while ((getline line <$2) > 0) { reads_all += line ~ /tests.support.syntax/; slow += line ~ /^pytestmark = .*mark\.slow/ }
+      close($2)
       if (slow) next
       job = 0
       if (!reads_all) for (each = 1; each < jobs; each++) if (load[each] < load[job]) job = each

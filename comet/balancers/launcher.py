@@ -118,7 +118,7 @@ class ForkserverLauncher:
         self._cluster = cluster
         self._router = router
         self._listeners = listeners
-        self._ending: set[str] = set()  # those that drain without a successor on their socket
+        self._staying: set[str] = set()  # the load balancers that run or restart, and are not to end
         self._context = multiprocessing.get_context("forkserver")
         self._control: dict[tuple[str, int], _ControlSocket] = {}
         self._forkserver_socket: Path | None = None
@@ -165,6 +165,7 @@ class ForkserverLauncher:
 
     def launch(self, spec: ReplicaSpec, instance: int) -> Launched:
         launch: LbLaunch = spec.launch
+        self._staying.add(public_name(spec.name))
         self._cluster.require_in_place()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         control_name = f"{spec.name}.{instance}.sock"
@@ -249,11 +250,10 @@ class ForkserverLauncher:
             standby.end()
 
     def drain(self, name: str, grace: float) -> bool:
+        unused = 0  # A successor accepts on its own socket, and all others on that of the front.
         if name == public_name(name):
-            self._ending.add(name)
-        known = {public_name(each) for each, _ in self._control}
-        # Its own socket is used on by a successor, and the front's as long as one load balancer stays.
-        unused = 0 if name not in self._ending else 2 if known <= self._ending else 1
+            self._staying.discard(name)
+            unused = 1 if self._staying else 2
         return self._router.drain(name, grace, unused)
 
     def control_name(self, name: str, instance: int) -> str | None:
@@ -278,6 +278,7 @@ class ForkserverLauncher:
 
     def adopt(self, name: str, instance: int, control_name: str | None) -> None:
         """Record a load balancer that an earlier supervisor started."""
+        self._staying.add(public_name(name))
         if control_name is not None:
             self._control[name, instance] = _ControlSocket(control_name)
         self._schedule_standby()
@@ -296,7 +297,7 @@ class ForkserverLauncher:
         return {pid for pid in helpers | standby if pid is not None}
 
     def release(self, name: str) -> None:
-        self._ending.discard(name)
+        self._staying.discard(name)
         self._listeners.release(name)
 
     def rename(self, former: str, name: str) -> None:

@@ -283,6 +283,20 @@ def test_a_worker_and_its_descendants_own_its_port() -> None:
         assert port_owners.port_conflict(os.getpid(), "worker-0", "127.0.0.1", port) == ""
 
 
+@contextlib.contextmanager
+def forked(code: str) -> Iterator[int]:
+    """The PID of a process that runs this code, once it has printed an empty line; its children end with it."""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as parent:
+        try:
+            assert parent.stdout is not None
+            assert parent.stdout.readline() == "\n"
+            yield parent.pid
+        finally:
+            os.killpg(parent.pid, signal.SIGKILL)
+
+
 @pytest.mark.parametrize(("does", "ends"), [("while time.monotonic() < end: pass", True), ("time.sleep(600)", False)])
 def test_a_parent_that_still_has_to_run_may_be_about_to_end(does: str, ends: bool) -> None:
     """As on a busy machine, where the processor comes late; one that sleeps stays."""
@@ -290,15 +304,8 @@ def test_a_parent_that_still_has_to_run_may_be_about_to_end(does: str, ends: boo
         "import os, time\nif not os.fork(): time.sleep(600)\n"
         f"print(flush=True)\nend = time.monotonic() + 0.4\n{does}\nos._exit(0)"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True
-    ) as parent:
-        try:
-            assert parent.stdout is not None
-            assert parent.stdout.readline() == "\n"
-            assert port_owners.goes_to_background(parent.pid) is ends
-        finally:
-            os.killpg(parent.pid, signal.SIGKILL)
+    with forked(code) as parent:
+        assert port_owners.goes_to_background(parent) is ends
 
 
 def test_a_parent_that_ends_between_two_looks_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,15 +318,8 @@ def test_a_parent_that_ends_between_two_looks_has_ended(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(port_owners, "_would_run", end_before)
     code = "import os, time\nif os.fork(): print(flush=True)\ntime.sleep(600)"
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True
-    ) as parent:
-        try:
-            assert parent.stdout is not None
-            assert parent.stdout.readline() == "\n"
-            assert port_owners.goes_to_background(parent.pid)
-        finally:
-            os.killpg(parent.pid, signal.SIGKILL)
+    with forked(code) as parent:
+        assert port_owners.goes_to_background(parent)
 
 
 FORKS_ON = """
