@@ -39,8 +39,8 @@ CONFIG = value("--config", "FILE", "the config file (config.yaml); its folder is
 JSON = switch("--json", help="print JSON")
 QUIET = switch("--quiet", "-q", help="print errors only")
 REPORT = switch("--json", help="print the report as JSON")
-WORKER = value("name", "NAME", "worker-0, …", replicas=True)
-REPLICAS = value("names", "NAME", "worker-0, lb-1, …", nargs="+", replicas=True)
+WORKER = value("name", "NAME", "a worker, such as worker-0", replicas=True)
+REPLICAS = value("names", "NAME", "replicas, such as worker-0 or lb-1", nargs="+", replicas=True)
 
 
 def _fault_arguments() -> list[Argument]:
@@ -113,7 +113,7 @@ DECLARED = (
         "logs", "show what replicas printed",
         ("logs worker-0", "logs --follow", "logs worker-0 lb-1 --follow", "logs worker-0 --tail 0 --follow"),
         (
-            value("names", "NAME", "worker-0, lb-1, … (all)", nargs="*", replicas=True),
+            value("names", "NAME", "replicas, such as worker-0 or lb-1; all where none is named", nargs="*", replicas=True),
             switch("--json", help="print each line as a JSON object"),
             switch("--follow", "-f", help="keep printing new output"),
             value("--tail", "N", "number of past lines of each to show first (100)", read=count, default=100),
