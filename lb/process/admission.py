@@ -151,7 +151,7 @@ class Admission:
             self._accepting = True
             return
         # The loop gets a duplicate: the original can still be handed to a successor's supervisor.
-        listener = self._listener.dup()
+        listener = _duplicate(self._listener)
         try:
             self._server = await self._loop.create_server(self._admit, sock=listener, backlog=BACKLOG)
         except OSError:
@@ -284,6 +284,15 @@ class Admission:
             self._resume_at = monotonic() + STALLED_PAUSE
         if self._closed:
             self._stop_accepting()
+
+
+def _duplicate(listener: socket.socket) -> socket.socket:
+    """Return a second descriptor of a socket.
+
+    `socket.dup` sets the timeout again, which makes the socket block for a moment: in all processes that share it, too.
+    One that accepts just then would wait for the next connection.
+    """
+    return socket.socket(fileno=os.dup(listener.fileno()))
 
 
 def _poll(sock: socket.socket) -> list[tuple[int, int]]:
