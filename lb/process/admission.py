@@ -27,6 +27,15 @@ from lb.system.sockets import descriptor, readable
 BACKLOG: Final = 4096
 """create_server calls listen() again, which would reduce the backlog of the socket to 100 otherwise."""
 
+ACCEPTS_PER_TURN: Final = 4
+"""Servers of uvloop that share the socket, each of which accepts one connection in a turn of the loop.
+
+Where connections come in crowds, a turn for each of them costs more than the accept.
+"""
+
+MANY_DESCRIPTORS: Final = 4096
+"""Limit of descriptors from which on so many are accepted: two turns' clients may exceed those that are allowed."""
+
 MAX_RESERVE: Final = 4096
 
 OTHER_DESCRIPTORS: Final = 8
@@ -72,7 +81,7 @@ class Admission:
         self._refuses = False
         self._certificate = certificate
         self._by_hand = False  # this class accepts, not the loop's own server
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
         self._accepting = False
         self._opening: asyncio.Task[None] | None = None
         self.handshakes: set[asyncio.Task[Any]] = set()
@@ -150,14 +159,22 @@ class Admission:
             self._loop.add_reader(self._listener, self._accept)
             self._accepting = True
             return
+        try:
+            for _ in range(_accepts_per_turn()):
+                self._servers.append(await self._serve())
+        except OSError:
+            self._stop_accepting()
+            raise
+        self._accepting = True
+
+    async def _serve(self) -> asyncio.Server:
         # The loop gets a duplicate: the original can still be handed to a successor's supervisor.
         listener = _duplicate(self._listener)
         try:
-            self._server = await self._loop.create_server(self._admit, sock=listener, backlog=BACKLOG)
+            return await self._loop.create_server(self._admit, sock=listener, backlog=BACKLOG)
         except OSError:
             listener.close()
             raise
-        self._accepting = True
 
     def _accept(self) -> bool:
         """Accept a connection; return whether there was one."""
@@ -243,10 +260,10 @@ class Admission:
 
     def _stop_accepting(self) -> None:
         self._accepting = False
-        if self._server is not None:
-            self._server.close()
-            self._server = None
-        elif self._by_hand:
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+        if self._by_hand:
             self._loop.remove_reader(self._listener)
 
     def _check_limit(self) -> None:
@@ -266,6 +283,9 @@ class Admission:
         elif self._stalls():
             self._pause(STALLED_PAUSE)
             return
+        elif self._servers and len(self._servers) != _accepts_per_turn():
+            self._pause(0.0)
+            return
         pause = QUICK_POLL_INTERVAL if not self._accepting or self._stalled_before else POLL_INTERVAL
         self._timer = self._loop.call_later(pause, self._check_limit)
 
@@ -284,6 +304,10 @@ class Admission:
             self._resume_at = monotonic() + STALLED_PAUSE
         if self._closed:
             self._stop_accepting()
+
+
+def _accepts_per_turn() -> int:
+    return ACCEPTS_PER_TURN if resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= MANY_DESCRIPTORS else 1
 
 
 def _duplicate(listener: socket.socket) -> socket.socket:
