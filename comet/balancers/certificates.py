@@ -1,7 +1,8 @@
 """Finds the certificate of the load balancers, and makes one for development.
 
 The files are read at a start and at a reload. What is not usable is refused before anything changes. Load balancers get
-a copy of what is usable: one that starts later has the certificate in use, also while the files are being replaced.
+a copy of what is usable: one that starts later has the certificate in use, also while the files are being replaced. The
+copy holds the key, so it goes when TLS is turned off.
 """
 
 import contextlib
@@ -43,10 +44,11 @@ def files_of(config: Config, cluster: Cluster) -> tuple[Path, Path] | None:
 
 def settings_of(config: Config, cluster: Cluster) -> dict[str, Any]:
     """Return the settings of load balancers about TLS; the digest changes with the content of the files."""
-    found = files_of(config, cluster)
+    found, used = files_of(config, cluster), cluster.path(USED)
     if found is None:
+        with contextlib.suppress(OSError):
+            used.unlink()
         return {}
-    used = cluster.path(USED)
     content = b""
     with contextlib.suppress(OSError):
         content = files.read(used)

@@ -7,8 +7,10 @@ import ssl
 import stat
 from pathlib import Path
 
+import requests
+
 from tests.process.lb.test_tls import certificate, client_context
-from tests.support.cluster import open_cluster
+from tests.support.cluster import TestCluster, open_cluster
 from tests.support.lb import Client
 from tests.support.waiting import wait_until
 
@@ -27,6 +29,13 @@ def plant_fifo(path: Path) -> None:
     """Put a FIFO in a file's place: who opens it without care waits for ever."""
     path.unlink()
     os.mkfifo(path)
+
+
+def speaks_http(cluster: TestCluster, number: int) -> bool:
+    try:
+        return cluster.hello(number).status_code == 200
+    except requests.ConnectionError:
+        return False
 
 
 def test_self_signed_then_files_that_are_renewed(tmp_path: Path) -> None:
@@ -67,6 +76,10 @@ def test_self_signed_then_files_that_are_renewed(tmp_path: Path) -> None:
         assert cluster.comet("scale", "pool=3").returncode == 0
         assert {shown(port) for port in (*ports, ports[1] + 1)} == {der}
         assert stat.S_IMODE(in_use.stat().st_mode) == 0o600
+        cluster.write(tls_certificate=None, tls_key=None)
+        assert cluster.comet("reload").returncode == 0
+        wait_until(lambda: all(speaks_http(cluster, number) for number in range(3)))
+        assert not in_use.exists(), "nobody needs the copy of the key any more"
 
 
 def test_settings_that_do_not_go_together(tmp_path: Path) -> None:
