@@ -202,12 +202,19 @@ class ClosedModel:
         self._size = 0
         self._counts = ResultCounts()
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._may_begin = asyncio.Event()
+        self._may_begin.set()
 
     def start(self, size: int, pause: float) -> ResultCounts:
         """Set the number of clients and their pause in seconds after an answer; return their new counts."""
         self._pause, self._counts = pause, ResultCounts()
+        self._may_begin.set()
         self.resize(size)
         return self._counts
+
+    def hold(self) -> None:
+        """Let no request begin until `start` or `stop`; those in flight go on, and connections stay open."""
+        self._may_begin.clear()
 
     def resize(self, size: int) -> None:
         """Set the number of clients; the counts stay."""
@@ -219,6 +226,7 @@ class ClosedModel:
     async def stop(self) -> None:
         """Let every client finish its request, and cancel what is left one second after the clients' timeout."""
         self._size = 0
+        self._may_begin.set()
         if self._tasks:
             await asyncio.wait(self._tasks.values(), timeout=self._timeout + 1)
         self.end()
@@ -235,7 +243,7 @@ class ClosedModel:
     async def _client(self, number: int) -> None:
         connection = Connection(*self._addresses[number % len(self._addresses)])
         try:
-            while number < self._size:
+            while await self._may_begin.wait() and number < self._size:
                 succeeded = await self._request(connection, self._counts)
                 await asyncio.sleep(self._pause if succeeded else max(self._pause, ERROR_PAUSE))
         finally:

@@ -28,6 +28,11 @@ class Load:
         self._rates: list[OpenModel] = []
         self._tasks: list[asyncio.Task[None]] = []
 
+    def hold(self) -> None:
+        """Let no request begin before `start`: it would belong to the step before, and meet faults of the next."""
+        self._end_tasks()
+        self._clients.hold()
+
     def start(self, step: Step) -> ResultCounts:
         self._end_tasks()
         self._counts = self._clients.start(step.clients, step.pause)

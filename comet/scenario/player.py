@@ -4,6 +4,10 @@ Commands go through the cluster's supervisor; the clients run in this process.
 
 Every fault is a lease that outlasts its step by OVERLAP at most, so it expires even if this process is killed. When the
 scenario ends for any other reason, the faults are withdrawn at once.
+
+The requests of a step begin once its faults are in effect, and those of the step before have begun before they were
+ordered. So a request meets the faults of its step alone, unless it is in flight while they change. What a step does to
+replicas it does under load.
 """
 
 import asyncio
@@ -186,15 +190,15 @@ class ScenarioPlayer:
 
     async def _step(self, step: Step, load: Load) -> None:
         started = time.monotonic()
-        played = PlayedStep(step, load.start(step))
+        played = PlayedStep(step, ResultCounts())
         self._played.append(played)
         self._deaths.forget()
         try:
-            applying = asyncio.ensure_future(asyncio.to_thread(self._apply_step, step, started))
-            try:
-                await asyncio.shield(applying)
-            finally:
-                await applying  # Even if interrupted: a command in progress must not take effect after its withdrawal.
+            if orders := self._fault_orders(step):
+                load.hold()
+                await _to_its_end(self._order_faults, step, orders, started)
+            played.counts = load.start(step)
+            await _to_its_end(self._act_all, step)
             await self._pass_time(step, started)
         finally:
             played.seconds = time.monotonic() - started
@@ -208,9 +212,12 @@ class ScenarioPlayer:
             if step.every is not None and time.monotonic() < ends:
                 await asyncio.to_thread(self._kill, step)
 
-    def _apply_step(self, step: Step, started: float) -> None:
+    def _fault_orders(self, step: Step) -> Mapping[str, dict[str, Any]]:
+        """Return the faults to order, by target; none where the step has none and the one before had none."""
         used = {target for each in self.scenario.steps for target in each.faults}
-        orders = targets(step, self.workers, used) if step.faults or self._has_faults else {}
+        return targets(step, self.workers, used) if step.faults or self._has_faults else {}
+
+    def _order_faults(self, step: Step, orders: Mapping[str, dict[str, Any]], started: float) -> None:
         self._has_faults = self._has_faults or bool(step.faults)
         for target, settings in orders.items():
             left = max(0.1, started + step.seconds + OVERLAP - time.monotonic())
@@ -219,6 +226,8 @@ class ScenarioPlayer:
             )
             self._call("faults", target=target, **change.as_dict())
         self._has_faults = bool(step.faults)
+
+    def _act_all(self, step: Step) -> None:
         self._kill(step)
         for action in step.actions:
             self._act(action)
@@ -280,6 +289,15 @@ class ScenarioPlayer:
             return call(self.cluster, command, timeout=timeout, **fields)
         except ConnectionError as error:
             raise UserError(f"the supervisor no longer answers ({error})") from None
+
+
+async def _to_its_end(command: Callable[..., None], *arguments: Any) -> None:
+    """Run a command in a thread; an interrupt waits for it, as it must not take effect after its withdrawal."""
+    running = asyncio.ensure_future(asyncio.to_thread(command, *arguments))
+    try:
+        await asyncio.shield(running)
+    finally:
+        await running
 
 
 def targets(step: Step, workers: list[str], used: Collection[str]) -> Mapping[str, dict[str, Any]]:

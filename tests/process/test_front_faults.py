@@ -70,14 +70,16 @@ def test_an_order_holds_on_every_load_balancer_until_it_is_cleared(cluster: Test
 
 
 def test_a_scenario_sets_and_withdraws_them(cluster: TestCluster) -> None:
-    steps = "{name: calm, for: 1s}, {name: bad, for: 2s, faults: {front: {failure: 100, status: 503}}}"
+    bad_step = "{name: bad, for: 2s, faults: {front: {failure: 100, status: 503}}}"
+    steps = f"{{name: calm, for: 1s}}, {bad_step}, {{name: calm again, for: 1s}}"
     (cluster.folder / "front.yaml").write_text(f"clients: 2\nsteps: [{steps}]\n")
     done = cluster.comet("scenario", "front.yaml", "--json")
     assert done.returncode == 0, done.stderr
-    calm, bad = json.loads(done.stdout)["steps"]
-    assert calm["ok"] == calm["requests"] > 0
-    # A request that begins between the step and its order is the step's, too.
-    assert bad["injected"] == bad["requests"] - bad["ok"] > bad["ok"]
+    calm, bad, again = json.loads(done.stdout)["steps"]
+    # One request of each client may be in flight while the faults change.
+    assert bad["ok"] <= 2 < bad["injected"]
+    for clean in (calm, again):
+        assert 0 <= clean["requests"] - clean["ok"] <= 2 < clean["ok"]
     assert status(cluster) == 200
 
 
