@@ -113,7 +113,7 @@ DECLARED = (
         "logs", "show what replicas printed",
         ("logs worker-0", "logs --follow", "logs worker-0 lb-1 --follow", "logs worker-0 --tail 0 --follow"),
         (
-            value("names", "NAME", "replicas, such as worker-0 or lb-1; all where none is named", nargs="*", replicas=True),
+            value("names", "NAME", "replicas, such as worker-0 or lb-1; none: all of them", nargs="*", replicas=True),
             switch("--json", help="print each line as a JSON object"),
             switch("--follow", "-f", help="keep printing new output"),
             value("--tail", "N", "number of past lines of each to show first (100)", read=count, default=100),
