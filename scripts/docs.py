@@ -16,6 +16,7 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,7 @@ def _rolls(start: str, name: str) -> bool:
     return bool([each.spec.launch for each in _workers(before)] != [each.spec.launch for each in _workers(after)])
 
 
+@cache
 def _config(text: str) -> Config:
     return parse(text, ROOT / "config.yaml")
 

@@ -221,9 +221,13 @@ def used_names(path: Path) -> set[str]:
     return {node.id for node in nodes(path) if isinstance(node, ast.Name) and id(node) not in within}
 
 
+def _asks_for_the_type_checker(test: ast.expr) -> bool:
+    return any("TYPE_CHECKING" in (getattr(part, "id", ""), getattr(part, "attr", "")) for part in ast.walk(test))
+
+
 def for_the_type_checker(path: Path) -> set[int]:
     """The nodes below `if TYPE_CHECKING:`."""
-    blocks = (node for node in nodes(path) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
+    blocks = (node for node in nodes(path) if isinstance(node, ast.If) and _asks_for_the_type_checker(node.test))
     return {id(part) for block in blocks for statement in block.body for part in ast.walk(statement)}
 
 

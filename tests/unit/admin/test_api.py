@@ -221,6 +221,7 @@ def test_refusals_keep_their_words(client: FlaskClient, asked: Asked, error: Exc
     assert (answer.status_code, list(json.loads(answer.data))) == (status, ["error"])
 
 
+@pytest.mark.slow
 def test_who_prefers_to_wait_is_told_the_end_of_a_long_operation(
     client: FlaskClient, asked: Asked, monkeypatch: pytest.MonkeyPatch
 ) -> None:

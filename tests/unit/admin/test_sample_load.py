@@ -70,6 +70,7 @@ def test_requests_come_until_they_are_stopped(balancer: Balancer, tmp_path: Path
     assert load.state is None
 
 
+@pytest.mark.slow
 def test_it_ends_by_itself(balancer: Balancer, tmp_path: Path) -> None:
     load = SampleLoad(Cluster(tmp_path), lambda: balancer.state)
     load.send(rate=50, seconds=1)

@@ -270,6 +270,7 @@ def test_an_open_directory_is_unaffected_by_a_swapped_path(folder: Path, victim:
     assert victim.read_text() == "secret"
 
 
+@pytest.mark.slow
 @as_root
 def test_a_swap_at_any_moment_never_reaches_the_victim(folder: Path, victim: Path) -> None:
     """Whoever may write the directory changes an entry as fast as possible between a file, a link and a hard link,

@@ -5,6 +5,7 @@ import os
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import given, settings
@@ -59,13 +60,12 @@ def test_the_tail_is_the_end_of_the_file(tmp_path: Path, content: bytes) -> None
     count=st.integers(0, 12),
     block=st.integers(1, 7),
 )
-def test_the_tail_goes_back_into_what_was_put_aside(
-    tmp_path_factory: pytest.TempPathFactory, parts: list[bytes], cut: int, count: int, block: int
-) -> None:
-    content, path = b"".join(parts), tmp_path_factory.mktemp("log") / "w.log"
-    files.rotated_path(path).write_bytes(content[:cut])
-    path.write_bytes(content[cut:])
-    with pytest.MonkeyPatch.context() as patch:
+def test_the_tail_goes_back_into_what_was_put_aside(parts: list[bytes], cut: int, count: int, block: int) -> None:
+    content = b"".join(parts)
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        path = Path(folder) / "w.log"
+        files.rotated_path(path).write_bytes(content[:cut])
+        path.write_bytes(content[cut:])
         patch.setattr(log_file, "BLOCK", block)
         assert b"".join(log_file.tail(path, count)) == last(content, count)
 

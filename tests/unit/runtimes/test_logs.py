@@ -29,6 +29,7 @@ def lines_of(pieces: Iterable[bytes]) -> Iterator[bytes]:
         yield from whole
 
 
+@pytest.mark.slow
 def test_a_grown_log_is_trimmed_while_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_file, "POLL_PAUSE", 0.01)
     path = tmp_path / "worker-0.log"
@@ -99,6 +100,7 @@ def test_a_process_exit_is_a_line_of_its_own_in_the_log(tmp_path: Path) -> None:
     exit_markers.note(cluster, record(5, code=1, signal=None))  # It cannot be written: nothing happens.
 
 
+@pytest.mark.slow
 def test_following_yields_whole_lines_written_from_now_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_file, "POLL_PAUSE", 0.01)
     path = tmp_path / "worker-0.log"

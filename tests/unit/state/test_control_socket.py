@@ -71,6 +71,7 @@ def test_no_supervisor_is_told_apart_from_a_refusal(cluster: Cluster) -> None:
         call(cluster, "ps", timeout=0.1)
 
 
+@pytest.mark.slow
 def test_one_that_has_no_room_for_another_is_there_and_silent(cluster: Cluster) -> None:
     with contextlib.ExitStack() as held:
         listener = held.enter_context(cluster.listen(SOCKET))
@@ -84,6 +85,7 @@ def test_one_that_has_no_room_for_another_is_there_and_silent(cluster: Cluster) 
         assert time.monotonic() - began > 0.25, "it waits for its turn"
 
 
+@pytest.mark.slow
 def test_who_waits_for_room_is_served_when_there_is_some(cluster: Cluster) -> None:
     async def story() -> None:
         server = ControlServer(cluster, {"echo": _echo}, {})

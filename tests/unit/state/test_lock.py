@@ -334,6 +334,7 @@ class Unlucky(Lock):
         return found
 
 
+@pytest.mark.slow
 def test_a_lock_released_and_retaken_is_not_a_strangers(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock_module, "RETRY_DURATION", 0.0)  # What ends it then is MIN_POLLS.
     rival = Lock(cluster)
@@ -361,6 +362,7 @@ class Overtaken(Lock):
         return super()._take_file()
 
 
+@pytest.mark.slow
 def test_of_two_who_start_at_once_one_supervises(cluster: Cluster) -> None:
     lock = Overtaken(cluster, Lock(cluster))
     assert lock.acquire(0.1)

@@ -19,6 +19,7 @@ import pytest
 from worker_app.stats import sqlite
 
 
+@pytest.mark.slow
 def test_a_host_command_never_follows_a_swapped_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An ordinary user's containers have that user's uid, and its commands that user's rights on the host."""
     monkeypatch.setattr(sqlite, "follow_links", False)

@@ -12,6 +12,7 @@ from comet.supervisor import readiness
 from comet.supervisor.readiness import ReadinessProbe
 
 
+@pytest.mark.slow
 def test_an_answer_from_a_former_place_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """A task that moves keeps its instance: what answers where it was says nothing of where it is."""
     asked, go = threading.Event(), threading.Event()

@@ -8,6 +8,7 @@ from typing import Any, cast
 from unittest.mock import MagicMock
 
 import docker
+import pytest
 import requests
 
 from comet.common.clock import parse
@@ -107,6 +108,7 @@ TEN = parse("2026-11-25T10:00:00Z") or 0.0
 WORKER = spec("worker-0", driver="container", launch=LAUNCH)
 
 
+@pytest.mark.slow
 def test_an_absent_engine_gets_no_calls_until_it_is_back() -> None:
     async def story() -> None:
         stage = Stage()

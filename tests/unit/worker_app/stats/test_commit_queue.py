@@ -224,6 +224,7 @@ def test_closing_commits_pending_requests(store: FakeStore, outcomes: Outcomes, 
     assert outcomes.wait(10) == [True] * 10
 
 
+@pytest.mark.slow
 def test_closing_does_not_wait_for_ever(store: FakeStore, outcomes: Outcomes, queue: CommitQueue) -> None:
     store.steps = [raising(NotCommitted("locked"))] * 1_000_000
     queue.submit([Waiting(timeout=600.0)])

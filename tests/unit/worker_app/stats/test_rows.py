@@ -82,6 +82,7 @@ def test_a_row_says_when_it_was_last_written(where: str) -> None:
     assert sql(where, f"SELECT 1 FROM workers WHERE updated > {began!r}") == [(1,)]
 
 
+@pytest.mark.slow
 def test_a_locked_database_is_an_error_that_leaves_no_trace(where: str) -> None:
     store = opened(where)
     store.commit(some(7))
