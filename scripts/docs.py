@@ -165,13 +165,13 @@ def effect(name: str) -> str:
 
 def _rolls(start: str, name: str) -> bool:
     kept = "".join(f"{line}\n" for line in start.splitlines() if not line.startswith(f"{name}:"))
+    changed = f"{kept}{name}: {_other_value(name)}\n"
     try:
-        before, after = _config(start), _config(f"{kept}{name}: {_other_value(name)}\n")
+        if _config(start).custom_service != _config(changed).custom_service:
+            return False
     except ConfigError:
         return False  # The key does not go with this kind of worker.
-    if before.custom_service != after.custom_service:
-        return False
-    return bool([each.spec.launch for each in _workers(before)] != [each.spec.launch for each in _workers(after)])
+    return _launches(start) != _launches(changed)
 
 
 @cache
@@ -179,11 +179,15 @@ def _config(text: str) -> Config:
     return parse(text, ROOT / "config.yaml")
 
 
-def _workers(made: Config) -> list[Any]:
+@cache
+def _launches(text: str) -> list[Any]:
+    """Return how the workers of a config are started."""
+    made = _config(text)
     # In a registry the image has another name.
     image = None if not made.traits.uses_engine else f"{made.registry}/{made.worker_image or 'built'}"
     context = RenderContext(Cluster(ROOT), Access({}), Owner(0, 0), image)
-    return [registry.runtime(made.runtime).render(made, context, index) for index in range(made.worker)]
+    rendered = (registry.runtime(made.runtime).render(made, context, index) for index in range(made.worker))
+    return [each.spec.launch for each in rendered]
 
 
 def _other_value(name: str) -> str:
@@ -210,6 +214,7 @@ def commands(page: str = "") -> str:
     return table(("command", "does"), rows)
 
 
+@cache
 def _commands() -> Mapping[str, argparse.ArgumentParser]:
     below = next(action for action in parser()._actions if isinstance(action, argparse._SubParsersAction))
     return dict(below.choices)

@@ -82,19 +82,20 @@ run_pytest() {
   "$VENV/bin/python" -m pytest --junit-xml="$work/$1.xml" -o faulthandler_timeout=300 "${@:2}"
 }
 
-# Each file in one of as many processes as there are processors, by size; the first one has those that read all sources, which take
-# longer. To hand tests out as pytest-xdist does takes as much CPU time as half of these tests.
+# Each file in one of as many processes as there are processors: neighbors together, as they import the same modules, those that read all
+# sources first. To hand tests out as pytest-xdist does takes as much CPU time as half of these tests.
 run_pure_tests() {
   local jobs=${COMET_TEST_JOBS:-$(nproc)} job
-  find tests/test_*.py tests/unit -name 'test_*.py' -printf '%s %p\n' | sort -rn | awk -v jobs="$jobs" -v work="$work" '
+  find tests/test_*.py tests/unit -name 'test_*.py' -printf '%d %s %p\n' | sort -k 1,1n -k 3,3 | awk -v jobs="$jobs" -v work="$work" '
     { reads_all = slow = 0
-      while ((getline line <$2) > 0) { reads_all += line ~ /tests.support.syntax/; slow += line ~ /^pytestmark = .*mark\.slow/ }
-      close($2)
+      while ((getline line <$3) > 0) { reads_all += line ~ /tests.support.syntax/; slow += line ~ /^pytestmark = .*mark\.slow/ }
+      close($3)
       if (slow) next
-      job = 0
-      if (!reads_all) for (each = 1; each < jobs; each++) if (load[each] < load[job]) job = each
-      load[job] += reads_all ? 80000 : $1
-      print $2 >work "/" job ".files" }'
+      total += weight[NR] = reads_all ? 60000 : $2
+      path[NR] = $3 }
+    END { for (each = 1; each <= NR; each++) if (each in path) {
+        print path[each] >work "/" int(done * jobs / total) ".files"
+        done += weight[each] } }'
   for ((job = jobs - 1; job > 0; job--)); do
     if [ -s "$work/$job.files" ]; then run_pytest "$job" "$@" $(<"$work/$job.files") >"$work/$job.out" 2>&1 & fi
   done

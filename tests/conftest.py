@@ -12,18 +12,19 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from comet.engine.connection import connect
 from comet.host.sockets import PORTS_VARIABLE
-from comet.images.worker_image import ensure_image
 from lb.system.compiled import THROW_WARNING
-from tests.support import postgres
 from tests.support.cluster import EVIDENCE, OPEN, ROOT, TestCluster, evidence, open_cluster
 from tests.support.engines import PrivateEngine, private_engine
 from tests.support.shared import SharedCluster, shared_cluster
+
+if TYPE_CHECKING:
+    from tests.support import postgres
 
 # What the benches and `compare` start on ports of their own choice, too: one that is between two of its lives must not
 # meet another's.
@@ -97,10 +98,12 @@ def runtime(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def postgres_server() -> Iterator[postgres.Server]:
+def postgres_server() -> Iterator["postgres.Server"]:
     """A running PostgreSQL server; tests that need a database take one of their own from it, and leave the server
     running.
     """
+    from tests.support import postgres  # Pure tests do not pay for it.
+
     with postgres.server() as made:
         yield made
 
@@ -124,6 +127,8 @@ def small_disk(make_cluster: Callable[..., TestCluster]) -> Iterator[TestCluster
 @pytest.fixture(scope="module")
 def own_engine() -> Iterator[PrivateEngine]:
     """It is given the image of the user's engine: to build one in an empty engine is what tests of images do."""
+    from comet.images.worker_image import ensure_image  # Pure tests do not pay for it.
+
     with private_engine() as made, closing(connect()) as source:
         made.load(source, ensure_image(source, ROOT, lambda step: None))
         yield made

@@ -398,7 +398,8 @@ def test_the_worker_needs_only_what_its_image_gets() -> None:
         - set(sys.stdlib_module_names)
         - set(PACKAGES)
     )
-    assert {packages_distributions()[top][0].lower() for top in third_party} <= installed
+    owners = packages_distributions()
+    assert {owners[top][0].lower() for top in third_party} <= installed
 
 
 def test_nothing_hides_the_docker_sdk_or_supervisor_py() -> None:
