@@ -130,8 +130,8 @@ class Router:
             self._ejections[name] = self._ejections.pop(former)
             self._check_times[name] = self._check_times.pop(former)
             self._valid_from[name] = self._valid_from.pop(former)
-            if former in self._unanswered:
-                self._unanswered[name] = self._unanswered.pop(former)
+        if former in self._unanswered:
+            self._unanswered[name] = self._unanswered.pop(former)
 
     def configure(self, name: str, settings: messages.Message) -> None:
         """Send a load balancer the settings that are wanted now, and ask how it sees the workers."""
@@ -150,6 +150,7 @@ class Router:
         link = self._links.get(name)
         if link is not None:
             link.close()
+        self._unanswered.pop(name, None)
 
     def limit(self, max_in_flight: int | None) -> None:
         """Limit the requests that each load balancer may have in flight on a worker (None: no limit)."""
@@ -242,15 +243,15 @@ class Router:
         punctual = now - self._watched_at < 1.5 * WATCH_INTERVAL
         self._watched_at = now
         self._watchdog = self._loop.call_later(WATCH_INTERVAL, self._watch)
-        for name, link in list(self._links.items()):
-            # Pings are counted only for load balancers that were ready: one that starts has its own deadline.
-            if name not in self._unanswered:
-                continue
+        # Pings are counted only for load balancers that were ready: one that starts has its own deadline. One without a
+        # connection takes no orders, so it is as good as hung.
+        for name in list(self._unanswered):
+            link = self._links.get(name)
             self._unanswered[name] += punctual
             if is_hung(self._unanswered[name], self.watchdog_timeout):
                 self._unanswered[name] = 0
                 self._sink(name, None, Hung(f"hung: no answer for {self.watchdog_timeout:g} s"))
-            else:
+            elif link is not None:
                 link.send(messages.ping(self._version), table=False)
 
     def _send_table(self, link: LbLink) -> None:
@@ -310,7 +311,6 @@ class Router:
         del self._links[name]
         del self._applied[name], self._valid_from[name]
         self._busy.pop(name, None)
-        self._unanswered.pop(name, None)
         del self._ejections[name], self._check_times[name]
         for upstream in self._views.pop(name):
             self._report_health(upstream)

@@ -30,6 +30,9 @@ from comet.host.process_identity import boot_id
 from comet.state.directory import Cluster, write_atomically
 from fault_rules import TICKETS_SUFFIX
 
+MAX_FRONT_BYTES = 1 << 19
+"""Of all orders of the front, as JSON: load balancers take messages of up to twice as many bytes."""
+
 ORDERS = "faults.json"
 FAULT_FILE_DELAY = 0.3
 """Seconds until every worker and load balancer has read a changed file: its faults are then effective."""
@@ -214,6 +217,13 @@ async def _add_order(
     for name in target_names:
         change_of_worker = change if name in names else Change(clear=True, owner=change.owner)
         ordered[name] = fault_orders.apply(ordered.get(name, Ordered()), change_of_worker, now, identity)
+    if FRONT in names:
+        size = len(json.dumps(fault_orders.document(base(config, FRONT), ordered[FRONT], now)))
+        if size > MAX_FRONT_BYTES:
+            raise UserError(
+                f"faults: the orders of the front take {size:,} bytes together, of {MAX_FRONT_BYTES:,}: clear some of "
+                "them, or shorten their bodies and headers; nothing was changed", 2
+            )  # fmt: skip
     await _inject(network, target_names, former, ordered, now)
     write_atomically(cluster.path(ORDERS), json.dumps(fault_orders.to_dict(ordered), indent=1) + "\n")
     _write(cluster, config, [name for name in names if name != FRONT], ordered)

@@ -1,8 +1,8 @@
 """Serves control peers: any number of AF_UNIX stream connections, usually the supervisor's alone.
 
 The peers exchange the messages of `lb.interface.messages`. It uses raw sockets with the loop's readers, because a
-descriptor has to be passed (SCM_RIGHTS). A peer that reads too slowly is disconnected: the data plane never waits for
-the control plane.
+descriptor has to be passed (SCM_RIGHTS). What a peer does not read waits, and one that leaves too much is disconnected:
+the data plane never waits for the control plane.
 """
 
 import asyncio
@@ -20,6 +20,9 @@ logger = logging.getLogger("lb")
 SHORTAGE_PAUSE: Final = 0.2
 """Seconds before the next accept after a shortage of descriptors."""
 
+MAX_UNSENT: Final = 1 << 20
+"""Bytes that a peer may leave unread; one that leaves more is dropped."""
+
 Handler = Callable[["Peer", Message], None]
 
 
@@ -30,27 +33,46 @@ class Peer:
         self._hub = hub
         self._sock = sock
         self._decoder = messages.Decoder()
+        self._unsent = b""
         sock.setblocking(False)
         hub.loop.add_reader(sock, self._readable)
 
     def send(self, message: Message, fds: list[int] | None = None) -> None:
-        """Send one message, with the given descriptors."""
+        """Send one message, with the given descriptors; what a peer does not take yet waits, up to MAX_UNSENT bytes."""
         line = messages.encode(message)
         try:
-            sent = socket.send_fds(self._sock, [line], fds) if fds else self._sock.send(line)
-            if sent < len(line):
-                self._sock.setblocking(True)
-                self._sock.settimeout(0.2)
-                self._sock.sendall(line[sent:])
-                self._sock.setblocking(False)
+            if fds:
+                if self._unsent:
+                    raise BlockingIOError  # Descriptors cannot wait; whoever asks for them asks again.
+                line = line[socket.send_fds(self._sock, [line], fds) :]
         except OSError:
             self.close()
+            return
+        self._unsent += line
+        if len(self._unsent) > MAX_UNSENT:
+            self.close()
+        else:
+            self._flush()
+
+    def _flush(self) -> None:
+        try:
+            self._unsent = self._unsent[self._sock.send(self._unsent) :]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.close()
+            return
+        if self._unsent:
+            self._hub.loop.add_writer(self._sock, self._flush)
+        else:
+            self._hub.loop.remove_writer(self._sock)
 
     def close(self) -> None:
         """Close the connection and remove the peer."""
         if self in self._hub.peers:
             self._hub.peers.discard(self)
             self._hub.loop.remove_reader(self._sock)
+            self._hub.loop.remove_writer(self._sock)
             self._sock.close()
 
     def _readable(self) -> None:

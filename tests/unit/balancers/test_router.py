@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
+from comet.balancers import router
 from comet.balancers.router import WATCH_INTERVAL, Router, is_hung
 from comet.balancers.routing_table import table
 from comet.config.schema import parse
-from comet.reconcile.observations import Drained, Endpoint, Health, Observation, Ready
+from comet.reconcile.observations import Drained, Endpoint, Health, Hung, Observation, Ready
 from comet.reconcile.replica import Replica, State
 from comet.workloads import builtin
 from lb.interface import messages
@@ -335,3 +336,27 @@ def test_a_hung_lb_is_found_within_the_timeout_and_not_sooner(timeout: float) ->
     """Seconds from the last answered ping; the kill itself needs a moment more."""
     found = next(number for number in itertools.count(1) if is_hung(number, timeout)) * WATCH_INTERVAL
     assert timeout - WATCH_INTERVAL <= found < timeout
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_load_balancer_that_no_order_reaches_is_hung(monkeypatch: pytest.MonkeyPatch, ended: bool) -> None:
+    """It goes on to serve, also workers that are drained, and nobody would notice. One that has ended is not hung."""
+    monkeypatch.setattr(router, "WATCH_INTERVAL", 0.01)
+
+    async def story() -> None:
+        async with scene() as stage:
+            stage.router.watchdog_timeout = 0.05
+            balancer, other = stage.lb("lb-0"), stage.lb("lb-1")
+            balancer.say(messages.ready("lb-0", 1, 80, 0.0))
+            assert (await stage.saw())[0] == "lb-0"
+            balancer.peer.close()
+            if ended:
+                stage.router.detach("lb-0")
+                await asyncio.sleep(0.2)
+                assert stage.seen.empty()
+            else:
+                name, found = await stage.saw()
+                assert (name, type(found)) == ("lb-0", Hung)
+            close([other])
+
+    asyncio.run(story())
