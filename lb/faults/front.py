@@ -76,6 +76,10 @@ class Front:
         self._faults.plan = parse(document)
         self._update()
 
+    def serving(self) -> set["asyncio.Task[None]"]:
+        """Return the tasks of the present connections; each ends with its connection."""
+        return set(self._tasks)
+
     def close(self) -> None:
         """End all connections."""
         if self._timer is not None:

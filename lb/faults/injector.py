@@ -78,8 +78,10 @@ class FaultInjector:
         self._listen()
 
     def close(self) -> None:
-        """Stop accepting; present requests continue."""
+        """Stop accepting; present requests continue, those included that wait in the backlog."""
         self._loop.remove_reader(self._listener)
+        while self._accept():
+            pass
         self._listener.close()
         if self._resuming is not None:
             self._resuming.cancel()
@@ -97,21 +99,23 @@ class FaultInjector:
         # which looks like a worker that closes them.
         self._loop.add_reader(self._listener, self._accept)
 
-    def _accept(self) -> None:
+    def _accept(self) -> bool:
+        """Accept a connection; return whether there was one."""
         try:
             sock, _ = self._listener.accept()
         except (BlockingIOError, InterruptedError):
-            return
+            return False
         except OSError:
             self._proxy.on_shortage()
             self._loop.remove_reader(self._listener)
             self._resuming = self._loop.call_later(SHORTAGE_PAUSE, self._listen)
-            return
+            return False
         sock.setblocking(False)
         self._accepted.add(sock)
         task = self._loop.create_task(self._serve(sock))
         self._serving.add(task)
         task.add_done_callback(self._serving.discard)
+        return True
 
     async def _serve(self, sock: socket.socket) -> None:
         self._accepted.discard(sock)

@@ -298,6 +298,8 @@ class Admission:
         return stalls
 
     async def _resume(self) -> None:
+        if self._refuses:  # Ordered since this task was made.
+            return
         try:
             await self._listen()
         except OSError:

@@ -151,6 +151,7 @@ class Server:
         self._fault_injectors: FaultInjectors | None = None
         self._listening = 0.0
         self._finishing: asyncio.Task[None] | None = None
+        self._awaiting_front: asyncio.Task[None] | None = None
         self._draining_since: dict[Upstream, float] = {}
         self.port = listener.getsockname()[1]
         self.ended: asyncio.Future[None] = loop.create_future()
@@ -169,7 +170,7 @@ class Server:
         proxy.on_health = self._report_health
         proxy.on_suspect = self._health.check_now
         proxy.on_shortage = self._admissions[0].free_descriptors
-        proxy.drained = self._drained
+        proxy.drained = self._no_client_left
 
     async def start(
         self, upstreams: tuple[UpstreamSpec, ...], control: socket.socket | None, control_listener: socket.socket | None
@@ -345,15 +346,28 @@ class Server:
         self._loop.call_later(min(grace, settings.shutdown_grace + DRAIN_MARGIN), self.proxy.end_requests)
         self._loop.call_later(grace, self._drained)
         handshakes = {task for admission in self._admissions for task in admission.handshakes}
-        if handshakes:
-            self._finishing = self._loop.create_task(self._drain_after(handshakes))
-        else:
-            self.proxy.drain()
+        self._finishing = self._loop.create_task(self._drain_after(handshakes))
 
     async def _drain_after(self, handshakes: set[asyncio.Task[Any]]) -> None:
         """Drain once the connections that were accepted are clients."""
-        await asyncio.wait(handshakes, timeout=HANDSHAKE_TIMEOUT)
+        await asyncio.sleep(0)  # Those that uvloop accepted in this turn are clients in the next one.
+        if handshakes:
+            await asyncio.wait(handshakes, timeout=HANDSHAKE_TIMEOUT)
         self.proxy.drain()
+
+    def _no_client_left(self) -> None:
+        """End, unless clients of the front's faults have no request on the data path yet, or no more."""
+        serving = self._front.serving()
+        if not serving:
+            self._drained()
+        elif self._awaiting_front is None:
+            self._awaiting_front = self._loop.create_task(self._await_front(serving))
+
+    async def _await_front(self, serving: set[asyncio.Task[None]]) -> None:
+        await asyncio.wait(serving)
+        self._awaiting_front = None
+        if not self.proxy.clients:  # The last one of them calls again.
+            self._no_client_left()
 
     def _stop_accepting(self) -> None:
         for admission in self._admissions:
@@ -363,7 +377,11 @@ class Server:
         if self.ended.done():
             return
         self._stop_accepting()
-        for task in (self._finishing, *(each for admission in self._admissions for each in admission.handshakes)):
+        for task in (
+            self._finishing,
+            self._awaiting_front,
+            *(each for admission in self._admissions for each in admission.handshakes),
+        ):
             if task is not None:
                 task.cancel()
         self._hub.broadcast(messages.drained())

@@ -355,6 +355,47 @@ def test_an_address_refuses_and_listens_again_on_the_same_port(tmp_path: Path) -
             assert time.clock_gettime(time.CLOCK_BOOTTIME) >= until
 
 
+def test_a_later_order_to_refuse_holds_however_fast_it_follows(tmp_path: Path) -> None:
+    worker, port = Worker("worker-0", answer), free_ports(1)
+    lb = Balancer((UpstreamSpec("worker-0", "127.0.0.1", worker.port),), Settings(), at=("127.0.0.1", port))
+    until = time.clock_gettime(time.CLOCK_BOOTTIME) + 600.0
+    refusal = {"overrides": [{"id": "r1", "until": until, "refuse": True}]}
+
+    def order_twice() -> None:
+        for plan in ({}, refusal):
+            lb.server._front.order(plan, str(tmp_path))
+
+    with contextlib.ExitStack() as stack:
+        stack.callback(worker.close)
+        stack.callback(lb.close)
+        lb.call(lb.server._front.order, refusal, str(tmp_path))
+        lb.settle()
+        lb.call(order_twice)
+        for _ in range(10):
+            lb.settle()
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", port))
+
+
+def test_a_drain_waits_for_requests_that_the_front_delays(tmp_path: Path) -> None:
+    worker = Worker("worker-0", answer)
+    lb = Balancer((UpstreamSpec("worker-0", "127.0.0.1", worker.port),), Settings())
+    with contextlib.ExitStack() as stack:
+        stack.callback(worker.close)
+        stack.callback(lb.close)
+        lb.call(lb.server._front.order, {"avg-delay": 500, "delay-distribution": "constant"}, str(tmp_path))
+        lb.settle()
+        with lb.connect() as client, lb.connect() as kept:
+            assert kept.ask(GET).status == 200
+            client.send(GET)
+            wait_until(lambda: len(lb.server._front.serving()) == 2)
+            lb.call(lb.server._drain, 30.0)
+            assert client.answer().status == 200
+            kept.send(GET)
+            assert kept.answer()["Connection"] == "close"
+        wait_until(lb.server.ended.done)
+
+
 def test_a_seed_repeats_the_draws(served: tuple[Balancer, Worker], order: Callable[..., None]) -> None:
     lb, _ = served
 

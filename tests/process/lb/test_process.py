@@ -182,6 +182,24 @@ def test_sigterm_drains_and_exits_0_a_second_one_at_once(listener: socket.socket
             lb.end()
 
 
+def test_who_connects_in_the_moment_of_a_drain_is_answered(listener: socket.socket, tmp_path: Path) -> None:
+    with worker() as upstream:
+        lb = Lb(listener, upstream, tmp_path, shutdown_grace=5.0).ready()
+        successor: Lb | None = None
+        try:
+            os.kill(lb.pid, signal.SIGSTOP)  # A busy machine: both are there when it runs again.
+            with Client(listener.getsockname()[1]) as client:
+                client.send(GET)
+                lb.control.sendall(messages.encode(messages.drain(5.0)))
+                os.kill(lb.pid, signal.SIGCONT)
+                successor = Lb(listener, upstream, tmp_path).ready()
+                assert client.answer().status == 200
+        finally:
+            lb.end()
+            if successor is not None:
+                successor.end()
+
+
 def test_an_lb_outlives_its_supervisors_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with worker() as upstream, listening_socket() as listener, socket.socket(socket.AF_UNIX) as door:
         monkeypatch.chdir(tmp_path)
