@@ -107,6 +107,7 @@ class ExecLauncher:
         if launch.listen is not None:
             steps.append(TAKE_SOCKET)
             stdin = self._listeners[spec.name].fileno()
+            os.set_blocking(stdin, True)  # The program before may have changed it: the flag is the socket's.
             environment["LISTEN_FDS"] = "1"
         argv = ("sh", "-c", "; ".join((*steps, 'exec "$@"')), "sh", *launch.argv) if steps else launch.argv
         exit_markers.append_unobserved(self._cluster, spec.name)
