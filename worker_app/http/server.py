@@ -123,14 +123,17 @@ class WorkerServer(TcpWSGIServer):  # type: ignore[misc]
 
     def _on_connection(self, mask: int) -> None:
         for _ in range(ACCEPTS_PER_ITERATION):
-            before = len(self.active_channels)
-            self.handle_accept()
-            if len(self.active_channels) == before:
+            if not self._accepts_one():
                 break
         if len(self.active_channels) >= self.adj.connection_limit and not self._paused:
             self._paused = True
             self.loop.modify(self._fileno, 0)
             log.warning("%d connections are open: no more are accepted until some close", len(self.active_channels))
+
+    def _accepts_one(self) -> bool:
+        before = len(self.active_channels)
+        self.handle_accept()
+        return len(self.active_channels) != before
 
     def channel_closed(self) -> None:
         if self._paused and len(self.active_channels) < self.adj.connection_limit and not self.draining:
@@ -276,6 +279,9 @@ class WorkerServer(TcpWSGIServer):  # type: ignore[misc]
         self.draining = True
         self._deadline = time.monotonic() + grace
         log.info("stopping: %d requests in flight", len(self._exchanges))
+        # Who waits in the backlog has connected, and would be reset.
+        while len(self.active_channels) < self.adj.connection_limit and self._accepts_one():
+            pass
         self.loop.unregister(self._fileno)
         self.socket.close()
         self.loop.call_at(time.monotonic() + min(IDLE_GRACE, grace), self._close_idle)

@@ -76,3 +76,21 @@ def test_sigint_stops_too(tmp_path: Path) -> None:
     with Worker(tmp_path) as worker:
         worker.process.send_signal(signal.SIGINT)
         assert worker.ended() == 0
+
+
+def test_who_waits_to_be_accepted_is_answered_too(tmp_path: Path) -> None:
+    clients = Clients()
+
+    async def scenario(worker: Worker) -> None:
+        worker.process.send_signal(signal.SIGSTOP)
+        load = asyncio.create_task(clients.many([worker.port], 150, 1))
+        while clients.sent < 150:
+            await asyncio.sleep(0.01)
+        worker.process.terminate()
+        worker.process.send_signal(signal.SIGCONT)
+        await load
+
+    with Worker(tmp_path) as worker:
+        asyncio.run(scenario(worker))
+        assert worker.ended() == 0
+    assert (dict(clients.seen), clients.cut) == ({200: 150}, 0)
