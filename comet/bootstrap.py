@@ -67,6 +67,7 @@ def foreign_package() -> str:
 def command_line() -> int:
     """Run the command line and return its exit code; if an installed package cannot be imported, print one line."""
     import gc
+    import signal
     import sys
 
     gc.disable()  # What is imported stays: to search it for garbage is a twentieth of a start.
@@ -75,6 +76,8 @@ def command_line() -> int:
 
         gc.freeze()
         gc.enable()
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         code = main()
         gc.freeze()  # The interpreter's end would search all objects for cycles: a tenth of what a short command costs.
         return code
