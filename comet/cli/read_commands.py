@@ -156,6 +156,8 @@ def events(options: argparse.Namespace) -> int:
         for record in journal.follow(path, len(past)):
             if _is_of(record, options.names):
                 _print_event(record, options.json)
+            if record["event"] == "supervisor_stopped":
+                break
     return 0
 
 

@@ -12,7 +12,7 @@ import psutil
 
 from comet.common.clock import parse
 from tests.support.cluster import TestCluster
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 
 
 class Stream:
@@ -105,6 +105,10 @@ def test_followed_events_survive_deaths_of_supervisors(make_cluster: Callable[..
         streaming(cluster, "events", "--follow") as text,
     ):
         wait_until(lambda: told.lines and text.lines, 30, "the past")
+        with streaming(cluster, "events", "--follow") as left:
+            wait_until(lambda: left.lines, 30, "the past")
+            left.process.send_signal(signal.SIGINT)
+            assert (left.process.wait(30 * PATIENCE), left.stderr) == (130, "")
         assert len(told.lines) == 1
         assert cluster.comet("kill", "worker-0").returncode == 0
         wait_until(lambda: ("replica_ready", "worker-0") in told.names()[1:], 30, "the kill and the return")
@@ -126,6 +130,5 @@ def test_followed_events_survive_deaths_of_supervisors(make_cluster: Callable[..
         )
         assert len(text.lines) == len(journal)
         for each in (told, text):
-            each.process.send_signal(signal.SIGINT)
-            assert each.process.wait(30) == 130
+            assert each.process.wait(30 * PATIENCE) == 0, "it ends with the cluster"
             assert each.stderr == ""
