@@ -228,9 +228,9 @@ def _shown(called: argparse.ArgumentParser) -> list[argparse.Action]:
 def _usage(action: argparse.Action) -> str:
     name = action.option_strings[0] if action.option_strings else ""
     value = "" if action.nargs == 0 else _value(action)
-    if action.option_strings:
-        return f"[{name} {value}]" if value else f"[{name}]"
-    return f"[{value}]" if action.nargs == "?" else f"{value} …" if action.nargs == "+" else value
+    shown = f"{name} {value}".strip() + (" …" if action.nargs in ("+", "*") else "")
+    is_optional = not action.required if action.option_strings else action.nargs in ("?", "*")
+    return f"[{shown}]" if is_optional else shown
 
 
 def _name(action: argparse.Action) -> str:
