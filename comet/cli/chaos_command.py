@@ -37,7 +37,16 @@ def _run(config: Config, cluster: Cluster, options: argparse.Namespace) -> int:
     seed = random.randrange(1 << 30) if options.seed is None else options.seed  # nosec B311  # no secret
     timeout = config.request_timeout + config.queue_timeout + TIMEOUT_MARGIN
     run = ChaosRun(
-        cluster, addresses, config.front_path, options.seconds, seed, options.kinds, options.rate, timeout, _say
+        cluster,
+        addresses,
+        config.front_path,
+        options.seconds,
+        seed,
+        options.kinds,
+        options.rate,
+        timeout,
+        _say,
+        config.speaks_tls,
     )
     _say(f"chaos for {options.seconds:g} s: {', '.join(options.kinds)} (seed {seed})")
     try:

@@ -63,6 +63,11 @@ class Config(Values):
         return self.worker_image is not None or bool(self.worker_command or self.upstreams)
 
     @property
+    def speaks_tls(self) -> bool:
+        """Whether clients speak TLS with the load balancers."""
+        return self.tls is not None or self.tls_certificate is not None
+
+    @property
     def front_path(self) -> str:
         """The path that a client requests from the workers by default."""
         return "/" if self.custom_service else "/api/v1/hello"

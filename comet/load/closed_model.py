@@ -8,9 +8,11 @@ is repeated. Every other failure counts as an error.
 
 import asyncio
 import contextlib
+import ssl
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from comet.common.figures import percentile
@@ -37,6 +39,7 @@ class RequestSpec:
     method: str = "GET"
     body: bytes = b""
     headers: tuple[tuple[str, str], ...] = ()
+    tls: bool = False
 
     def wire(self, host: str, port: int) -> bytes:
         """Return the bytes of the request for this address."""
@@ -134,6 +137,18 @@ def total(all_counts: Sequence[ResultCounts]) -> ResultCounts:
     return summed
 
 
+@cache
+def _any_certificate() -> ssl.SSLContext:
+    """Return what accepts any certificate.
+
+    The load is for this cluster's own load balancers; their certificate is often self-signed, or for another name.
+    """
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
 class Connection:
     """One client's connection, opened on demand."""
 
@@ -176,7 +191,8 @@ class Connection:
     async def _send_once(self, spec: RequestSpec, repeated: bool) -> Answer:
         self._response_began = False
         if self._streams is None:
-            self._streams = await asyncio.open_connection(*self._address)
+            context = _any_certificate() if spec.tls else None
+            self._streams = await asyncio.open_connection(*self._address, ssl=context)
         reader, writer = self._streams
         writer.write(spec.wire(*self._address))
         first = await reader.readexactly(1)

@@ -72,6 +72,7 @@ class OpenModel:
         self._idle: dict[Address, list[Connection]] = defaultdict(list)
         self._slots = asyncio.Semaphore(max_outstanding)
         self._outstanding: set[asyncio.Task[None]] = set()
+        self._keeps = True
 
     async def send(self, number: int | None = None) -> None:
         """Send this many requests, each when it is due; without end for None."""
@@ -89,6 +90,17 @@ class OpenModel:
             task.add_done_callback(self._outstanding.discard)
             self.sent += 1
 
+    def retire(self) -> None:
+        """Close what is idle, and each connection after its answer; nothing more is sent.
+
+        A load balancer that drains would wait for idle connections.
+        """
+        self._keeps = False
+        for idle in self._idle.values():
+            for connection in idle:
+                connection.close()
+            idle.clear()
+
     async def drained(self) -> None:
         """Wait until every request sent has an answer or has waited `timeout` for it.
 
@@ -102,9 +114,7 @@ class OpenModel:
         for task in self._outstanding:
             task.cancel()
         await self.drained()
-        for idle in self._idle.values():
-            for connection in idle:
-                connection.close()
+        self.retire()
         await asyncio.sleep(0)  # Closed transports end in the loop's next iteration.
 
     async def _send_one(self, number: int, due: float, waited: bool) -> None:
@@ -126,6 +136,9 @@ class OpenModel:
             raise
         else:
             self._note(CompletedRequest(number, address, due, sent, clock(), waited, answer))
-            idle.append(connection)
+            if self._keeps:
+                idle.append(connection)
+            else:
+                connection.close()
         finally:
             self._slots.release()

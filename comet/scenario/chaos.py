@@ -63,6 +63,7 @@ class ChaosRun:
     rate: float
     timeout: float
     notify: Callable[[str], None]
+    tls: bool = False
     actions: list[ChaosAction] = field(default_factory=list)
     requests: list[CompletedRequest] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
@@ -83,7 +84,7 @@ class ChaosRun:
                 self._thaw(name)
 
     async def _run(self) -> None:
-        asks = [RequestSpec(self.path)]
+        asks = [RequestSpec(self.path, tls=self.tls)]
         load = OpenModel(list(self.addresses.values()), asks, self.rate, self.requests.append, timeout=self.timeout)
         sending = asyncio.create_task(load.send())
         try:

@@ -137,6 +137,8 @@ def _found(expectation: Expectation, counts: ResultCounts) -> float | None:
     name = expectation.name
     if expectation.unit == "ms":
         return percentile_ms(counts.times, 100.0 if name == "max" else float(name[1:]))
+    if not counts.requests and name != "requests":
+        return None
     if name in COUNTS:
         value = counts.errors.total() if name == "errors" else getattr(counts, name)
     else:

@@ -60,6 +60,8 @@ class Load:
         for task in self._tasks:
             task.cancel()
         self._tasks.clear()
+        for rate in self._rates:
+            rate.retire()
 
     async def _ramp(self, step: Step) -> None:
         clock = asyncio.get_running_loop().time

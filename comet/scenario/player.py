@@ -2,8 +2,9 @@
 
 Commands go through the cluster's supervisor; the clients run in this process.
 
-Every fault is a lease that outlasts its step by OVERLAP at most, so it expires even if this process is killed. When the
-scenario ends for any other reason, the faults are withdrawn at once.
+Every fault is a lease that outlasts its step by a few seconds at most, so it expires even if this process is killed. It
+is renewed where the step's actions take longer. When the scenario ends for any other reason, the faults are withdrawn
+at once.
 
 The requests of a step begin once its faults are in effect, and those of the step before have begun before they were
 ordered. So a request meets the faults of its step alone, unless it is in flight while they change. What a step does to
@@ -23,6 +24,7 @@ from typing import Any
 from comet.common.errors import UserError
 from comet.config.fault_settings import FRONT
 from comet.events import journal
+from comet.faults.files import FAULT_FILE_DELAY
 from comet.faults.orders import Change
 from comet.load.closed_model import RequestSpec, ResultCounts, total
 from comet.scenario.actions import Action
@@ -37,8 +39,11 @@ from lb.system.process_setup import not_ignored
 
 INTERRUPT_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-OVERLAP = 1.0
+OVERLAP = 2.0
 """Seconds by which a lease outlasts its step, so that no gap opens before the lease is withdrawn."""
+
+RENEWAL = 5.0
+"""Seconds of a lease that is ordered again because its step lasts longer than it should."""
 
 QUICK_TIMEOUT = 20.0
 """Seconds for a command that a supervisor answers at once."""
@@ -76,6 +81,7 @@ class ScenarioPlayer:
     notify: Callable[[str], None]
     client: tuple[str, ...] = ()
     urls: tuple[str, ...] = ()
+    tls: bool = False
     interrupted: int | None = None
     _played: list[PlayedStep] = field(default_factory=list)
     _owner: str = ""
@@ -163,11 +169,9 @@ class ScenarioPlayer:
 
     async def _steps(self) -> None:
         plan = self.scenario
-        request = RequestSpec(plan.path, plan.method, plan.body.encode(), plan.headers)
+        request = RequestSpec(plan.path, plan.method, plan.body.encode(), plan.headers, self.tls)
         load = Load(self.addresses, request, plan.timeout)
         try:
-            if self.client:
-                self._command = ClientCommand(self.client, self.urls)
             for number, step in enumerate(plan.steps, 1):
                 self.notify(f"step {number} of {len(plan.steps)}: {step.name} ({step.seconds:g} s)")
                 await self._step(step, load)
@@ -193,15 +197,24 @@ class ScenarioPlayer:
         played = PlayedStep(step, ResultCounts())
         self._played.append(played)
         self._deaths.forget()
+        orders = self._fault_orders(step)
+        renewing = asyncio.create_task(self._renew_faults(step, orders))
         try:
-            if orders := self._fault_orders(step):
+            if orders:
                 load.hold()
-                await _to_its_end(self._order_faults, step, orders, started)
+                await _to_its_end(self._order_faults, step, orders, step.seconds + OVERLAP)
+                if set(orders) != {FRONT}:
+                    await asyncio.sleep(FAULT_FILE_DELAY)
+            started = time.monotonic()
+            if self.client and self._command is None:
+                self._command = ClientCommand(self.client, self.urls)
             played.counts = load.start(step)
             await _to_its_end(self._act_all, step)
             await self._pass_time(step, started)
         finally:
             played.seconds = time.monotonic() - started
+            renewing.cancel()
+            await asyncio.wait([renewing])
         played.outcome = await asyncio.to_thread(self._outcome, step)
 
     async def _pass_time(self, step: Step, started: float) -> None:
@@ -217,12 +230,22 @@ class ScenarioPlayer:
         used = {target for each in self.scenario.steps for target in each.faults}
         return targets(step, self.workers, used) if step.faults or self._has_faults else {}
 
-    def _order_faults(self, step: Step, orders: Mapping[str, dict[str, Any]], started: float) -> None:
+    async def _renew_faults(self, step: Step, orders: Mapping[str, dict[str, Any]]) -> None:
+        """Order the faults again where the step lasts longer than they do: until its actions are done."""
+        pause = step.seconds + OVERLAP / 2
+        while step.faults:
+            await asyncio.sleep(pause)
+            with contextlib.suppress(UserError):  # Whatever else the step does says so.
+                await _to_its_end(self._order_faults, step, orders, RENEWAL + OVERLAP)
+            pause = RENEWAL + OVERLAP / 2
+
+    def _order_faults(self, step: Step, orders: Mapping[str, dict[str, Any]], seconds: float) -> None:
         self._has_faults = self._has_faults or bool(step.faults)
         for target, settings in orders.items():
-            left = max(0.1, started + step.seconds + OVERLAP - time.monotonic())
             change = (
-                Change(settings, seconds=left, owner=self._owner) if settings else Change(clear=True, owner=self._owner)
+                Change(settings, seconds=round(seconds, 3), owner=self._owner)
+                if settings
+                else Change(clear=True, owner=self._owner)
             )
             self._call("faults", target=target, **change.as_dict())
         self._has_faults = bool(step.faults)

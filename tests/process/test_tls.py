@@ -1,10 +1,12 @@
 """TLS of a whole cluster: self-signed, then from files, renewed by a reload; what is not usable is refused."""
 
+import json
 import os
 import shutil
 import socket
 import ssl
 import stat
+import sys
 from pathlib import Path
 
 import requests
@@ -95,3 +97,14 @@ def test_settings_that_do_not_go_together(tmp_path: Path) -> None:
             assert refused.returncode == 2
             assert wrong in refused.stderr
             assert "Traceback" not in refused.stderr
+
+
+def test_scenarios_and_chaos_speak_tls_where_the_load_balancers_do(tmp_path: Path) -> None:
+    with open_cluster(tmp_path, runtime="process", worker=2, pool=2, avg_delay=0, tls="self-signed") as cluster:
+        cluster.start()
+        (tmp_path / "s.yaml").write_text("steps: [{for: 1s, clients: 2, expect: {ok: 100%}}, {for: 1s, rate: 20}]\n")
+        client = [sys.executable, "-c", "import os; assert os.environ['COMET_URL'].startswith('https://127.0.0.1:')"]
+        done = cluster.comet("scenario", "s.yaml", "--", *client)
+        assert done.returncode == 0, done.stdout + done.stderr
+        chaos = json.loads(cluster.comet("chaos", "--for", "2s", "--json").stdout)
+        assert chaos["passed"], chaos

@@ -182,3 +182,9 @@ def test_a_junit_report_is_valid_whatever_the_names_are(odd: str) -> None:
 def test_digits_of_a_time_are_those_of_every_time() -> None:
     finding = judged("calm", parse("p50", "1.5s"), ResultCounts(times=[0.0076]), Outcome())
     assert (finding.found, finding.expectation.wanted) == ("7.60 ms", "at most 1.5 s")
+
+
+@pytest.mark.parametrize("name", ["errors", "lost", "injected", "5xx", "ok"])
+def test_what_nothing_was_measured_of_does_not_hold(name: str) -> None:
+    assert not judged(None, parse(name, 0), ResultCounts(), Outcome()).holds
+    assert judged(None, parse("requests", 0), ResultCounts(), Outcome()).holds
