@@ -34,6 +34,7 @@ class Handler(BaseHTTPRequestHandler):
         body = f"{os.getpid()} {os.environ['COMET_REPLICA']} {os.environ.get('MODE')}".encode()
         self.send_response(200 if self.path != "/broken" else 500)
         self.send_header("Content-Length", str(len(body)))
+        self.send_header("X-Blocked", str(BLOCKED))
         self.end_headers()
         self.wfile.write(body)
     def log_message(self, *arguments):
@@ -43,6 +44,8 @@ assert os.environ["LISTEN_FDS"] == "1" and int(os.environ["LISTEN_PID"]) == os.g
 server = ThreadingHTTPServer(("127.0.0.1", 0), Handler, bind_and_activate=False)
 server.socket.close()
 server.socket = socket.socket(fileno=3)
+BLOCKED = os.get_blocking(3)
+os.set_blocking(3, False)  # As an event loop does.
 if os.fork() == 0:
     import time
     time.sleep(1000)
@@ -213,8 +216,10 @@ def test_a_held_socket_refuses_nobody_during_a_restart(held: TestCluster) -> Non
     assert len(children) == 1
     birth = process_identity.birth_of(children[0].pid)
     os.kill(int(pid), signal.SIGKILL)
-    later = requests.get(held.worker(), timeout=60).text.split()[0]
+    answer = requests.get(held.worker(), timeout=60)
+    later = answer.text.split()[0]
     assert later != pid
+    assert answer.headers["X-Blocked"] == "True", "one that waits in accept(2) would fail"
     wait_until(lambda: not process_identity.is_alive(children[0].pid, birth), 10, "what it left ends with it")
 
 
