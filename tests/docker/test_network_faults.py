@@ -78,7 +78,7 @@ def test_what_is_in_flight_goes_on_after_a_short_partition(cluster: TestCluster,
         request = b"GET /api/v1/hello HTTP/1.1\r\nHost: test\r\n\r\n"
         client.sendall(request)
         assert b"200 OK" in client.recv(65536)
-        order("worker-1", "--partition", "--for", "2s")
+        order("worker-1", "--partition", "--for", "6s")
         began = time.monotonic()
         client.sendall(request)
         assert b"200 OK" in client.recv(65536)
