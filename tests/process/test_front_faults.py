@@ -162,3 +162,18 @@ def test_a_refused_address_listens_again_without_a_supervisor(cluster: TestClust
     wait_until(lambda: not cluster.ps()["supervisor"]["running"], 60)
     cluster.start()
     assert status(cluster) == 200
+
+
+def test_orders_too_large_for_a_message_are_refused_and_change_nothing(cluster: TestCluster) -> None:
+    """Load balancers would drop the connection over which it came, and obey nobody."""
+    large = ("--failure", "1", "--path", "/never", "--for", "600s", "--body", "é" * 14000)  # 84 kB as JSON
+    for _ in range(6):
+        order(cluster, "front", *large)
+    refused = cluster.comet("faults", "front", *large)
+    assert refused.returncode == 2
+    assert "clear some of them" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert status(cluster) == 200
+    order(cluster, "front", "--failure", "100", "--status", "418")
+    assert [status(cluster, number) for number in range(2)] == [418, 418], "they still obey"
+    order(cluster, "--clear")
