@@ -47,7 +47,7 @@ def settings_of(config: Config, cluster: Cluster) -> dict[str, Any]:
     found, used = files_of(config, cluster), cluster.path(USED)
     if found is None:
         with contextlib.suppress(OSError):
-            used.unlink()
+            files.remove(used)
         return {}
     content = b""
     with contextlib.suppress(OSError):

@@ -34,7 +34,7 @@ Where connections come in crowds, a turn for each of them costs more than the ac
 """
 
 MANY_DESCRIPTORS: Final = 4096
-"""Limit of descriptors from which on so many are accepted: two turns' clients may exceed those that are allowed."""
+"""Descriptor limit below which a turn accepts one connection: two turns may admit more clients than have room."""
 
 MAX_RESERVE: Final = 4096
 

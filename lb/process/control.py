@@ -43,7 +43,7 @@ class Peer:
         try:
             if fds:
                 if self._unsent:
-                    raise BlockingIOError  # Descriptors cannot wait; whoever asks for them asks again.
+                    raise BlockingIOError  # Descriptors cannot be queued; the peer connects again.
                 line = line[socket.send_fds(self._sock, [line], fds) :]
         except OSError:
             self.close()

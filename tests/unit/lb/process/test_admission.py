@@ -26,7 +26,7 @@ class WatchedLoop(uvloop.Loop):
 
 
 def test_a_shared_socket_never_blocks_while_another_process_begins_to_accept(tmp_path: Path) -> None:
-    """Whoever accepts in that moment would wait, with all its clients, for the next connection."""
+    """A load balancer that accepts in that moment would wait for the next connection, and all its clients with it."""
     settings, loop = Settings(), WatchedLoop()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         os.set_blocking(listener.fileno(), False)
