@@ -16,6 +16,7 @@ from comet.common.figures import milliseconds
 from comet.common.wording import counted
 from comet.config.schema import Config
 from comet.scenario.chaos import ChaosRun
+from comet.scenario.cluster_stop import ClusterStopped
 from comet.state.directory import Cluster
 from comet.telemetry.snapshot import from_dict
 from comet.workloads.builtin import reachable
@@ -49,10 +50,14 @@ def _run(config: Config, cluster: Cluster, options: argparse.Namespace) -> int:
         config.speaks_tls,
     )
     _say(f"chaos for {options.seconds:g} s: {', '.join(options.kinds)} (seed {seed})")
+    broken_off = 1
     try:
         run.run()
+    except ClusterStopped as error:
+        _say(error.message)
     except KeyboardInterrupt:
         _say("broken off")
+        broken_off = 130
     report = run.report()
     if options.json:
         print(json.dumps(report, indent=1))
@@ -61,7 +66,7 @@ def _run(config: Config, cluster: Cluster, options: argparse.Namespace) -> int:
         for line in verdict(report):
             print(line)
     sys.stdout.flush()
-    return (0 if report["passed"] else 1) if report["complete"] else 130
+    return (0 if report["passed"] else 1) if report["complete"] else broken_off
 
 
 def verdict(report: dict[str, Any]) -> Iterator[str]:

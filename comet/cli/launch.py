@@ -95,7 +95,7 @@ def already_running(folder: Path, holder: Holder | None) -> UserError:
 def run_detached(config: Config, cluster: Cluster, display: Display) -> int:
     """Start a supervisor in a session of its own, show its start, and return when all replicas are ready.
 
-    Raises UserError if the start fails.
+    Return 130 where the user interrupts the start, which then stops. Raises UserError if the start fails.
     """
     started = BackgroundSupervisor(config, cluster)
     signal.signal(signal.SIGTERM, _interrupt)
@@ -104,7 +104,8 @@ def run_detached(config: Config, cluster: Cluster, display: Display) -> int:
             display.show(message)
     except KeyboardInterrupt:
         started.process.send_signal(signal.SIGTERM)
-        return started.process.wait()
+        started.process.wait()
+        return 130
     finally:
         display.close()
     return 0

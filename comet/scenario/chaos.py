@@ -18,6 +18,7 @@ from comet.common.errors import UserError
 from comet.events import journal
 from comet.load.closed_model import INJECTED, RequestSpec, percentile_ms
 from comet.load.open_model import CompletedRequest, OpenModel
+from comet.scenario.cluster_stop import unless_stopped
 from comet.scenario.deaths import Deaths
 from comet.scenario.victims import Chooser
 from comet.state.control_socket import call
@@ -88,20 +89,23 @@ class ChaosRun:
         load = OpenModel(list(self.addresses.values()), asks, self.rate, self.requests.append, timeout=self.timeout)
         sending = asyncio.create_task(load.send())
         try:
-            ends = time.monotonic() + self.seconds
-            while (left := ends - time.monotonic()) > 0:
-                await asyncio.sleep(min(left, self._chooser.pause()))
-                if time.monotonic() < ends:
-                    await self._act()
-            if not self.actions:
-                await self._act()  # However short the run is: one in which nothing happens shows nothing.
-            await self._settle()
+            await unless_stopped(self.cluster, self._act_all())
         finally:
             sending.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await sending
             await load.drained()
             await load.end()
+
+    async def _act_all(self) -> None:
+        ends = time.monotonic() + self.seconds
+        while (left := ends - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, self._chooser.pause()))
+            if time.monotonic() < ends:
+                await self._act()
+        if not self.actions:
+            await self._act()  # However short the run is: one in which nothing happens shows nothing.
+        await self._settle()
 
     async def _act(self) -> None:
         kind = self._chooser.kind()

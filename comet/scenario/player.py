@@ -29,6 +29,7 @@ from comet.faults.orders import Change
 from comet.load.closed_model import RequestSpec, ResultCounts, total
 from comet.scenario.actions import Action
 from comet.scenario.client_command import ClientCommand
+from comet.scenario.cluster_stop import ClusterStopped, unless_stopped
 from comet.scenario.deaths import Deaths
 from comet.scenario.expectations import Finding, Outcome, judged
 from comet.scenario.file import Scenario, Step
@@ -171,20 +172,28 @@ class ScenarioPlayer:
         plan = self.scenario
         request = RequestSpec(plan.path, plan.method, plan.body.encode(), plan.headers, self.tls)
         load = Load(self.addresses, request, plan.timeout)
+        is_over = False
         try:
-            for number, step in enumerate(plan.steps, 1):
-                self.notify(f"step {number} of {len(plan.steps)}: {step.name} ({step.seconds:g} s)")
-                await self._step(step, load)
-            await self._await_client()
+            await unless_stopped(self.cluster, self._steps_with(load))
             self._complete = True
+        except ClusterStopped:
+            is_over = True
+            raise
         finally:
-            # Withdraw the faults first, so that requests which hang on them can end.
-            await asyncio.to_thread(self._clear_faults)
-            if self.interrupted is None:
+            if not is_over:
+                # Withdraw the faults first, so that requests which hang on them can end.
+                await asyncio.to_thread(self._clear_faults)
+            if self.interrupted is None and not is_over:
                 await load.stop()
             await load.end()
             if self._command is not None:
                 self._command.end()
+
+    async def _steps_with(self, load: Load) -> None:
+        for number, step in enumerate(self.scenario.steps, 1):
+            self.notify(f"step {number} of {len(self.scenario.steps)}: {step.name} ({step.seconds:g} s)")
+            await self._step(step, load)
+        await self._await_client()
 
     async def _await_client(self) -> None:
         if self._command is not None and self._command.exit_code is None:

@@ -158,6 +158,46 @@ def test_a_supervisor_death_ends_a_scenario_with_its_report(running: TestCluster
     wait_until(lambda: cluster.hello().status_code == 200, 5, "the end of the leases")
 
 
+def test_a_stop_breaks_off_what_plays_on_the_cluster(make_cluster: Callable[..., TestCluster]) -> None:
+    """Its clients do not go on against closed ports for the rest of the step."""
+    cluster = make_cluster(worker=1, pool=1, runtime="process", avg_delay=0)
+    plan = "steps: [{name: long, for: 600s, clients: 2, faults: {all: {failure: 100}}, expect: {ok: 0%}}]"
+    plays = (["scenario", write(cluster, plan)], ["chaos", "--for", "600s"])
+    for words in plays:
+        cluster.start()
+        playing = subprocess.Popen(
+            [*cluster.command, *words], cwd=cluster.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        with playing:
+            wait_until(lambda: cluster.ps()["total"]["requests"] > 3, what="its clients")
+            cluster.stop()
+            output, progress = playing.communicate(timeout=60 * PATIENCE)
+        assert playing.returncode == 1, progress
+        assert progress.splitlines()[-1] == "the cluster is being stopped: broken off"
+        assert progress.count("is being stopped") == 1
+        assert "Traceback" not in progress
+        assert "broken off" in output
+
+
+def test_ctrl_c_during_the_start_of_its_own_cluster(make_cluster: Callable[..., TestCluster]) -> None:
+    cluster = make_cluster(
+        worker=1, pool=1, runtime="process", worker_command="sleep 600", avg_delay=None, failure=None
+    )
+    playing = subprocess.Popen(
+        [*cluster.command, "scenario", write(cluster, "steps: [{for: 1s}]")],
+        cwd=cluster.folder,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with playing:
+        wait_until(lambda: cluster.events("replica_starting"), what="the start")
+        playing.send_signal(signal.SIGINT)
+        _, progress = playing.communicate(timeout=60 * PATIENCE)
+    assert playing.returncode == 130
+    assert "Traceback" not in progress
+    cluster.assert_nothing_left()
+
+
 def test_a_scenario_starts_a_cluster_and_stops_it_again(make_cluster: Callable[..., TestCluster]) -> None:
     cluster = make_cluster(worker=1, pool=1, runtime="process")
     for text, said in [
