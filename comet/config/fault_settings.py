@@ -57,6 +57,10 @@ FRONT = "front"
 """The target of the faults that clients meet at the load balancers' own address."""
 
 
+FRAMING = ("connection", "content-length", "transfer-encoding")
+"""Header fields that say where an answer ends: a wrong one is a fault of its own (`wrong-length`, `bad-framing`)."""
+
+
 def _headers(value: Any) -> list[str]:
     lines = [value] if isinstance(value, str) and value else value
     if not isinstance(lines, list | tuple) or len(lines) > 50:
@@ -64,6 +68,10 @@ def _headers(value: Any) -> list[str]:
     for line in lines:
         if not isinstance(line, str) or not re.fullmatch(r"[!#-'*+.0-9A-Z^_`a-z|~-]+:[\t -~]{0,4000}", line):
             raise ValueError(f"{brief(line)} is not a header field")
+        if line.partition(":")[0].lower() in FRAMING:
+            raise ValueError(
+                f"{brief(line)} is not free: Comet frames the answer, wrong-length and bad-framing break it"
+            )
     return list(lines)
 
 
@@ -99,6 +107,10 @@ FRONT_SETTINGS: dict[str, Key] = {**{name: _OF_FRONT[name] for name in _BEFORE},
 
 TEXTS = ("headers", "body", "method", "path", "header")
 """Settings that are text, also where they look like a number."""
+
+
+SCOPE = frozenset(("method", "path", "header"))
+"""Settings that say which requests the others of an order are for."""
 
 
 def need_time_limit(settings: Mapping[str, Any]) -> list[str]:

@@ -14,7 +14,16 @@ from typing import Any
 from comet.common.errors import UserError
 from comet.common.json_values import build_record, mapping
 from comet.common.values import Key, brief, whole
-from comet.config.fault_settings import NETWORK, TEXTS, need_time_limit, settings_of
+from comet.config.fault_settings import (
+    FRONT,
+    FRONT_SETTINGS,
+    NETWORK,
+    SCOPE,
+    SETTINGS,
+    TEXTS,
+    need_time_limit,
+    settings_of,
+)
 
 LIMITS: dict[str, Key] = {
     "count": Key(
@@ -37,6 +46,8 @@ What a worker says of its own changes no order, so none is dropped for being use
 
 SPANS = "a time like 500ms, 30s, 5m or 1h, up to 7d"
 """The times that `span` reads, in words."""
+
+WHOSE = ("a worker", "the front")
 
 _SPAN = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?) ?(ms|s|m|h|d|)")
 _ID = re.compile(r"[0-9A-Za-z\-]{1,64}")
@@ -116,7 +127,9 @@ def change(request: Mapping[str, Any], target: str = "all") -> Change:
             except ValueError as error:
                 problems.append(f"{name}: {error} (allowed: {key.allowed})")
         elif name not in ("for", "count", "clear", "owner"):
-            problems.append(f"{brief(name)}: not known (allowed: {', '.join([*known, 'for', 'count', 'clear'])})")
+            is_others = name in SETTINGS or name in FRONT_SETTINGS
+            more = f" for {WHOSE[target == FRONT]}, but for {WHOSE[target != FRONT]}" if is_others else ""
+            problems.append(f"{brief(name)}: not known{more} (allowed: {', '.join([*known, 'for', 'count', 'clear'])})")
     seconds, count = request.get("for"), request.get("count")
     try:
         seconds = None if seconds is None else span(seconds)
@@ -137,6 +150,8 @@ def change(request: Mapping[str, Any], target: str = "all") -> Change:
             problems.append("no fault is named (see --help)")
         elif seconds is not None or count is not None:
             problems.append("a limit needs a fault to limit")
+    elif not problems and set(settings) <= SCOPE and (seconds is not None or count is not None):
+        problems.append(f"{', '.join(settings)}: says which requests a fault is for (name a fault, too)")
     if problems:
         raise UserError(f"faults: {'; '.join(problems)}; nothing was changed", 2)
     return Change(settings, bool(clear), seconds, count, owner)

@@ -98,7 +98,7 @@ TOP: dict[str, Key] = {
     "seed": Key(0, whole(0, 2**31), "a whole number from 0", "what the random choices begin with"),
 }
 STEP: dict[str, Key] = {
-    "name": Key("", text(), "text", "its name in the report"),
+    "name": Key("", text(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]+"), "text of one line", "its name in the report"),
     "for": Key(None, _time(0.1, MAX_STEP_TIME), "a time from 100ms to 1h", "how long it lasts"),
     "clients": _CLIENTS,
     "pause": _PAUSE,
@@ -199,6 +199,7 @@ def parse(content: str | bytes, file: str) -> Scenario:
         else:
             problems.append(f"{where}: unknown key (allowed: {', '.join([*TOP, 'expect', 'steps'])})")
         seen.add(name)
+    problems += [f"{file}:1: {text}" for text in _without_effect(seen - {"pause"})]
     if "steps" not in seen:
         problems.append(f"{file}:1: steps: is missing (allowed: a list of steps, each of the form `- for: 5s`)")
     steps = tuple(
@@ -279,6 +280,7 @@ def _step(value: Any, index: int, begin: str, file: str, common: Mapping[str, An
         seen.add(name)
     if "for" not in seen:
         problems.append(f"{file}:{line}: step {index}: for: is missing (allowed: {STEP['for'].allowed})")
+    problems += [f"{file}:{line}: step {index}: {text}" for text in _without_effect(seen)]
     if "clients" in seen and "rate" not in seen:
         values["rate"] = None
     first, last = values["rate"] or (None, 0.0)
@@ -298,6 +300,16 @@ def _step(value: Any, index: int, begin: str, file: str, common: Mapping[str, An
         parts["expect"],
         bool({"clients", "rate"} & seen),
     )
+
+
+def _without_effect(seen: Collection[str]) -> Iterator[str]:
+    """Yield a problem for each key of a step that another one, present or missing, leaves without an effect."""
+    if "rate" in seen:
+        for name in ("clients", "pause"):
+            if name in seen:
+                yield f"{name}: has no effect with rate (keep one of them)"
+    if "every" in seen and "kill" not in seen:
+        yield "every: has no kill to repeat (add kill)"
 
 
 def _part(name: str, given: Any, file: str, where: str, problems: list[str]) -> Any:

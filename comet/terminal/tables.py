@@ -171,6 +171,8 @@ def _left(lease: Mapping[str, Any]) -> str:
 def _with_unit(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, list):
+        return ", ".join(value)
     shown = f"{value:g}" if isinstance(value, float) else str(value)
     return f"{shown} {UNITS[name]}" if name in UNITS else shown
 

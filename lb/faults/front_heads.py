@@ -65,7 +65,7 @@ def own_answer(settings: FrontSettings, head_only: bool, keeps: bool) -> bytes:
     lines = [f"HTTP/1.1 {status} {reason}", *settings.headers]
     if body and "content-type" not in names:
         lines.append("Content-Type: application/json" if settings.body is None else "Content-Type: text/plain")
-    if status not in (204, 304) and "content-length" not in names:
+    if status not in (204, 304):
         lines.append(f"Content-Length: {len(body)}")
     if not keeps:
         lines.append("Connection: close")

@@ -50,7 +50,12 @@ def test_values_have_the_units_that_people_write() -> None:
         ({"headers": "no field"}, "headers: no field is not a header field"),
         ({"headers": ["A: b\r\nC: d"]}, "is not a header field"),
         ({"status": 199}, "status: 199 is out of range"),
-        ({"cpu": 1}, "cpu: not known"),
+        ({"cpu": 1}, "cpu: not known for the front, but for a worker (allowed: "),
+        ({"headers": "Content-Length: 3"}, "headers: Content-Length: 3 is not free"),
+        ({"headers": ["A: b", "transfer-encoding: chunked"]}, "wrong-length and bad-framing"),
+        ({"headers": "Connection: close"}, "headers: Connection: close is not free"),
+        ({"path": "/a", "for": "5s"}, "path: says which requests a fault is for (name a fault, too)"),
+        ({"method": "PUT", "header": "A", "count": 2}, "method, header: says which requests"),
     ],
 )
 def test_an_order_that_is_wrong_is_refused(request_fields: dict[str, Any], said: str) -> None:

@@ -94,6 +94,12 @@ def test_there_are_five_scenarios() -> None:
         ("steps: []", "s.yaml:1: steps: [] is not usable"),
         ("steps:\n  - 5s", "s.yaml:1: step 1: '5s' is not usable (allowed: lines of the form `for: 5s`)"),
         ("steps:\n  - name: x", "s.yaml:2: step 1: for: is missing (allowed: a time from 100ms to 1h)"),
+        ("steps:\n  - {for: 1s, every: 1s}", "s.yaml:2: step 1: every: has no kill to repeat (add kill)"),
+        ("steps:\n  - {for: 1s, rate: 5, clients: 2}", "s.yaml:2: step 1: clients: has no effect with rate"),
+        ("steps:\n  - {for: 1s, rate: 5, pause: 2s}", "s.yaml:2: step 1: pause: has no effect with rate"),
+        ("rate: 5\nclients: 2\nsteps:\n  - for: 1s", "s.yaml:1: clients: has no effect with rate"),
+        ('steps:\n  - {for: 1s, name: "a\\e[31m"}', "s.yaml:2: step 1: name: "),
+        ('steps:\n  - {for: 1s, name: "a\\nb"}', "s.yaml:2: step 1: name: 'a\\nb' is not usable (allowed: text of"),
         ("steps:\n  - for: 2h", "s.yaml:2: step 1: for: 2h is out of range"),
         ("steps:\n  - for: soon", "s.yaml:2: step 1: for: soon is not usable"),
         (
