@@ -200,7 +200,7 @@ def _schemas() -> Schema:
                 ),
                 "recoveries": {"type": "object"},
                 "latency_bounds_s": {"type": "array", "items": {"type": "number"}},
-                "front": _object({"host": {"type": "string"}, "path": {"type": "string"}}),
+                "front": _object({name: {"type": "string"} for name in ("scheme", "host", "path")}),
                 "load": {
                     "type": ["object", "null"],
                     "description": "what the admin server itself sends (`load`, `demo`); null: nothing",

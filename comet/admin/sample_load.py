@@ -17,6 +17,8 @@ from comet.state.directory import Cluster
 if TYPE_CHECKING:
     import asyncio  # Imported where a load is started: most servers never do.
 
+    from comet.load.closed_model import RequestSpec
+
 MAX_OUTSTANDING = 64
 TIMEOUT = 10.0
 """Seconds until a request that got no answer is given up."""
@@ -53,10 +55,10 @@ class SampleLoad:
         from comet.load.closed_model import RequestSpec
         from comet.load.open_model import OpenModel
 
-        addresses, path = self._front() if rate else ([], "")
+        addresses, request = self._front() if rate else ([], RequestSpec(""))
 
         async def work() -> None:
-            model = OpenModel(addresses, [RequestSpec(path)], rate, lambda _: None, MAX_OUTSTANDING, TIMEOUT)
+            model = OpenModel(addresses, [request], rate, lambda _: None, MAX_OUTSTANDING, TIMEOUT)
             try:
                 async with asyncio.timeout(seconds):
                     await model.send()
@@ -76,17 +78,17 @@ class SampleLoad:
         from comet.scenario.demo import scenario
         from comet.scenario.player import ScenarioPlayer
 
-        addresses, path = self._front()
+        addresses, request = self._front()
         state = self._read_state() or {}
         config = state["config"]
         custom = any(config.get(key) for key in ("worker-image", "worker-command", "upstreams"))
-        plan = replace(scenario(state["replicas"], not custom or config.get("fault-point") == "lb"), path=path)
+        plan = replace(scenario(state["replicas"], not custom or config.get("fault-point") == "lb"), path=request.path)
         workers = [row["name"] for row in state["replicas"] if row["role"] == "worker"]
 
         def show_step(line: str) -> None:
             self._shown = {**self._shown, "name": line.partition(": ")[2].partition(" (")[0] or line}
 
-        player = ScenarioPlayer(plan, self._cluster, addresses, workers, show_step)
+        player = ScenarioPlayer(plan, self._cluster, addresses, workers, show_step, tls=request.tls)
         with self._lock:
             if (self.state or {}).get("kind") == "demo":
                 raise Busy("the demonstration is running")
@@ -95,13 +97,17 @@ class SampleLoad:
             self._start(lambda: player.play("the page's demo"), shown, plan.seconds)
         return {"for": plan.seconds}
 
-    def _front(self) -> tuple[list[tuple[str, int]], str]:
-        """Return the addresses of the load balancers, and the path to ask for."""
+    def _front(self) -> "tuple[list[tuple[str, int]], RequestSpec]":
+        """Return the addresses of the load balancers, and what to ask them for."""
+        from comet.load.closed_model import RequestSpec
+
         state = self._read_state()
         balancers = [row["port"] for row in (state or {}).get("replicas", ()) if row["role"] == "lb"]
         if state is None or not balancers:
             raise UserError("there is no load balancer to send requests to")
-        return [(state["front"]["host"], port) for port in balancers], str(state["front"]["path"])
+        front = state["front"]
+        request = RequestSpec(str(front["path"]), tls=front["scheme"] == "https")
+        return [(front["host"], port) for port in balancers], request
 
     def _start(self, work: Callable[[], Awaitable[None]], shown: dict[str, Any], seconds: float) -> None:
         import asyncio

@@ -95,7 +95,7 @@ def player(plan: Scenario, config: Config, cluster: Cluster, client: Sequence[st
         workers,
         lambda line: print(line, file=sys.stderr, flush=True),
         tuple(client),
-        tuple(f"{'https' if config.speaks_tls else 'http'}://{url_host(host)}:{row.port}" for row in balancers),
+        tuple(f"{config.front_scheme}://{url_host(host)}:{row.port}" for row in balancers),
         config.speaks_tls,
     )
 

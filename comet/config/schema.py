@@ -68,6 +68,11 @@ class Config(Values):
         return self.tls is not None or self.tls_certificate is not None
 
     @property
+    def front_scheme(self) -> str:
+        """The scheme of the URLs that clients use."""
+        return "https" if self.speaks_tls else "http"
+
+    @property
     def front_path(self) -> str:
         """The path that a client requests from the workers by default."""
         return "/" if self.custom_service else "/api/v1/hello"

@@ -166,7 +166,11 @@ class AdminFeed:
             "config": public_config(config),
             "recoveries": self._counts.recoveries.as_dict(),
             "latency_bounds_s": bounds_s(),
-            "front": {"host": reachable(config.load_balancer_host), "path": config.front_path},
+            "front": {
+                "scheme": config.front_scheme,
+                "host": reachable(config.load_balancer_host),
+                "path": config.front_path,
+            },
         }
         return {"type": "cluster", "cluster": cluster}
 

@@ -9,13 +9,16 @@ import argparse
 import contextlib
 import resource
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 
+from comet.config.schema import Config
 from comet.config.schema import load as read_config
 from comet.load.closed_model import RequestSpec
 from comet.report.model import Bars, Table, percentiles
+from comet.workloads.builtin import reachable
 from scripts.bench import machine
 from scripts.bench.answers import POINTS, Answers, Limits, missed_thresholds, rate_sentence
 from scripts.bench.books import UNSEEN, Growth, Reading, compare_counts, growth, is_idle, read_counts, total
@@ -126,7 +129,9 @@ def run(options: argparse.Namespace) -> int:
         ports = {name: int(row["port"]) for name, row in rows.items() if row["role"] == "lb"}
         workers = [name for name, row in rows.items() if row["role"] == "worker" and row["state"] == "ready"]
         report.settings = {"cluster": description, "load": f"{load}, over {len(ports)} LBs and {len(workers)} workers"}
-        wrong = smoke(ports, own=read_config(cluster.path).custom_service)
+        config = read_config(cluster.path)
+        load = to_front(load, config)
+        wrong = smoke(ports, own=config.custom_service, base=load.base)
         say(f"smoke phase: {'; '.join(wrong) or 'passed'}; loading for {options.seconds:g} s")
         before = read_counts(cluster)
         psutil.cpu_percent()
@@ -141,6 +146,12 @@ def run(options: argparse.Namespace) -> int:
         report, load, wrong, seen, increase, answers, Limits(options.max_p99, options.max_errors, options.max_uneven)
     )
     return finish(report, options.json, folder)
+
+
+def to_front(load: Load, config: Config) -> Load:
+    """Return the load as the load balancers of a cluster with this config take it."""
+    asks = [replace(ask, tls=config.speaks_tls) for ask in load.asks]
+    return replace(load, asks=asks, host=reachable(config.load_balancer_host))
 
 
 def counted(load: Load) -> bool:

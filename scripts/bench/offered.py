@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 
+from comet.common.values import url_host
 from comet.load.closed_model import RequestSpec
 from comet.telemetry.rates import BUCKETS, percentile
 from scripts.bench import paced
@@ -27,13 +28,22 @@ from scripts.bench.wrk import observe, sorting
 
 @dataclass(frozen=True)
 class Load:
-    """The load. It is an open model if `rate` is given; `clients` is then the maximum of requests in flight."""
+    """The load on this `host`.
+
+    It is an open model if `rate` is given; `clients` is then the maximum of requests in flight.
+    """
 
     asks: Sequence[RequestSpec]
     seconds: float
     slices: int
     clients: int
     rate: float | None = None
+    host: str = "127.0.0.1"
+
+    @property
+    def base(self) -> str:
+        """What the URLs begin with."""
+        return f"{'https' if self.asks[0].tls else 'http'}://{url_host(self.host)}"
 
     def connections(self, lbs: int) -> int:
         """Connections at each load balancer."""
@@ -109,7 +119,7 @@ def passage(began: float, before: Counts, ended: float, after: Counts) -> Passag
 def offer(load: Load, ports: Mapping[str, int], look: Callable[[], Counts]) -> Seen:
     """Load the load balancers; `look` returns the sum of their counters. BenchError if a generator fails."""
     if load.rate:
-        slices, sending = paced.run(ports, load.asks, load.rate, load.seconds, load.slices, load.clients)
+        slices, sending = paced.run(ports, load.asks, load.rate, load.seconds, load.slices, load.clients, load.host)
         return Seen(slices, sending.cpu, 1, sending)
     own = psutil.Process().cpu_times()
     with tempfile.TemporaryDirectory(prefix="comet-bench-") as folder:
@@ -130,7 +140,7 @@ def _closed(
 
     def one(name: str, port: int) -> None:
         try:
-            found[name] = observe(port, script, load.connections(len(ports)), load.seconds)
+            found[name] = observe(port, script, load.connections(len(ports)), load.seconds, base=load.base)
         except BenchError as error:
             failed.append(f"{name}: {error}")
 

@@ -29,7 +29,6 @@ from scripts.bench.observed import Observed, kind_of, kind_of_failure
 from scripts.bench.proc import BenchError
 from scripts.bench.report import ROOT
 
-HOST = "127.0.0.1"
 LATE = 0.010  # seconds after which a request was not sent when it was due
 ANSWER_TIMEOUT = 15.0  # seconds for an answer
 
@@ -85,11 +84,17 @@ class Tally:
 
 
 async def offer(
-    ports: Mapping[str, int], asks: Sequence[RequestSpec], rate: float, seconds: float, slices: int, most: int
+    ports: Mapping[str, int],
+    asks: Sequence[RequestSpec],
+    rate: float,
+    seconds: float,
+    slices: int,
+    most: int,
+    host: str = "127.0.0.1",
 ) -> dict[str, Any]:
     """Send for this many seconds, wait for the answers, and return the results."""
     tally = Tally(list(ports), list(ports.values()), rate, seconds, slices)
-    addresses = [(HOST, port) for port in ports.values()]
+    addresses = [(host, port) for port in ports.values()]
     pace = OpenModel(addresses, asks, rate, tally.note, most, ANSWER_TIMEOUT)
     due, clock = max(1, round(rate * seconds)), asyncio.get_running_loop().time
     sender = asyncio.create_task(pace.send(due))
@@ -114,12 +119,18 @@ async def offer(
 
 
 def run(
-    ports: Mapping[str, int], asks: Sequence[RequestSpec], rate: float, seconds: float, slices: int, most: int
+    ports: Mapping[str, int],
+    asks: Sequence[RequestSpec],
+    rate: float,
+    seconds: float,
+    slices: int,
+    most: int,
+    host: str,
 ) -> tuple[list[dict[str, Observed]], Sending]:
     """Run `offer` in a separate process; return the observations by slice and load balancer, and how the rate was kept.
     BenchError if it does not report.
     """
-    specification_text = [[ask.path, ask.method, len(ask.body)] for ask in asks]
+    specification_text = [[ask.path, ask.method, len(ask.body), ask.tls] for ask in asks]
     specification = {
         "ports": dict(ports),
         "asks": specification_text,
@@ -127,6 +138,7 @@ def run(
         "seconds": seconds,
         "slices": slices,
         "most": most,
+        "host": host,
     }
     done = subprocess.run(
         [sys.executable, "-m", "scripts.bench.paced"], input=json.dumps(specification), cwd=ROOT, capture_output=True,
@@ -142,5 +154,5 @@ def run(
 
 if __name__ == "__main__":
     given = json.load(sys.stdin)
-    given["asks"] = [RequestSpec(path, method, b"x" * length) for path, method, length in given["asks"]]
+    given["asks"] = [RequestSpec(path, method, b"x" * length, tls=tls) for path, method, length, tls in given["asks"]]
     json.dump(uvloop.run(offer(**given)), sys.stdout)

@@ -15,6 +15,9 @@ from scripts.bench.report import ROOT, say
 PLACES = {"load-balancer-port", "worker-port", "admin-port", "stats-dir", "load-balancer-host", "worker-host"}
 """Keys for the places where a cluster lives: a copy has its own."""
 
+FILES = ("tls-certificate", "tls-key")
+"""Keys that name files next to the config."""
+
 
 def config_of(named: Path | None) -> Path:
     """Return the config: the named one, else ./config.yaml, else the project's. BenchError if there is none."""
@@ -33,6 +36,7 @@ def copied(config: Path, runtime: str | None) -> dict[str, Any]:
     if not isinstance(given, dict):
         raise BenchError(f"{config}: not a list of `key: value` lines")
     kept = {str(key): value for key, value in given.items() if key not in PLACES}
+    kept |= {key: str(config.parent / str(kept[key])) for key in FILES if kept.get(key)}
     return kept | ({"runtime": runtime} if runtime else {})
 
 

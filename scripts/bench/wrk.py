@@ -44,8 +44,9 @@ end
 # Sorts every answer as observed.kind_of does, counts by worker, and tells each latency that occurred. One thread, so
 # one set of globals. The body's end decides: wrk 4.1 leaves what came of a cut answer before the next one of that
 # connection. Called with the seconds, the number of connections and a file that is made when all are at rest. An empty
-# request puts a connection at rest: nothing is written, and no answer comes. wrk calls `request` once before it
-# connects, to see how many requests it holds.
+# request puts a connection at rest: nothing is written, and no answer comes. OpenSSL fails where it is to write
+# nothing, and wrk then connects again: with TLS a long delay before the next request puts a connection at rest. wrk
+# calls `request` once before it connects, to see how many requests it holds.
 SORTING = """
 local thread
 local injected = '%s'
@@ -63,15 +64,25 @@ setup = function(of) thread = of end
 init = function(args)
   asks, seconds, connections, rest = made(), tonumber(args[1]), tonumber(args[2]), args[3]
 end
+local function come_to_rest()
+  resting = resting + 1
+  if resting == connections then io.open(rest, "w"):close() end
+end
+if tls then
+  delay = function()
+    if not over or clock() < over then return 0 end
+    come_to_rest()
+    return 3600000
+  end
+end
 request = function()
   calls = calls + 1
   n = n %% #asks + 1
   if calls == 1 then return asks[n] end
   local now = clock()
   over = over or now + seconds
-  if now >= over then
-    resting = resting + 1
-    if resting == connections then io.open(rest, "w"):close() end
+  if now >= over and not tls then
+    come_to_rest()
     return ""
   end
   sent = sent + 1
@@ -103,6 +114,7 @@ done = function(summary, latency, requests)
   io.write(',"values":[', table.concat(values, ","), ']}\\n')
 end
 """ % (INJECTED.decode(), OK, ORDERED, BY_WORKER, BY_LB, CLIENT_ERROR)  # noqa: UP031 Lua is full of braces
+HERE = "http://127.0.0.1"
 DRAIN_TIMEOUT = 15.0  # seconds for requests in flight at the end of the clients' time
 POLL_INTERVAL = 0.05  # seconds between two checks whether all are answered
 REPORT = 60.0  # seconds for wrk to report its latencies; it searches each of them from the smallest
@@ -158,7 +170,8 @@ def burst(port: int, script: Path, connections: int, seconds: float, path: str =
 def sorting(asks: Sequence[RequestSpec]) -> str:
     """Return the script for `observe`: sends these requests in turn, and sorts every answer."""
     made = [f'wrk.format("{ask.method}", "{ask.path}", nil, {_lua_body(ask)})' for ask in asks]
-    return "local function made() return {\n  " + ",\n  ".join(made) + "\n} end\n" + SORTING
+    tls = "true" if asks[0].tls else "false"
+    return f"local tls = {tls}\nlocal function made() return {{\n  " + ",\n  ".join(made) + "\n} end\n" + SORTING
 
 
 def _lua_body(ask: RequestSpec) -> str:
@@ -166,9 +179,14 @@ def _lua_body(ask: RequestSpec) -> str:
 
 
 def observe(
-    port: int, script: Path, connections: int, seconds: float, drain_timeout: float = DRAIN_TIMEOUT
+    port: int,
+    script: Path,
+    connections: int,
+    seconds: float,
+    drain_timeout: float = DRAIN_TIMEOUT,
+    base: str = HERE,
 ) -> Observed:
-    """Load 127.0.0.1:port for `seconds` with a script of `sorting`.
+    """Load `base`:port for `seconds` with a script of `sorting`.
 
     Then wait for at most `drain_timeout` seconds for the answers to requests in flight.
     """
@@ -176,7 +194,7 @@ def observe(
         rest = Path(folder) / "rest"
         whole = seconds + drain_timeout + 5
         command = [
-            *_command(port, script, connections, whole, "/", 1, timeout=whole),
+            *_command(port, script, connections, whole, "/", 1, timeout=whole, base=base),
             "--",
             str(seconds),
             str(connections),
@@ -207,7 +225,14 @@ def parse_observed(output: str, connections: int, seconds: float, drain_timeout:
 
 
 def _command(
-    port: int, script: Path, connections: int, seconds: float, path: str, threads: int, timeout: float
+    port: int,
+    script: Path,
+    connections: int,
+    seconds: float,
+    path: str,
+    threads: int,
+    timeout: float,
+    base: str = HERE,
 ) -> list[str]:
     """Return wrk's command, which ends by itself after `seconds` at the latest; answers that took more than `timeout`
     seconds are in none of its times.
@@ -220,7 +245,7 @@ def _command(
         *limits,
         "-s",
         str(script),
-        f"http://127.0.0.1:{port}{path}",
+        f"{base}:{port}{path}",
     ]
 
 

@@ -113,11 +113,14 @@ def test_a_slow_worker_is_the_bottleneck(running: TestCluster) -> None:
 def test_without_a_cluster_one_is_started_and_removed_again(
     make_cluster: Callable[..., TestCluster],
 ) -> None:
-    cluster = make_cluster(worker=1, pool=1, runtime="process", avg_delay=3, faults="{worker-0: {failure: 100}}")
+    cluster = make_cluster(
+        worker=1, pool=1, runtime="process", avg_delay=3, tls="self-signed", faults="{worker-0: {failure: 100}}"
+    )
     code, result, told = bench(cluster, "--seconds", "1", "--clients", "4")
     assert code == 0, told
     assert "one of this test's own: worker 1" in result["settings"]["cluster"]
     assert set(result["data"]["whole"]["kinds"]) == {"injected"}
+    assert "smoke phase: passed" in told
     assert not (cluster.folder / ".comet" / "events.jsonl").exists()  # nothing ever ran in the config's own folder
     assert told.count("starting one for this test") == 1
 

@@ -127,7 +127,7 @@ class Scene:
                 "errors": 31, "in_flight": sum(edge["in_flight"] for edge in edges), "queued": 0, **self.front,
             },
             "config": {"worker": len(workers), "pool": len(lbs), "avg-delay": 500.0, "failure": 12.0, "faults": {}},
-            "front": {"host": "127.0.0.1", "path": "/api/v1/hello"},
+            "front": {"scheme": "http", "host": "127.0.0.1", "path": "/api/v1/hello"},
             "load": self.load,
             "writable": True,
             "silent_s": self.silent_s,

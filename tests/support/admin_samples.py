@@ -61,7 +61,7 @@ def message(requests: int = 100) -> dict[str, Any]:
         "cluster": {
             **snapshot.as_dict(),
             "ready": True,
-            "front": {"host": "127.0.0.1", "path": "/api/v1/hello"},
+            "front": {"scheme": "http", "host": "127.0.0.1", "path": "/api/v1/hello"},
             "config": public_config(parse("worker: 1\npool: 1\n", WHERE)),
             "recoveries": recoveries.as_dict(),
             "latency_bounds_s": bounds_s(),

@@ -20,9 +20,11 @@ export class Begin {
 
   update(model) {
     this.load = model.load;
-    const { host = "127.0.0.1", path = "/" } = model.front ?? {};
+    const { scheme = "http", host = "127.0.0.1", path = "/" } = model.front ?? {};
+    // A certificate made for development is known to nobody, and hardly any is for the address of this machine.
+    const command = scheme === "https" ? "curl -k" : "curl";
     const port = model.lbs[0]?.port;
-    text(this.curl, port ? `curl http://${host.includes(":") ? `[${host}]` : host}:${port}${path}` : "no load balancer runs");
+    text(this.curl, port ? `${command} ${scheme}://${host.includes(":") ? `[${host}]` : host}:${port}${path}` : "no load balancer runs");
     this.copy.disabled = !port;
     this.send.disabled = !model.writable || !port;
     text(this.send, this.load ? "Stop sending" : `Send ${RATE} requests/s`);

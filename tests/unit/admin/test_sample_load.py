@@ -43,7 +43,11 @@ class Balancer:
     def state(self) -> dict[str, Any]:
         port = self.server.server_address[1]
         rows = [{"name": "lb-0", "role": "lb", "port": port}, {"name": "worker-0", "role": "worker", "port": 1}]
-        return {"replicas": rows, "front": {"host": "127.0.0.1", "path": "/api/v1/hello"}, "config": {}}
+        return {
+            "replicas": rows,
+            "front": {"scheme": "http", "host": "127.0.0.1", "path": "/api/v1/hello"},
+            "config": {},
+        }
 
 
 @pytest.fixture
@@ -86,7 +90,10 @@ def test_without_a_load_balancer_nothing_starts(tmp_path: Path) -> None:
 def test_a_dead_load_balancer_ends_no_load(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    state = {"replicas": [{"name": "lb-0", "role": "lb", "port": port}], "front": {"host": "127.0.0.1", "path": "/"}}
+    state = {
+        "replicas": [{"name": "lb-0", "role": "lb", "port": port}],
+        "front": {"scheme": "http", "host": "127.0.0.1", "path": "/"},
+    }
     load = SampleLoad(Cluster(tmp_path), lambda: state)
     load.send(rate=50, seconds=300)
     assert load.state is not None
