@@ -62,7 +62,7 @@ def kill(options: argparse.Namespace) -> int:
     if options.json and done:
         print(json.dumps(done[0] if len(options.names) == 1 else done))
     if failures:
-        raise UserError("\n".join(error.message for error in failures), failures[0].exit_code)
+        raise UserError("\n".join(dict.fromkeys(error.message for error in failures)), failures[0].exit_code)
     return 0
 
 

@@ -12,14 +12,13 @@ import psutil
 from comet.cli.launch import already_running, run_detached, supervise, watched_parent
 from comet.cli.options import (
     CONFIG,
-    NOTHING_RUNS,
     cluster_of,
     config_path,
     existing_cluster,
     known_cluster,
 )
 from comet.cli.supervisor_calls import stop_supervisor
-from comet.common.errors import UserError
+from comet.common.errors import UserError, nothing_runs
 from comet.common.program import IN_CHECKOUT, spoken
 from comet.common.wording import counted, hint
 from comet.config.keys import KEYS
@@ -93,7 +92,7 @@ def stop(options: argparse.Namespace) -> int:
     found = discovery.find(cluster, engines, complete=True)
     if not found:
         cleanup.forget_networks(cluster)
-        raise UserError(f"{cluster.folder}: nothing of this cluster runs", NOTHING_RUNS)
+        raise nothing_runs(cluster.folder)
     display.show(
         {
             "kind": "step",

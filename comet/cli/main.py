@@ -2,7 +2,7 @@
 
 `comet.commands.table` declares the commands; this module only turns its arguments into a parser.
 
-Exit codes: 0 done, 1 failed, 2 bad usage or config, 3 nothing of this cluster runs.
+Exit codes: 0 done, 1 failed, 2 bad usage or config, 3 nothing of this cluster runs, 130 interrupted.
 """
 
 import argparse

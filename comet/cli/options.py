@@ -10,16 +10,13 @@ import stat
 import sys
 from pathlib import Path
 
-from comet.common.errors import UserError
+from comet.common.errors import NOTHING_RUNS, UserError
 from comet.host import files
 from comet.host.checkout import SOURCES
 from comet.host.files import STATE_FOLDER, Directory
 from comet.state.directory import Cluster
 from comet.state.lock import Lock
 from comet.state.ownership import denied, require_access
-
-NOTHING_RUNS = 3
-"""The exit code where nothing of the cluster runs."""
 
 CONFIG = "config.yaml"
 

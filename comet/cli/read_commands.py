@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import select
 import sys
 import threading
@@ -17,8 +18,8 @@ from typing import Any
 
 from comet.cli.options import changing_cluster, cluster_of, config_path, existing_cluster, known_cluster
 from comet.common.clock import iso
-from comet.common.errors import UserError
-from comet.common.wording import hint
+from comet.common.errors import UserError, nothing_runs
+from comet.common.wording import hint, there_are
 from comet.events import journal, text
 from comet.events.event import line, visible
 from comet.host import files
@@ -195,19 +196,25 @@ def show_logs(options: argparse.Namespace) -> int:
     for name in options.names:
         if name not in kinds and not files.is_regular(cluster.path("logs", f"{name}.log")):
             raise UserError(
-                f"{visible(name)}: no such replica ({hint(name, kinds, 'there are')}; python supervisor.py ps lists "
-                "them)",
-                2,
+                f"{visible(name)}: no such replica, and no log of one ({there_are(name, kinds or _logged(cluster))})", 2
             )
     if options.follow:
         threading.Thread(target=_exit_with_reader, daemon=True).start()
-    names = list(options.names) or list(kinds)
+    names = list(options.names) or list(kinds) or _logged(cluster)
+    if not names:
+        raise nothing_runs(cluster.folder)
     if len(options.names) == 1:
         shown = logs.pieces(cluster, names[0], kinds.get(names[0], "process"), options.tail, options.follow)
         _print_pieces(logs.as_json(names[0], shown) if options.json else shown, options.follow)
     else:
         _print_pieces(_merged(cluster, {name: kinds.get(name, "process") for name in names}, options), options.follow)
     return 0
+
+
+def _logged(cluster: Cluster) -> list[str]:
+    """Return the replicas that have left a log, those of one role in the order of their numbers."""
+    found = (re.fullmatch(r"((lb|worker)-([0-9]{1,3}))\.log", path.name) for path in cluster.path("logs").glob("*.log"))
+    return [match[1] for match in sorted(filter(None, found), key=lambda match: (match[2], int(match[3])))]
 
 
 def _merged(cluster: Cluster, kinds: Mapping[str, str], options: argparse.Namespace) -> Iterator[bytes]:

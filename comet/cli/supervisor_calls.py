@@ -6,9 +6,9 @@ import signal
 import time
 from typing import Any
 
-from comet.cli.options import NOTHING_RUNS, changing_cluster
+from comet.cli.options import changing_cluster
 from comet.cli.waiting import progress
-from comet.common.errors import UserError
+from comet.common.errors import NOTHING_RUNS, UserError
 from comet.common.wording import counted
 from comet.events import journal
 from comet.state.control_socket import NotAnswering, SupervisorStopped, call, ping

@@ -5,6 +5,7 @@ page, so none of them contains a password.
 """
 
 import errno
+from pathlib import Path
 
 from comet.common.redaction import concealed
 
@@ -13,8 +14,10 @@ _REMEDIES = {
     errno.EDQUOT: "the disk quota is used up ({}): free some space",
     errno.EROFS: "its file system is mounted read-only ({})",
     errno.EACCES: "{}: mend its permissions",
-    errno.ENOENT: "{}: was its folder renamed or removed?",
 }
+
+NOTHING_RUNS = 3
+"""The exit code where nothing of the cluster runs."""
 
 
 class UserError(Exception):
@@ -36,6 +39,11 @@ class Busy(UserError):
 
 class Unknown(UserError):
     """What the user named does not exist."""
+
+
+def nothing_runs(folder: Path) -> UserError:
+    """Return the error of a command that needs something of the cluster in `folder` to run."""
+    return Unknown(f"{folder}: nothing of this cluster runs", NOTHING_RUNS)
 
 
 def os_error_text(error: OSError) -> str:

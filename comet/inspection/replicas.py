@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import docker
 
-from comet.common.errors import Unknown, UserError
+from comet.common.errors import Unknown, UserError, nothing_runs
 from comet.common.wording import nearest
 from comet.engine import connection
 from comet.engine.engine_error import EngineError
@@ -24,6 +24,7 @@ from comet.inspection.facts import EngineFacts, Fact, Facts, Link, Missing, Port
 from comet.runtimes import discovery
 from comet.runtimes.orphan import Orphan
 from comet.state.directory import Cluster
+from comet.state.lock import Lock
 
 ATTEMPTS: Final = 2
 
@@ -66,6 +67,8 @@ def facts(cluster: Cluster, names: Sequence[str]) -> list[Facts]:
 def _facts(cluster: Cluster, names: Sequence[str]) -> list[Facts]:
     found, hidden = discovery.find_visible(cluster)
     running = {orphan.name: orphan for orphan in found if orphan.name is not None and orphan.running}
+    if not running and hidden is None and Lock(cluster).holder() is None:
+        raise nothing_runs(cluster.folder)
     chosen = [_chosen(name, running, hidden) for name in names]
     with contextlib.ExitStack() as stack:
         client = _client(stack, chosen)

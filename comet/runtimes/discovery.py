@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from comet.common.errors import UserError
+from comet.common.errors import UserError, nothing_runs
 from comet.config.ports import PORT_KEYS, port_ranges
 from comet.config.schema import Config
 from comet.engine.clients import Engines
@@ -84,7 +84,11 @@ def find_strays(cluster: Cluster) -> list[Orphan]:
 
 def kill(cluster: Cluster, name: str, signal: int) -> None:
     """Send a signal to one orphan; raise UserError where none has this name."""
-    orphan = next((orphan for orphan in find(cluster) if orphan.name == name and orphan.running), None)
+    sight = look(cluster)
+    running = {orphan.name: orphan for orphan in sight.found if orphan.running}
+    if not running and not sight.hidden:
+        raise nothing_runs(cluster.folder)
+    orphan = running.get(name)
     if orphan is None:
         raise UserError(f"{visible(name)}: no such replica runs (python supervisor.py ps lists them)", 2)
     registry.finders()[orphan.driver].kill(orphan, signal)

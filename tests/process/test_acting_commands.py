@@ -119,3 +119,17 @@ def test_stats_are_reset_and_a_stopped_cluster_is_gone(cluster: TestCluster) -> 
     assert run(cluster, "stats", "--reset") == "statistics set back to zero\n"
     cluster.stop()
     assert run(cluster, "wait", "all", "--for=gone", "--timeout", "60") == "all gone\n"
+    for words in (("kill", "worker-0", "worker-1"), ("inspect", "worker-0"), ("restart", "worker-0")):
+        done = cluster.comet(*words)
+        assert (done.returncode, len(done.stderr.splitlines())) == (3, 1), done.stderr
+    # What they have printed is still there.
+    assert {line.split()[1] for line in run(cluster, "logs").splitlines()} == {
+        "lb-0",
+        "lb-1",
+        "worker-0",
+        "worker-1",
+        "worker-2",
+    }
+    done = cluster.comet("logs", "worker-9")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "there are lb-0, lb-1, worker-0" in done.stderr
