@@ -88,7 +88,9 @@ def scale(options: argparse.Namespace) -> int:
     for text in options.numbers:
         word, _, value = text.partition("=")
         name = SCALED.get(word)
-        if name is None or not re.fullmatch(r"[0-9]{1,9}", value) or name in numbers:
+        if name in numbers:
+            raise UserError(f"scale: {text}: {name} is given twice (keep one)", 2)
+        if name is None or not re.fullmatch(r"[0-9]{1,9}", value):
             near = nearest(word, SCALED) if name is None else None
             meant = f"; did you mean {near}=?" if near else ""
             raise UserError(

@@ -92,20 +92,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _require_folder(options.config)
         if options.command == "completion" and options.shell != "names":
             print(script(options.shell, described(top)))
-            return 0
-        return implementation(options.command or "run")(options)
+            code = 0
+        else:
+            code = implementation(options.command or "run")(options)
+        sys.stdout.flush()
+        return code
     except UserError as error:
         print(spoken(error.message), file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
-        # The reader of the output has closed it (`| head`). Without this, Python would report that again when it
-        # flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # Its reader has closed it (`| head`).
         return 0
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise
-        text = f"{error.filename or cluster_of(options).state}: {os_error_text(error)}"
+        text = f"{error.filename or _full_place(options)}: {os_error_text(error)}"
         with contextlib.suppress(OSError):
             print(text, file=sys.stderr, flush=True)
         notify_fd = getattr(options, "notify_fd", None)
@@ -122,6 +123,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(line, file=sys.stderr)
         return 1
+
+
+def _full_place(options: argparse.Namespace) -> str:
+    """Return what could not be written to where the error does not say it, as those of the cluster's files do."""
+    if options.command in (None, "run"):
+        return str(cluster_of(options).state)
+    _drop_output()
+    return "the output"
+
+
+def _drop_output() -> None:
+    """Write nothing more of what was printed: Python would report the failure again when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def own_and_client(arguments: list[str]) -> tuple[list[str], list[str]]:

@@ -9,7 +9,7 @@ import re
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 from comet.common.redaction import concealed
@@ -83,6 +83,17 @@ def text(pattern: str = r".+") -> Check:
         return value
 
     return check
+
+
+def host(value: Any) -> str:
+    """Return an IP address or host name. Digits and dots alone, or a colon, make an address, which must be one."""
+    found: str = text(r"[0-9A-Za-z_.:\-]+")(value)
+    if ":" in found or re.fullmatch(r"[0-9.]+", found):
+        try:
+            ip_address(found)
+        except ValueError:
+            raise ValueError(f"{shown(value)} is no IP address") from None
+    return found
 
 
 def user(value: Any) -> str:
@@ -175,14 +186,19 @@ def networks(value: Any) -> str:
     """Return addresses and networks as a list in one text."""
     if not isinstance(value, list):
         raise ValueError(f"{shown(value)} is not a list")
-    for each in value:
-        try:
-            if not isinstance(each, str):
-                raise ValueError
-            ip_network(each, strict=False)
-        except ValueError:
-            raise ValueError(f"{shown(each)} is no address or network") from None
+    wrong = [each for each in value if not isinstance(each, str) or not _is_network(each)]
+    if wrong:
+        verb = "is no address or network" if len(wrong) == 1 else "are no addresses or networks"
+        raise ValueError(f"{', '.join(map(shown, wrong[:5]))} {verb}")
     return ",".join(value)
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ip_network(text, strict=False)
+    except ValueError:
+        return False
+    return True
 
 
 def volumes(value: Any) -> tuple[tuple[str, str, bool], ...]:

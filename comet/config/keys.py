@@ -14,6 +14,7 @@ from comet.common.values import (
     constraints,
     environment,
     flag,
+    host,
     listed,
     measured,
     memory,
@@ -43,7 +44,7 @@ ROW = (whole(0, 100000), "a whole number from 0 to 100000")
 IMAGE = r"[a-z0-9][\w.\-/:@]*"
 REGISTRY = r"[a-z0-9][\w.\-]*(?::[0-9]{1,5})?(?:/[\w.\-]+)*"
 AUTHORITY = r"(?:[0-9A-Za-z_.\-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
-HOST = (text(r"[0-9A-Za-z_.:\-]+"), "an IP address or host name")
+HOST = (host, "an IP address or host name")
 
 
 def _either(words: Iterable[str]) -> str:

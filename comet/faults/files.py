@@ -225,6 +225,12 @@ async def _add_order(
                 "them, or shorten their bodies and headers; nothing was changed", 2
             )  # fmt: skip
     await _inject(network, target_names, former, ordered, now)
+    took = boot_time().seconds - now.seconds
+    if set(change.settings) & set(NETWORK) and change.seconds is not None and took > change.seconds:
+        raise UserError(
+            f"faults: they were over before they were in effect, after {took:.1f} s (name a longer time); nothing was "
+            "changed"
+        )
     write_atomically(cluster.path(ORDERS), json.dumps(fault_orders.to_dict(ordered), indent=1) + "\n")
     _write(cluster, config, [name for name in names if name != FRONT], ordered)
 

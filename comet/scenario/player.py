@@ -224,6 +224,8 @@ class ScenarioPlayer:
             played.seconds = time.monotonic() - started
             renewing.cancel()
             await asyncio.wait([renewing])
+            if not renewing.cancelled() and (problem := renewing.exception()) is not None:
+                raise problem
         played.outcome = await asyncio.to_thread(self._outcome, step)
 
     async def _pass_time(self, step: Step, started: float) -> None:

@@ -8,7 +8,7 @@ replacement that does not become ready) leaves the old replicas serving.
 import asyncio
 import errno
 import signal as signals
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -327,18 +327,20 @@ class Operations:
         return [name for name, replica in self._fleet.supervisor.replicas.items() if replica.spec.role == role]
 
     def _worker(self, name: str, command: str) -> Replica:
-        worker = self._replica(name)
-        if worker.name not in self._fleet.worker_names():
-            workers = ", ".join(self._fleet.worker_names()) or "there is none"
-            raise UserError(f"{command}: {worker.name}: not a worker (choose one: {workers})", 2)
+        workers = self._fleet.worker_names()
+        worker = self._replica(name, workers)
+        if worker.name not in workers:
+            choice = ", ".join(workers) or "there is none"
+            raise UserError(f"{command}: {worker.name}: not a worker (choose one: {choice})", 2)
         return worker
 
-    def _replica(self, name: str) -> Replica:
-        replica = self._fleet.supervisor.replicas.get(name)
-        if replica is None:
-            known = there_are(name, self._fleet.supervisor.replicas)
+    def _replica(self, name: str, candidates: Iterable[str] | None = None) -> Replica:
+        """Return a replica; raise Unknown, with the candidates (by default all replicas), where none has this name."""
+        replicas = self._fleet.supervisor.replicas
+        if name not in replicas:
+            known = there_are(name, replicas if candidates is None else candidates)
             raise Unknown(f"{visible(name)}: no such replica ({known})", 2)
-        return replica
+        return replicas[name]
 
     @contextmanager
     def _exclusively(self, what: str) -> Iterator[None]:

@@ -1,6 +1,7 @@
 """What a program that reads our output gets: `run --log-format json`, `events --follow`, in pipes and files."""
 
 import json
+import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from comet.common.clock import parse
 from tests.support.cluster import TestCluster
@@ -132,3 +134,18 @@ def test_followed_events_survive_deaths_of_supervisors(make_cluster: Callable[..
         for each in (told, text):
             assert each.process.wait(30 * PATIENCE) == 0, "it ends with the cluster"
             assert each.stderr == ""
+
+
+@pytest.mark.parametrize("buffered", [True, False])
+def test_a_full_disk_of_the_output_is_named(make_cluster: Callable[..., TestCluster], buffered: bool) -> None:
+    """Also where Python writes what was printed at its end only."""
+    cluster = make_cluster(runtime="process", worker=1, pool=1)
+    cluster.environment["PYTHONUNBUFFERED"] = "" if buffered else "1"
+    for words in (["ps", "--json"], ["check"], ["doctor"], ["completion", "bash"]):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                [*cluster.command, *words], cwd=cluster.folder, env=os.environ | cluster.environment, stdout=full,
+                stderr=subprocess.PIPE, text=True, check=False,
+            )  # fmt: skip
+        said = "the output: the disk is full (No space left on device): free some space\n"
+        assert (done.returncode, done.stderr) == (1, said), words

@@ -81,6 +81,15 @@ def test_every_key_checks_its_own_default() -> None:
             "health-path: '/up#now'",
             "config.yaml:1: health-path: '/up#now' is not usable (allowed: a path that begins with /, without #)",
         ),
+        *(
+            (f"{key}: '{bad}'", f"config.yaml:1: {key}: '{bad}' is no IP address (allowed: an IP address or host name)")
+            for key in ("load-balancer-host", "worker-host")
+            for bad in ("300.1.1.1", "1.2.3", "127.0.0.1:5050", "1::2::3", "localhost:80", ".")
+        ),
+        (
+            "trusted-proxies: [10.0.0.1, a, 10.0.0.0/33, 7]",
+            "config.yaml:1: trusted-proxies: 'a', '10.0.0.0/33', 7 are no addresses or networks (allowed: ",
+        ),
         ("health-host: 'a b'", "config.yaml:1: health-host: 'a b' is not usable (allowed: none, or HOST or HOST:PORT)"),
         (
             "health-host: http://a",

@@ -26,8 +26,9 @@ NAMES = ["worker-0", "worker-1"]
 class Network:
     """Stands in for a runtime whose workers have networks; it fails for those in `broken`."""
 
-    def __init__(self, *broken: str) -> None:
+    def __init__(self, *broken: str, seconds: float = 0.0) -> None:
         self.broken = broken
+        self.seconds = seconds
         self.present: dict[str, list[dict[str, Any]]] = {}
 
     def require_network_faults(self, name: str) -> None:
@@ -36,6 +37,7 @@ class Network:
     async def inject_network_faults(self, name: str, leases: list[dict[str, Any]]) -> None:
         if name in self.broken:
             raise UserError(f"{name}: cannot")
+        await asyncio.sleep(self.seconds)
         self.present[name] = leases
 
     def settings(self) -> dict[str, list[dict[str, Any]]]:
@@ -103,6 +105,17 @@ def test_an_order_reaches_the_network_and_not_the_workers_file(tmp_path: Path) -
     (listed,) = orders.give("worker-1")["workers"]
     assert listed["settings"]["partition"] is True
     assert listed["from"]["loss"] == "lease"
+
+
+def test_a_fault_that_is_over_before_it_is_injected_is_refused(tmp_path: Path) -> None:
+    orders = Orders(tmp_path, Network(seconds=0.02))
+    with pytest.raises(UserError, match=r"over before they were in effect.*nothing was changed"):
+        orders.give("worker-1", partition=True, failure=30, for_="10ms")
+    assert orders.events == []
+    (listed,) = orders.give("worker-1")["workers"]
+    assert (listed["settings"]["failure"], listed["leases"]) == (12.0, [])
+    orders.give("worker-1", partition=True, for_="60s")
+    assert orders.network.settings() == {"worker-1": [{"partition": True}]}
 
 
 def test_a_clear_and_a_harmless_value_end_it(tmp_path: Path) -> None:
