@@ -2,7 +2,7 @@
 # All checks and all tests: scripts/test.sh [--full] [--unit | --process | --docker | --swarm | --security | --page | --bench] [pytest arguments]
 #
 #   --full      where a promise names large counts, run those instead of small ones (COMET_TEST_FULL=1)
-#   --unit      only the pure tests (tests/unit): no Docker engine, no processes; some 20 s on two cores
+#   --unit      only the pure tests (tests/unit): no Docker engine, no processes; some 15 s on two cores
 #   --process   only tests of processes (tests/process) that need no Docker engine
 #   --docker    only tests that need a Docker engine, but for those in a swarm
 #   --swarm, --security, --page, --bench   only those of that folder
@@ -51,7 +51,8 @@ ensure_venv test
 ensure_compiled
 cd -- "$ROOT"
 work=$(mktemp -d)
-trap 'rm -rf -- "$work"' EXIT
+folders=$work
+trap 'rm -rf -- "$work" "$folders"' EXIT
 
 checks=0 tests=0
 case $tier in
@@ -82,24 +83,25 @@ run_pytest() {
   "$VENV/bin/python" -m pytest --junit-xml="$work/$1.xml" -o faulthandler_timeout=300 "${@:2}"
 }
 
-# Each file in one of as many processes as there are processors: neighbors together, as they import the same modules, those that read all
-# sources first. To hand tests out as pytest-xdist does takes as much CPU time as half of these tests.
+# Each file in one of as many processes as there are processors: neighbors together, as they import the same modules. To hand tests out as
+# pytest-xdist does takes as much CPU time as half of these tests. Their many small files lie in memory where that is possible.
 run_pure_tests() {
-  local jobs=${COMET_TEST_JOBS:-$(nproc)} job
+  local jobs=${COMET_TEST_JOBS:-$(nproc)} job memory=/dev/shm
+  if [ -w "$memory" ]; then folders=$(mktemp -d "$memory/comet-tests.XXXXXXXX"); fi
   find tests/test_*.py tests/unit -name 'test_*.py' -printf '%d %s %p\n' | sort -k 1,1n -k 3,3 | awk -v jobs="$jobs" -v work="$work" '
-    { reads_all = slow = 0
-      while ((getline line <$3) > 0) { reads_all += line ~ /tests.support.syntax/; slow += line ~ /^pytestmark = .*mark\.slow/ }
+    { slow = 0
+      while ((getline line <$3) > 0) slow += line ~ /^pytestmark = .*mark\.slow/
       close($3)
       if (slow) next
-      total += weight[NR] = reads_all ? 60000 : $2
+      total += weight[NR] = $2
       path[NR] = $3 }
     END { for (each = 1; each <= NR; each++) if (each in path) {
         print path[each] >work "/" int(done * jobs / total) ".files"
         done += weight[each] } }'
   for ((job = jobs - 1; job > 0; job--)); do
-    if [ -s "$work/$job.files" ]; then run_pytest "$job" "$@" $(<"$work/$job.files") >"$work/$job.out" 2>&1 & fi
+    if [ -s "$work/$job.files" ]; then run_pytest "$job" --basetemp="$folders/$job" "$@" $(<"$work/$job.files") >"$work/$job.out" 2>&1 & fi
   done
-  run_pytest 0 "$@" $(<"$work/0.files") || tests=$?
+  run_pytest 0 --basetemp="$folders/0" "$@" $(<"$work/0.files") || tests=$?
   for ((job = 1; job < jobs; job++)); do
     if [ ! -s "$work/$job.files" ]; then continue; fi
     wait -n || tests=$?

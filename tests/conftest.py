@@ -53,18 +53,26 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     return report
 
 
-@pytest.fixture(autouse=True)
-def _pytests_folders_stay_closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+@pytest.fixture(autouse=True, scope="session")
+def _pytests_folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """pytest's common folders, which the tests of all processes share."""
+    common = tmp_path_factory.getbasetemp().parent
+    CLOSED.extend(folder for folder in (common, common.parent) if folder.name.startswith("pytest-"))
+    return CLOSED
+
+
+CLOSED: list[Path] = []
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown() -> None:
     """A test that needs an open folder takes `open_folder`.
 
     pytest closes its common folder at the start of each session, nested ones included. Had a test opened it, workers of
     root in all lanes would then be replaced: a folder above their files was closed to them.
     """
-    yield
-    common = tmp_path_factory.getbasetemp().parent
-    for folder in (common, common.parent):
-        if folder.name.startswith("pytest-"):
-            assert not folder.stat().st_mode & 0o077, f"{folder} was opened to other users"
+    for folder in CLOSED:
+        assert not folder.stat().st_mode & 0o077, f"{folder} was opened to other users"
 
 
 @pytest.fixture

@@ -21,6 +21,8 @@ from comet.images.wheels import WORKER_PACKAGES
 from tests.support import pages
 from tests.support.syntax import nodes
 
+pytestmark = pytest.mark.slow
+
 PROJECT = Path(__file__).resolve().parent.parent
 PACKAGES = ("comet", "fault_rules", "lb", "worker_app")
 EFFECTS = {

@@ -17,7 +17,9 @@ POLL_PAUSE = 0.3
 """Seconds between two looks at the cluster."""
 
 LAST_LOOKS = 4
-"""Looks at the cluster once the work has failed."""
+"""Looks at the cluster once the work has failed, LAST_PAUSE seconds apart."""
+
+LAST_PAUSE = 0.1
 
 CALL_TIMEOUT = 5.0
 """Seconds for the answer of a supervisor, which may be stopped itself (SIGSTOP)."""
@@ -37,7 +39,7 @@ async def unless_stopped(cluster: Cluster, work: Coroutine[Any, Any, None]) -> N
             looks -= task.done()  # A command that a stopping supervisor refuses may fail before the stop is seen.
             if await asyncio.to_thread(_is_stopping, cluster, tail):
                 raise ClusterStopped("the cluster is being stopped: broken off")
-            await (asyncio.sleep(POLL_PAUSE) if task.done() else asyncio.wait([task], timeout=POLL_PAUSE))
+            await (asyncio.sleep(LAST_PAUSE) if task.done() else asyncio.wait([task], timeout=POLL_PAUSE))
         await task
     finally:
         task.cancel()

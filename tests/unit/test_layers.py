@@ -16,6 +16,8 @@ import pytest
 from tests.support.syntax import nodes
 from tests.test_architecture import LAYERS
 
+pytestmark = pytest.mark.slow
+
 PROJECT = Path(__file__).resolve().parents[2]
 PACKAGES = ("comet", "lb", "worker_app")
 

@@ -15,6 +15,8 @@ from comet.runtimes.interface import Runtime
 from tests.support.syntax import nodes
 from tests.unit.test_layers import modules
 
+pytestmark = pytest.mark.slow
+
 ASKED = {"runtime", "kind", "driver", "driver_name"}
 NAMES = {*RUNTIMES, "container", "task", "service", "worker-process"}
 EXEMPT = {

@@ -5,7 +5,6 @@ import os
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import given, settings
@@ -53,6 +52,11 @@ def test_the_tail_is_the_end_of_the_file(tmp_path: Path, content: bytes) -> None
         assert b"".join(log_file.tail(path, count)) == last(content, count)
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("logs")
+
+
 @settings(deadline=None)
 @given(
     parts=st.lists(st.sampled_from([b"a", b"bc", b"\n", b"\n", b"\r\n", b"\xff"]), max_size=30),
@@ -60,10 +64,12 @@ def test_the_tail_is_the_end_of_the_file(tmp_path: Path, content: bytes) -> None
     count=st.integers(0, 12),
     block=st.integers(1, 7),
 )
-def test_the_tail_goes_back_into_what_was_put_aside(parts: list[bytes], cut: int, count: int, block: int) -> None:
+def test_the_tail_goes_back_into_what_was_put_aside(
+    folder: Path, parts: list[bytes], cut: int, count: int, block: int
+) -> None:
     content = b"".join(parts)
-    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        path = Path(folder) / "w.log"
+    with pytest.MonkeyPatch.context() as patch:
+        path = folder / "w.log"
         files.rotated_path(path).write_bytes(content[:cut])
         path.write_bytes(content[cut:])
         patch.setattr(log_file, "BLOCK", block)
