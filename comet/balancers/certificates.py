@@ -1,14 +1,16 @@
 """Finds the certificate of the load balancers, and makes one for development.
 
-The files are read at a start and at a reload. What is not usable is refused before anything changes. Load balancers get
-a copy of what is usable: one that starts later has the certificate in use, also while the files are being replaced. The
-copy holds the key, so it goes when TLS is turned off.
+The files are read at a start and at a reload, and at no other time. What is not usable is refused before anything
+changes. Load balancers get a copy of what is in use, which is written when it is applied: one that starts later has the
+certificate of the others, also where the files were replaced meanwhile, or a reload was refused. The copy holds the key,
+so it goes when TLS is turned off.
 """
 
 import contextlib
 import os
 import re
 import ssl
+import stat
 import subprocess
 from hashlib import blake2b
 from pathlib import Path
@@ -26,6 +28,9 @@ RENEWED_BEFORE = 86400
 COMMAND_TIMEOUT = 30.0
 """Seconds."""
 
+MAX_BYTES = 1 << 20
+"""Bytes of a file that are read."""
+
 USED = "tls/used.pem"
 """File in the cluster's folder with the key and the certificate in use."""
 
@@ -42,29 +47,47 @@ def files_of(config: Config, cluster: Cluster) -> tuple[Path, Path] | None:
     return config.folder / config.tls_certificate, config.folder / config.tls_key
 
 
-def settings_of(config: Config, cluster: Cluster) -> dict[str, Any]:
-    """Return the settings of load balancers about TLS; the digest changes with the content of the files."""
-    found, used = files_of(config, cluster), cluster.path(USED)
-    if found is None:
-        with contextlib.suppress(OSError):
-            files.remove(used)
-        return {}
-    content = b""
-    with contextlib.suppress(OSError):
-        content = files.read(used)
-    with contextlib.suppress(OSError):  # SSLError included: what is in use stays.
-        certificate, key = (path.read_bytes() for path in found)
-        wanted = b"\n".join([*(each[0] for each in _KEY.finditer(key)), _KEY.sub(b"", certificate)])
-        if wanted != content:
-            _require_usable(wanted)
-            used.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            files.write(used, wanted)
-            content = wanted
-    return {
-        "tls_certificate": str(used),
-        "tls_key": str(used),
-        "tls_digest": blake2b(content, digest_size=8).hexdigest(),
-    }
+def settings_of(digest: str | None, cluster: Cluster) -> dict[str, Any]:
+    """Return the settings of load balancers about TLS, with the certificate of this digest (None: plain HTTP)."""
+    used = str(cluster.path(USED))
+    return {} if digest is None else {"tls_certificate": used, "tls_key": used, "tls_digest": digest}
+
+
+def digest(content: bytes | None) -> str | None:
+    """Return what tells certificates apart; None for plain HTTP."""
+    return None if content is None else blake2b(content, digest_size=8).hexdigest()
+
+
+def require(config: Config, cluster: Cluster, make: bool = True) -> bytes | None:
+    """Return key and certificate as one text in PEM form, None for plain HTTP; raise UserError where they are unusable.
+
+    A self-signed one that is missing or ends soon is made; without `make` it is not looked at. To be called on a
+    thread.
+    """
+    found = files_of(config, cluster)
+    if found is None or (config.tls == "self-signed" and not make):
+        return None
+    if config.tls == "self-signed":
+        _ensure_self_signed(*found)
+    where = f"{config.path.name}:{config.lines.get('tls-certificate', config.lines.get('tls', 1))}: tls-certificate"
+    try:
+        certificate, key = map(_read, found)
+        content = b"\n".join([*(each[0] for each in _KEY.finditer(key)), _KEY.sub(b"", certificate)])
+        _require_usable(content)
+    except ssl.SSLError as error:
+        reason = _REASONS.get(error.reason or "", "not a certificate and its key in PEM form, without a password")
+        raise UserError(f"{where}: {found[0]} and {found[1].name}: {reason}", 2) from None
+    except OSError as error:
+        raise UserError(f"{where}: {found[0]} or {found[1].name} cannot be read: {os_error_text(error)}", 2) from None
+    return content
+
+
+def _read(path: Path) -> bytes:
+    """Return the content of a file that the user named; raise OSError, also for what is no file: it could block."""
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK | os.O_NOCTTY)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(0, "it is no regular file")
+        return file.read(MAX_BYTES)
 
 
 def _require_usable(content: bytes) -> None:
@@ -72,32 +95,27 @@ def _require_usable(content: bytes) -> None:
     with os.fdopen(os.memfd_create("certificate"), "wb", buffering=0) as file:
         file.write(content)
         path = Path(f"/proc/self/fd/{file.fileno()}")
-        _load(path, path)
+        # Without a password, even an empty one, OpenSSL would ask the terminal for it.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(path, path, password="")  # nosec B106
 
 
-def _load(certificate: Path, key: Path) -> None:
-    """Raise OSError (SSLError included) unless this is a certificate and its key."""
-    # Without a password, even an empty one, OpenSSL would ask the terminal for it.
-    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")  # nosec B106
-
-
-def require(config: Config, cluster: Cluster, make: bool = True) -> None:
-    """Raise UserError unless the certificate is usable; `make` a self-signed one where it is missing or ends soon."""
-    found = files_of(config, cluster)
-    if found is None:
+def use(content: bytes | None, cluster: Cluster) -> None:
+    """Write the copy that load balancers load, or remove it where they speak plain HTTP."""
+    used = cluster.path(USED)
+    if content is None:
+        with contextlib.suppress(OSError):
+            files.remove(used)
         return
-    if config.tls == "self-signed":
-        if not make:
-            return
-        _ensure_self_signed(*found)
-    where = f"{config.path.name}:{config.lines.get('tls-certificate', config.lines.get('tls', 1))}: tls-certificate"
-    try:
-        _load(*found)
-    except ssl.SSLError as error:
-        reason = _REASONS.get(error.reason or "", "not a certificate and its key in PEM form, without a password")
-        raise UserError(f"{where}: {found[0]} and {found[1].name}: {reason}", 2) from None
-    except OSError as error:
-        raise UserError(f"{where}: {found[0]} or {found[1].name} cannot be read: {os_error_text(error)}", 2) from None
+    used.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    files.write(used, content)
+
+
+def restore(content: bytes | None, cluster: Cluster) -> bool:
+    """Write the copy again where it is missing; return whether it was."""
+    if content is None or files.is_there(cluster.path(USED)):
+        return False
+    use(content, cluster)
+    return True
 
 
 def _ensure_self_signed(certificate: Path, key: Path) -> None:

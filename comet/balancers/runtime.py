@@ -56,7 +56,7 @@ class BalancerRuntime(AdoptingRuntime):
         own = {
             "name": name,
             "weights": ",".join(f"{worker}={weight}" for worker, weight in config.weights),
-            **certificates.settings_of(config, context.cluster),
+            **certificates.settings_of(context.certificate, context.cluster),
             "access_log": str(context.cluster.path("logs", f"{name}.access.log")) if config.access_log else None,
             "span_socket": str(context.cluster.path("run", SOCKET)) if config.trace_endpoint else None,
             "injected_marks": config.fault_point == "worker" and not config.custom_service,

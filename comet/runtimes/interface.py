@@ -44,13 +44,14 @@ class Replacement(Enum):
 class RenderContext:
     """What replicas depend on besides the config: the cluster, its database, their user, their image.
 
-    A runtime that is composed of others keeps the context of each in `parts`.
+    `certificate` is the digest of the load balancers' certificate, None for plain HTTP. A runtime that is composed of others keeps the context of each in `parts`.
     """
 
     cluster: Cluster
     database: Access
     owner: Owner
     image: str | None = None
+    certificate: str | None = None
     parts: tuple["RenderContext", ...] = ()
 
     def of_parts(self, parts: Iterable["RenderContext"]) -> "RenderContext":

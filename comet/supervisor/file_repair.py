@@ -34,7 +34,7 @@ from comet.supervisor.fleet import Fleet
 from comet.supervisor.operations import Operations
 from comet.tracing.process import SpanExport
 
-READ_LATER = (fault_files.ORDERS, certificates.USED)
+READ_LATER = (fault_files.ORDERS,)
 REMEMBERED = (*READ_LATER, traffic_orders.FILE, request_statistics.BASELINE)
 """Files that other programs also write, or that are read when needed: their last seen content is restored. A load
 balancer that starts reads those of READ_LATER, which are restored whenever they are missing.
@@ -155,6 +155,8 @@ class FileRepair:
             restored.append("scale.json")
         if operations is not None and operations.restore_ports():
             restored.append("ports.json")
+        if operations is not None and operations.restore_certificate():
+            restored.append(certificates.USED)
         restored += self._restore_fault_files()
         for name in REMEMBERED:
             self._remember(self._cluster.path(name))

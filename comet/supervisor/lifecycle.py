@@ -11,6 +11,7 @@ import os
 import signal
 import time
 from collections.abc import Coroutine, Mapping
+from dataclasses import replace
 from typing import Any
 
 from comet import __version__
@@ -136,7 +137,7 @@ class Run:
 
     async def _start(self) -> None:
         cluster, fleet = self._cluster, self._fleet
-        await self._wait.blocking(lambda: certificates.require(self._config, cluster))
+        certificate = await self._wait.blocking(lambda: certificates.require(self._config, cluster))
         where = None if self._config.custom_service else database.place(self._config, cluster)
         lost = where is not None and self._file_repair.is_missing(where)
         await self._wait.blocking(lambda: fleet.workers.connect(where))
@@ -154,7 +155,9 @@ class Run:
                 self._step(line)
             fleet.watchdogs.database = where if isinstance(where, database.Place) else None
         context = await fleet.workers.prepare(where)
+        context = replace(context, certificate=certificates.digest(certificate))
         members = list(fleet.members(config, context).values())
+        certificates.use(certificate, cluster)
         fleet.open()
         fleet.traffic.open(each.spec.name for each in members)
         self._write_faults(members)
@@ -172,7 +175,7 @@ class Run:
         fleet.snapshots.meter.restart_rates()
         fleet.supervisor.tick()
         await self._until_ready()
-        self._operations = Operations(fleet, cluster, config, self._file, context, self._ports)
+        self._operations = Operations(fleet, cluster, config, self._file, context, self._ports, certificate)
         fleet.on_change()  # No replica changes when the admin server starts to report "ready".
         await takeover.complete(self._operations)
         self._ownership.complete = True

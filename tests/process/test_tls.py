@@ -84,6 +84,58 @@ def test_self_signed_then_files_that_are_renewed(tmp_path: Path) -> None:
         assert not in_use.exists(), "nobody needs the copy of the key any more"
 
 
+def test_only_a_reload_that_is_applied_changes_the_certificate(tmp_path: Path) -> None:
+    made = {name: certificate(tmp_path, name) for name in ("one", "two")}
+    der = {name: ssl.PEM_cert_to_DER_cert(Path(each["tls_certificate"]).read_text()) for name, each in made.items()}
+
+    def put(name: str) -> None:
+        shutil.copy(made[name]["tls_certificate"], tmp_path / "cert.pem")
+        shutil.copy(made[name]["tls_key"], tmp_path / "key.pem")
+
+    put("one")
+    files = {"tls_certificate": "cert.pem", "tls_key": "key.pem"}
+    with open_cluster(tmp_path, runtime="process", worker=1, pool=2, avg_delay=0, **files) as cluster:
+        ports = [cluster.config["load-balancer-port"] + number for number in range(2)]
+
+        def all_show(name: str) -> None:
+            """Also one that has just been started."""
+            for lb in ("lb-0", "lb-1"):
+                before = cluster.replicas()[lb]["pid"]
+                assert cluster.comet("kill", lb).returncode == 0
+                wait_until(
+                    lambda lb=lb, before=before: (
+                        (row := cluster.replicas()[lb])["state"] == "ready"  # type: ignore[misc]
+                        and row["pid"] != before
+                    )
+                )
+            assert {shown(port) for port in ports} == {der[name]}
+
+        cluster.start()
+        put("two")
+        cluster.write(health_path="/nothing-here")
+        assert cluster.comet("reload").returncode == 1
+        all_show("one")
+        assert cluster.comet("scale", "worker=2").returncode == 0
+        all_show("one")
+        cluster.write(health_path=None)
+        assert cluster.comet("reload").stdout == "changed tls-certificate\n"
+        all_show("two")
+        assert cluster.comet("reload").stdout == "nothing has changed\n"
+        cluster.write(tls_certificate=None, tls_key=None, health_path="/nothing-here")
+        assert cluster.comet("reload").returncode == 1
+        all_show("two")
+        cluster.write(health_path=None)
+        assert cluster.comet("reload").returncode == 0
+        in_use = tmp_path / ".comet" / "tls" / "used.pem"
+        assert not in_use.exists()
+        assert cluster.comet("restart", "all").returncode == 0
+        removed = tmp_path / ".comet" / "id"  # Once this is back, missing files have been looked for.
+        removed.unlink()
+        wait_until(removed.exists)
+        assert not in_use.exists()
+        assert not [each for each in cluster.events("files_restored") if "tls/used.pem" in each["files"]]
+
+
 def test_settings_that_do_not_go_together(tmp_path: Path) -> None:
     with open_cluster(tmp_path, runtime="process") as cluster:
         for changes, wrong in (
