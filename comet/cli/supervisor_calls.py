@@ -76,10 +76,12 @@ def stop_supervisor(cluster: Cluster, pid: int, display: Display) -> int:
             )
     from comet.runtimes import discovery
 
-    left = discovery.find(cluster)
-    if left:
-        names = ", ".join(str(orphan.name or orphan.id) for orphan in left)
-        raise UserError(f"{counted(len(left), 'replicas')} could not be removed: {names}")
+    sight = discovery.look(cluster)
+    if sight.found:
+        names = ", ".join(str(orphan.name or orphan.id) for orphan in sight.found)
+        raise UserError(f"{counted(len(sight.found), 'replicas')} could not be removed: {names}")
+    for reason in sight.hidden.values():
+        raise UserError(f"containers may be left, and cannot be seen: {reason}; run this again when the engine is back")
     return 0
 
 

@@ -28,6 +28,7 @@ from comet.common.errors import UserError
 from comet.common.yaml_lines import ConfigError
 from comet.config.schema import load
 from comet.engine.connection import connect
+from comet.engine.errors import engine_errors, error_text
 from comet.host import files
 from comet.host.checkout import SOURCES, WORKER_SOURCES, resource
 from comet.images import base_image, wheels
@@ -65,7 +66,8 @@ def ensure_image(
         _note_use(root / ".comet" / "cache", tag)
         return tag
     except (OSError, docker.errors.DockerException) as error:
-        raise UserError(f"the worker image cannot be made: {error}") from error
+        reason = error_text(error) if isinstance(error, engine_errors()) else error
+        raise UserError(f"the worker image cannot be made: {reason}") from error
 
 
 def provided(

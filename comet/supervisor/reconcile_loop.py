@@ -139,6 +139,15 @@ class Supervisor:
         self.drivers[replica.spec.driver].rename(former, name)
         self.replicas[name] = replace(replica, spec=replace(replica.spec, name=name))
 
+    def succeed(self, name: str, former: str) -> None:
+        """Let a replica that took over another one's name go on with its count of restarts, and have its last exit.
+
+        One that has died since has an exit of its own.
+        """
+        before, now = self.replicas[former], self.replicas[name]
+        if now.restarts <= before.restarts:
+            self.replicas[name] = replace(now, restarts=before.restarts, last_exit=before.last_exit)
+
     def remove(self, name: str) -> None:
         """Forget a replica that has stopped."""
         assert self.replicas[name].state is State.STOPPED

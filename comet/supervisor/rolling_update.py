@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import cast
 
-from comet.common.errors import UserError
+from comet.common.errors import Busy, UserError
 from comet.config.schema import Config
 from comet.events.event import Event
 from comet.reconcile.replica import FORMER_SUFFIX, NEXT_SUFFIX, ManagedReplica, Replica, State, Wanted, public_name
@@ -17,6 +17,12 @@ from comet.runtimes import failure_report
 from comet.runtimes.interface import DelegatedRuntime, Replacement, SingleRuntime
 from comet.state.directory import Cluster
 from comet.supervisor.fleet import Fleet
+
+LOST_TIMEOUT = 10.0
+"""Seconds for which an engine may be away while replicas are removed; the operation ends then, and they go later."""
+
+LOST_POLL = 0.5
+"""Seconds between two looks whether the engine is away."""
 
 MAX_FAILED_STARTS = 3
 """Failed starts of a replacement in a row that end the operation."""
@@ -28,6 +34,8 @@ class RollingUpdate:
     def __init__(self, fleet: Fleet, cluster: Cluster) -> None:
         self._fleet = fleet
         self._cluster = cluster
+        self._leaving: dict[asyncio.Task[None], list[str]] = {}
+        """The names of replicas that are removed once their engine is back."""
 
     async def roll(self, config: Config, members: list[ManagedReplica], surge: Callable[[], ManagedReplica]) -> None:
         """Replace replicas, each as its runtime says; `surge` returns the one that serves next to the others."""
@@ -58,6 +66,7 @@ class RollingUpdate:
 
     async def bring_up(self, config: Config, members: list[ManagedReplica]) -> None:
         """Start new replicas; if one does not become ready, remove all of them and raise UserError."""
+        self.require_settled()
         self._fleet.listen(config, members)
         self._fleet.add(members)
         self._fleet.supervisor.tick()
@@ -68,14 +77,51 @@ class RollingUpdate:
             await self.take_down(names)
             raise
 
+    def require_settled(self) -> None:
+        """Raise Busy while replicas of an earlier operation are to be removed."""
+        if self._leaving:
+            names = ", ".join(public_name(name) for each in self._leaving.values() for name in each)
+            raise Busy(f"{names}: still to be removed, as the engine was away; try again")
+
     async def take_down(self, names: list[str]) -> None:
-        """Stop replicas and stop supervising them."""
+        """Stop replicas and stop supervising them.
+
+        Where their engine is away for LOST_TIMEOUT seconds, a task of their own goes on with it, and UserError says so.
+        """
+        self._fleet.supervisor.want(names, Wanted.DOWN)
+        removal = asyncio.ensure_future(self._remove(names))
+        away, clock = 0.0, asyncio.get_running_loop().time
+        try:
+            while not (await asyncio.wait([removal], timeout=LOST_POLL))[0]:
+                reason = self._reason_away(names)
+                away = (away or clock()) if reason else 0.0
+                if reason and clock() - away > LOST_TIMEOUT:
+                    self._leaving[removal] = names
+                    removal.add_done_callback(self._leaving.pop)
+                    listed = ", ".join(map(public_name, names))
+                    raise UserError(f"{reason} ({listed}: removed when it is back)")
+        except asyncio.CancelledError:
+            removal.cancel()
+            raise
+        await removal
+
+    async def _remove(self, names: list[str]) -> None:
         supervisor = self._fleet.supervisor
-        supervisor.want(names, Wanted.DOWN)
         await supervisor.until(lambda replicas: all(replicas[name].state is State.STOPPED for name in names))
         for name in names:
             supervisor.remove(name)
         self._fleet.traffic.forget(names)
+
+    def _reason_away(self, names: list[str]) -> str:
+        """Return why the engine of replicas that still run can do nothing for them; nothing where it can."""
+        replicas = self._fleet.supervisor.replicas
+        try:
+            for name in names:
+                if name in replicas and replicas[name].state is not State.STOPPED:
+                    self._fleet.runtime_of(replicas[name]).require_orders()
+        except UserError as error:
+            return error.message
+        return ""
 
     async def _delegate(self, members: list[ManagedReplica]) -> None:
         """Let the runtime replace all; roll back if replicas that it considers healthy never become ready."""
@@ -119,7 +165,12 @@ class RollingUpdate:
             raise
         supervisor.rename(name, name + FORMER_SUFFIX)
         supervisor.rename(successor.name, name)
-        await self.take_down([name + FORMER_SUFFIX])
+        drained = name + FORMER_SUFFIX
+        supervisor.succeed(name, drained)
+        supervisor.want([drained], Wanted.DOWN)
+        await supervisor.until(lambda replicas: replicas[drained].state is State.STOPPED)
+        supervisor.succeed(name, drained)  # Its exit is known now.
+        await self.take_down([drained])
 
     def _runtime(self, member: ManagedReplica) -> SingleRuntime:
         return self._fleet.runtimes[member.spec.driver]

@@ -272,6 +272,52 @@ def test_the_engine_stops_and_returns(make_cluster: Callable[..., TestCluster], 
 
 
 @pytest.mark.docker
+def test_without_an_engine_orders_end_soon_and_a_stop_says_what_is_left(
+    make_cluster: Callable[..., TestCluster], engine: PrivateEngine
+) -> None:
+    cluster = make_cluster(worker=2, pool=1)
+    cluster.environment |= engine.environment
+    cluster.start()
+    engine.stop()
+    wait_until(lambda: cluster.events("engine_lost"), what="the loss noticed")
+    for words in (["restart", "worker"], ["scale", "worker=3"], ["restart", "worker-0"], ["reload"]):
+        done = cluster.comet(*words)
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1), (words, done.stderr)
+        assert "the Docker engine does not answer" in done.stderr
+    assert cluster.comet("restart", "lb").returncode == 0
+    stopped = cluster.comet("stop")
+    assert stopped.returncode == 1
+    assert "containers may be left" in stopped.stderr
+    engine.start()
+    assert len(cluster.containers(engine.client)) == 2
+    assert cluster.comet("stop").returncode == 0
+    assert cluster.containers(engine.client) == []
+
+
+@pytest.mark.docker
+def test_an_engine_that_goes_during_an_operation_ends_it(
+    make_cluster: Callable[..., TestCluster], engine: PrivateEngine
+) -> None:
+    cluster = make_cluster(worker=1, pool=1)
+    cluster.environment |= engine.environment
+    cluster.start()
+    restarting = [*cluster.command, "restart", "worker"]
+    environment = os.environ | cluster.environment
+    with subprocess.Popen(restarting, cwd=cluster.folder, env=environment, stderr=subprocess.PIPE, text=True) as order:
+        wait_until(lambda: cluster.events("surge_started"), what="the replacement")
+        engine.kill()
+        _, said = order.communicate(timeout=90 * PATIENCE)
+    assert order.returncode == 1, said
+    assert cluster.comet("restart", "lb").returncode == 0
+    engine.start()
+    wait_until(lambda: {row["state"] for row in cluster.replicas().values()} == {"ready"}, 60, "all ready again")
+    wait_until(lambda: len(cluster.replicas()) == 2, 60, "the replacement gone")
+    assert cluster.comet("restart", "worker").returncode == 0
+    cluster.stop()
+    assert cluster.containers(engine.client) == []
+
+
+@pytest.mark.docker
 def test_a_hung_engine_delays_no_lb_and_no_second_stop(
     make_cluster: Callable[..., TestCluster], engine: PrivateEngine
 ) -> None:

@@ -99,8 +99,8 @@ class ContainerDriver:
         self.before_removal: Callable[[str], None] = lambda name: None
         """Called on a work queue's thread with the name of a replica whose container is to be removed."""
         self._watching = threading.Event()
-        self._lost = False
-        """Whether the engine is unreachable: its event stream has ended and is not open again."""
+        self.lost = ""
+        """Why the engine is unreachable: its event stream has ended and is not open again; nothing while it is open."""
         self._watcher = threading.Thread(target=self._watch, name="engine-events", daemon=True)
 
     def watch(self, timeout: float = 10.0) -> bool:
@@ -159,7 +159,7 @@ class ContainerDriver:
 
     def _start(self, known: Known) -> None:
         launch: ContainerLaunch = known.spec.launch
-        if self._lost:
+        if self.lost:
             # An engine that is only half up creates what it is asked for too early. When it is back, every container is
             # started anyway.
             self._report(known, StartFailed(UNREACHABLE))
@@ -242,8 +242,8 @@ class ContainerDriver:
                 stream = self._api.events(
                     decode=True, filters={"label": f"comet.cluster={self._cluster_id}", "type": "container"}
                 )
-                if self._lost:
-                    self._lost = False
+                if self.lost:
+                    self.lost = ""
                     self._loop.call_soon_threadsafe(self._notify, Event("engine_back"))
                     self._reconcile()
                 self._watching.set()
@@ -253,11 +253,9 @@ class ContainerDriver:
             except engine_errors() as error:
                 if self._closed.is_set():
                     return
-                if not self._lost:
-                    self._lost = True
-                    self._loop.call_soon_threadsafe(
-                        self._notify, Event("engine_lost", None, {"reason": error_text(error)})
-                    )
+                if not self.lost:
+                    self.lost = error_text(error)
+                    self._loop.call_soon_threadsafe(self._notify, Event("engine_lost", None, {"reason": self.lost}))
                 self._closed.wait(RECONNECT_PAUSE)
 
     def _on_event(self, record: dict[str, Any]) -> None:
@@ -338,7 +336,7 @@ class ContainerDriver:
 
     def _sweep(self) -> None:
         try:
-            if not self._lost:
+            if not self.lost:
                 self._inspect_changed()
         finally:
             if not self._closed.is_set():

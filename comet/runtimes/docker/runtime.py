@@ -108,6 +108,10 @@ class DockerRuntime(AdoptingRuntime):
     def keeps_mounts(self, spec: ReplicaSpec) -> bool:
         return True
 
+    def require_orders(self) -> None:
+        if self.driver.lost:
+            raise UserError(f"{self.driver.lost}; try again when it is back")
+
     def require_network_faults(self, name: str) -> None:
         if not engine_traits.of(self.client).networks_can_fail:
             raise UserError(

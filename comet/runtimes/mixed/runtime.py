@@ -46,6 +46,10 @@ class MixedRuntime(Runtime):
     async def close(self, timeout: float, belongs_to_predecessor: bool, stuck: bool) -> None:
         await asyncio.gather(*(part.close(timeout, belongs_to_predecessor, stuck) for part in self.parts))
 
+    def require_orders(self) -> None:
+        for part in self.parts:
+            part.require_orders()
+
     @classmethod
     def render(cls, config: Config, context: RenderContext, index: int) -> ManagedReplica:
         part = (DockerRuntime, ProcessRuntime)[index % 2]
