@@ -6,6 +6,9 @@ Pure. Each function takes the JSON of the result, so that the line never says mo
 from collections.abc import Mapping
 from typing import Any
 
+from comet.common.values import memory
+from comet.config.keys import KEYS
+
 
 def pause(result: Mapping[str, Any]) -> str:
     seconds = result["for_s"]
@@ -30,22 +33,25 @@ def scale(result: Mapping[str, Any]) -> str:
 def reload(result: Mapping[str, Any]) -> str:
     restarted = f"; restarted {', '.join(result['restarted'])}" if result["restarted"] else ""
     values = result.get("values", {})
-    changed = ", ".join(f"{key}{_from_to(values.get(key))}" for key in result["changed"])
+    changed = ", ".join(f"{key}{_from_to(key, values.get(key))}" for key in result["changed"])
     changed = changed or "only the image behind a name"
     return f"changed {changed}{restarted}" if result["changed"] or restarted else "nothing has changed"
 
 
-def _from_to(values: Mapping[str, Any] | None) -> str:
+def _from_to(key: str, values: Mapping[str, Any] | None) -> str:
     """Return ` 500 → 20`; nothing for a value that is not simple."""
-    return "" if values is None else f" {_plain(values['old'])} → {_plain(values['new'])}"
+    return "" if values is None else f" {_plain(key, values['old'])} → {_plain(key, values['new'])}"
 
 
-def _plain(value: Any) -> str:
+def _plain(key: str, value: Any) -> str:
     """Return a value of the config as the file has it."""
     if value is None:
-        return "none"
+        default = KEYS[key].default if key in KEYS else None
+        return default if isinstance(default, str) else "none"
     if isinstance(value, bool):
         return str(value).lower()
+    if key in KEYS and KEYS[key].check is memory:
+        return f"{value >> 20}m" if value % (1 << 20) == 0 else str(value)
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

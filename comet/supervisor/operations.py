@@ -34,6 +34,9 @@ from comet.supervisor.fleet import Fleet
 from comet.supervisor.rolling_update import RollingUpdate
 from comet.workloads import builtin
 
+SERVICE_KEYS = ("worker-command", "worker-image", "upstreams")
+"""Keys that say whose service the workers are."""
+
 
 class Operations:
     """The operations on one fleet.
@@ -49,6 +52,7 @@ class Operations:
         file: Config,
         context: RenderContext,
         ports: ChosenPorts,
+        certificate: bytes | None = None,
     ) -> None:
         self.config = config
         self._file = file
@@ -56,6 +60,7 @@ class Operations:
         self._cluster = cluster
         self._context = context
         self._ports = ports
+        self._certificate = certificate
         self._running_operation: str | None = None
         self._rolling_update = RollingUpdate(fleet, cluster)
         self._faults_lock = asyncio.Lock()
@@ -129,6 +134,10 @@ class Operations:
         """Write the chosen ports again if their file is missing; return whether it was."""
         return self._ports.repair()
 
+    def restore_certificate(self) -> bool:
+        """Write the load balancers' copy of the certificate again if it is missing; return whether it was."""
+        return certificates.restore(self._certificate, self._cluster)
+
     async def restart(self, target: str) -> dict[str, Any]:
         """Replace replicas one by one: `NAME`, `worker`, `lb` or `all`."""
         with self._exclusively("restart"):
@@ -164,39 +173,44 @@ class Operations:
                 changed = changed_keys(self._file, file)
                 fixed = [key for key in changed if key in KEYS and KEYS[key].fixed]
                 if fixed:
-                    line = file.lines.get(fixed[0], 1)
-                    raise UserError(
-                        f"{file.path.name}:{line}: {fixed[0]}: cannot change while the cluster runs (stop it, then "
-                        "run)",
-                        2,
-                    )
+                    raise _unchangeable(file, fixed[0], "cannot change while the cluster runs")
                 if file.custom_service != self._file.custom_service:
-                    raise UserError(
-                        f"{file.path.name}:1: whose service the workers are cannot change while the cluster runs", 2
+                    named = [key for key in SERVICE_KEYS if key in changed]
+                    raise _unchangeable(
+                        file, named[0], "workers cannot become another service, or the built-in one, while they run"
                     )
-                await asyncio.to_thread(certificates.require, file, self._cluster)
+                certificate = await asyncio.to_thread(certificates.require, file, self._cluster)
                 values = changed_values(self._file, file, changed)
-                result = await self._apply(file, changed, await self._fleet.workers.renew(file, self._context))
+                if certificate != self._certificate and not {"tls", "tls-certificate", "tls-key"} & set(changed):
+                    changed.append("tls" if file.tls else "tls-certificate")  # Its content is another one.
+                context = replace(
+                    await self._fleet.workers.renew(file, self._context), certificate=certificates.digest(certificate)
+                )
+                result = await self._apply(file, changed, context, certificate)
             except UserError as error:
                 self._fleet.notify(Event("reload_refused", None, {"reason": error.message}))
                 raise
             self._fleet.notify(Event("reloaded", None, {"changed": changed}))
             return {**result, "values": values}
 
-    async def _apply(self, file: Config, changed: list[str], context: RenderContext) -> dict[str, Any]:
+    async def _apply(
+        self, file: Config, changed: list[str], context: RenderContext, certificate: bytes | None
+    ) -> dict[str, Any]:
         numbers = bool({"worker", "pool"} & set(changed))
         worker = file.worker if "worker" in changed else self.config.worker
         wanted = self._ports.assign(
             replace(file, worker=worker, pool=file.pool if "pool" in changed else self.config.pool)
         )
         former = self.config, self._context
-        before = self._members(self.config)
+        before = self._present_members()
         if numbers:
-            members = self._members(wanted).items()
+            members = self._fleet.members(wanted, context).items()
             self._require_ports([member for name, member in members if name not in self._fleet.supervisor.replicas])
-        self.config = replace(wanted, worker=self.config.worker, pool=self.config.pool)
-        self._context = context
-        after = self._members(self.config)
+        # Of upstreams there are as many as the list has: those beyond it are taken down below.
+        number = min(worker, self.config.worker) if wanted.upstreams else self.config.worker
+        config = replace(wanted, worker=number, pool=self.config.pool)
+        after = self._fleet.members(config, context)  # Whatever cannot be rendered is refused before anything changes.
+        self.config, self._context = config, context
         stale = [member for name, member in after.items() if self._must_roll(before[name], member)]
         try:
             await self._require_healthy(before, [member for member in after.values() if member not in stale])
@@ -204,8 +218,13 @@ class Operations:
         except BaseException:
             self.config, self._context = former
             raise
+        if certificate is not None:
+            certificates.use(certificate, self._cluster)
         for member in after.values():
             self._update_settings(member)
+        if certificate is None:
+            certificates.use(None, self._cluster)
+        self._certificate = certificate
         self._fleet.supervisor.tick()  # Perhaps only the settings that load balancers get for a worker have changed.
         self._fleet.router.limit(builtin.in_flight_share(self.config))
         self._fleet.router.watchdog_timeout = self.config.watchdog_timeout
@@ -250,6 +269,7 @@ class Operations:
             )
 
     async def _scale_to(self, wanted: Config) -> None:
+        self._rolling_update.require_settled()
         supervisor = self._fleet.supervisor
         self._context = await self._fleet.workers.complete(wanted, self._context)
         members = self._members(wanted)
@@ -308,6 +328,14 @@ class Operations:
         if self._fleet.traffic.paused:
             raise Busy("the cluster is paused, and requests wait in its load balancers: resume first")
 
+    def _present_members(self) -> dict[str, ManagedReplica]:
+        """Return what the config in effect asks for; where that can be made no more (a volume is gone), what runs."""
+        try:
+            return self._members(self.config)
+        except UserError:
+            supervisor = self._fleet.supervisor
+            return {name: supervisor.managed(name) for name in supervisor.replicas}
+
     def _members(self, config: Config) -> dict[str, ManagedReplica]:
         return self._fleet.members(config, self._context)
 
@@ -352,6 +380,12 @@ class Operations:
         finally:
             self._running_operation = None
             self._ports.prune(self.config)
+
+
+def _unchangeable(file: Config, key: str, what: str) -> UserError:
+    """Return the error of a key that another value, or none, stands for in the file now."""
+    line = f":{file.lines[key]}" if key in file.lines else ""
+    return UserError(f"{file.path.name}{line}: {key}: {what} (stop it, then run)", 2)
 
 
 def pause_seconds(given: Any) -> float | None:

@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 import socket
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -230,6 +231,45 @@ def test_a_bad_config_is_refused_and_the_old_one_stays(single: TestCluster) -> N
         name: (row["pid"], "ready") for name, row in before.items()
     }
     assert cluster.hello().status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"worker_user": "nobody-of-this-name"}, "there is no user nobody-of-this-name"),
+        ({"worker_volumes": "['./no-such-folder:/x']"}, "worker-volumes"),
+        ({"worker_command": "/no/such/program {port}"}, "/no/such/program"),
+    ],
+)
+def test_a_refused_reload_changes_nothing_for_what_comes_later(
+    make_cluster: Callable[..., TestCluster], wrong: dict[str, str], said: str
+) -> None:
+    """What cannot be rendered is refused before it is in effect: the next orders are about the config that is."""
+    command = f"'{sys.executable} -m http.server {{port}} --bind {{host}}'"
+    cluster = make_cluster(
+        runtime="process", worker=1, pool=1, worker_command=command, health_path="/", avg_delay=None, failure=None
+    )
+    cluster.start()
+    good = (cluster.folder / "config.yaml").read_text()
+    cluster.write(**wrong)
+    refused = cluster.comet("reload")
+    assert refused.returncode in (1, 2)
+    assert said in refused.stderr
+    (cluster.folder / "config.yaml").write_text(good)
+    for words in (["reload"], ["restart", "all"], ["scale", "pool=2", "worker=2"]):
+        done = cluster.comet(*words)
+        assert done.returncode == 0, (words, done.stderr)
+    assert {row["state"] for row in cluster.replicas().values()} == {"ready"}
+
+
+def test_a_load_balancer_keeps_its_count_of_restarts_when_it_is_replaced(single: TestCluster) -> None:
+    cluster, before = single, single.replicas()["lb-0"]
+    assert cluster.comet("kill", "lb-0").returncode == 0
+    wait_until(lambda: (row := cluster.replicas()["lb-0"])["state"] == "ready" and row["pid"] != before["pid"])
+    assert cluster.comet("restart", "lb").returncode == 0
+    row = cluster.replicas()["lb-0"]
+    assert row["restarts"] == before["restarts"] + 1
+    assert row["last_exit"]["code"] == 0
 
 
 def test_kill_is_like_a_crash_with_and_without_a_supervisor(single: TestCluster) -> None:

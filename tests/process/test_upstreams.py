@@ -109,6 +109,23 @@ def test_faults_are_injected_before_them(cluster: TestCluster) -> None:
         cluster.comet("faults", "--clear")
 
 
+def test_a_reload_takes_a_shorter_and_a_longer_list_over(cluster: TestCluster) -> None:
+    config = cluster.folder / "config.yaml"
+    before = config.read_text()
+    config.write_text(before.replace(f"'http://127.0.0.1:{PORTS[0]}', ", ""))
+    try:
+        done = cluster.comet("reload")
+        assert done.returncode == 0, done.stderr
+        assert [name for name in cluster.replicas() if name.startswith("worker")] == ["worker-0"]
+        wait_until(lambda: answers(cluster, 4) == {str(PORTS[1]): 4}, what="the remaining one alone")
+        assert cluster.comet("restart", "lb").returncode == 0
+    finally:
+        config.write_text(before)
+    done = cluster.comet("reload")
+    assert done.returncode == 0, done.stderr
+    wait_until(lambda: answers(cluster, 4) == {str(PORTS[0]): 2, str(PORTS[1]): 2}, what="both again")
+
+
 def test_one_that_ends_leaves_the_rotation_and_comes_back(cluster: TestCluster) -> None:
     config = cluster.folder / "config.yaml"
     before = config.read_text()
