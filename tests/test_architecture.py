@@ -180,6 +180,7 @@ ONLY_IN = {
         "comet.terminal.board.view": "shows",
         "comet.terminal.board.screen": "owns the terminal",
         "comet.report.terminal": "shows",
+        "comet.report.console": "prints",
     },
 }
 

@@ -1,9 +1,9 @@
 """Finds the certificate of the load balancers, and makes one for development.
 
 The files are read at a start and at a reload, and at no other time. What is not usable is refused before anything
-changes. Load balancers get a copy of what is in use, which is written when it is applied: one that starts later has the
-certificate of the others, also where the files were replaced meanwhile, or a reload was refused. The copy holds the key,
-so it goes when TLS is turned off.
+changes. Load balancers get a copy of what is in use, which is written when it is applied: one that starts later has
+the certificate of the others, also where the files were replaced meanwhile, or a reload was refused. The copy holds
+the key, so it goes when TLS is turned off.
 """
 
 import contextlib

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shlex
 import sys
 from functools import partial
 from pathlib import Path
@@ -164,7 +165,8 @@ def init(options: argparse.Namespace) -> int:
         raise UserError(f"{path}: is there already (remove it first, or name another: --config FILE)") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from None
-    print(spoken(f"{path} is written; start the cluster with: {IN_CHECKOUT} run"))
+    named = "" if options.config is None else f" --config {shlex.quote(str(path))}"
+    print(spoken(f"{path} is written; start the cluster with: {IN_CHECKOUT} run{named}"))
     return 0
 
 

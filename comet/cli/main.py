@@ -83,12 +83,13 @@ def parser(only: str = "") -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    given, client = own_and_client(list(sys.argv[1:] if arguments is None else arguments))
-    given = command_first(given)
-    top = parser(given[0] if given and given[0] in on_command_line() and given[0] not in OF_ALL else "")
-    options = top.parse_args(given)
-    options.client = client
+    options: argparse.Namespace | None = None
     try:
+        given, client = own_and_client(list(sys.argv[1:] if arguments is None else arguments))
+        given = command_first(given)
+        top = parser(given[0] if given and given[0] in on_command_line() and given[0] not in OF_ALL else "")
+        options = top.parse_args(given)
+        options.client = client
         _require_folder(options.config)
         if options.command == "completion" and options.shell != "names":
             print(script(options.shell, described(top)))
@@ -98,15 +99,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except UserError as error:
-        print(spoken(error.message), file=sys.stderr)
+        # A background start hands its message on to the command, which knows what it was called.
+        in_background = getattr(options, "notify_fd", None) is not None
+        print(error.message if in_background else spoken(error.message), file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
         _drop_output()  # Its reader has closed it (`| head`).
         return 0
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        if options is None or not (error.filename or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)):
             raise
-        text = f"{error.filename or _full_place(options)}: {os_error_text(error)}"
+        text = _os_error_line(error, options)
         with contextlib.suppress(OSError):
             print(text, file=sys.stderr, flush=True)
         notify_fd = getattr(options, "notify_fd", None)
@@ -123,6 +126,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(line, file=sys.stderr)
         return 1
+
+
+def _os_error_line(error: OSError, options: argparse.Namespace) -> str:
+    from comet.cli.commands import permission_message
+    from comet.events.event import visible
+
+    place = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else _full_place(options)
+    return permission_message(error) or f"{visible(place)}: {os_error_text(error)}"
 
 
 def _full_place(options: argparse.Namespace) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 from comet.cli.options import changing_cluster, cluster_of, config_path, existing_cluster, known_cluster
 from comet.common.clock import iso
 from comet.common.errors import UserError, nothing_runs
+from comet.common.values import brief
 from comet.common.wording import hint, there_are
 from comet.events import journal, text
 from comet.events.event import line, visible
@@ -115,13 +116,17 @@ def stats(options: argparse.Namespace) -> int:
         changing_cluster(options)
         rows = once(cluster).replicas
         database.reset(where, owner, [row.id for row in rows if row.role == "worker" and row.id is not None])
-        print(RESET)
+        _print_reset(options)
     elif options.json:
         print(json.dumps(database.read_stats(where, owner), separators=(",", ":")))
     else:
         report = statistics.report(config, cluster)
         show("statistics", report if options.all else folded(report, _lives(cluster)))
     return 0
+
+
+def _print_reset(options: argparse.Namespace) -> None:
+    print(json.dumps({"reset": True}) if options.json else RESET)
 
 
 def _lives(cluster: Cluster) -> Lives:
@@ -137,7 +142,7 @@ def _service_stats(options: argparse.Namespace, cluster: Cluster) -> int:
 
     if options.reset:
         request_statistics.reset(cluster)
-        print(RESET)
+        _print_reset(options)
     elif options.json:
         print(json.dumps(request_statistics.worker_stats(cluster), separators=(",", ":")))
     else:
@@ -194,9 +199,10 @@ def show_logs(options: argparse.Namespace) -> int:
     cluster = existing_cluster(options)
     kinds = {row.name: row.kind for row in once(cluster).replicas}
     for name in options.names:
-        if name not in kinds and not files.is_regular(cluster.path("logs", f"{name}.log")):
+        has_log = re.fullmatch(r"[\w.\-]{1,100}", name) and files.is_regular(cluster.path("logs", f"{name}.log"))
+        if name not in kinds and not has_log:
             raise UserError(
-                f"{visible(name)}: no such replica, and no log of one ({there_are(name, kinds or _logged(cluster))})", 2
+                f"{brief(name)}: no such replica, and no log of one ({there_are(name, kinds or _logged(cluster))})", 2
             )
     if options.follow:
         threading.Thread(target=_exit_with_reader, daemon=True).start()

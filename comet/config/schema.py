@@ -166,13 +166,14 @@ def _faults(nested: Entries, workers: int, file: str, problems: list[str]) -> di
         elif not isinstance(settings, Entries | None):
             problems.append(f"{where}: {quoted(settings)} is not usable (allowed: lines of the form `setting: value`)")
         else:
-            found[worker] = dict(fault_settings(settings or Entries(), fault_place(file, worker), problems, worker))
-    problems += [
-        f"{file}:1: faults.{target}.{name}: needs a time limit (the command: faults {target} --{name}"
-        f"{'' if given[name] is True else f' {given[name]:g}'} --for 5s)"
-        for target, given in found.items()
-        for name in need_time_limit(given)
-    ]
+            place = fault_place(file, worker)
+            given = found[worker] = dict(fault_settings(settings or Entries(), place, problems, worker))
+            lines = {name: at for at, name, _ in settings or ()}
+            problems += [
+                f"{place(lines[name], name)}: needs a time limit (the command: faults {worker} --{name}"
+                f"{'' if given[name] is True else f' {given[name]:g}'} --for 5s)"
+                for name in need_time_limit(given)
+            ]
     return found
 
 

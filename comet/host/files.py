@@ -17,6 +17,7 @@ An entry that is not as expected raises UnsafeFile, a missing file FileNotFoundE
 import contextlib
 import errno
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -35,6 +36,8 @@ ATTEMPTS = 10
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_ASIDE = re.compile(r"(?s).+\.unusable(\.[0-9a-f]{8})?").fullmatch
+"""What `Directory.clear` names what it sets aside."""
 
 
 class Directory:
@@ -246,6 +249,8 @@ class Directory:
         for name in self.names():
             found = self.lstat(name)
             if found is None or (sockets is not None and name.endswith(sockets) and stat.S_ISSOCK(found.st_mode)):
+                continue
+            if _ASIDE(name):  # Nobody opens it by its name.
                 continue
             try:
                 self.check(name)

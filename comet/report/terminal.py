@@ -1,10 +1,10 @@
 """Shows a report in a terminal: its tables and sentences, without the pictures."""
 
-from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
 from comet.report.cells import fact, label, text
+from comet.report.console import OutputConsole
 from comet.report.model import Report, Table
 
 WIDTH = 200
@@ -13,9 +13,9 @@ WIDTH = 200
 
 def show(report: Report) -> None:
     """Print a report; its tables fit the terminal."""
-    console = Console(highlight=False, markup=False, soft_wrap=False)
+    console = OutputConsole(highlight=False, markup=False, soft_wrap=False)
     if not console.is_terminal:
-        console = Console(highlight=False, markup=False, width=WIDTH)
+        console = OutputConsole(highlight=False, markup=False, width=WIDTH)
     console.print(f"{report.title}{', ' if report.at else ''}{report.at}")
     for name, value in report.facts.items():
         console.print(f"{label(name)}: {fact(value)}", soft_wrap=True)

@@ -44,7 +44,8 @@ class Replacement(Enum):
 class RenderContext:
     """What replicas depend on besides the config: the cluster, its database, their user, their image.
 
-    `certificate` is the digest of the load balancers' certificate, None for plain HTTP. A runtime that is composed of others keeps the context of each in `parts`.
+    `certificate` is the digest of the load balancers' certificate, None for plain HTTP. A runtime that is composed of
+    others keeps the context of each in `parts`.
     """
 
     cluster: Cluster

@@ -13,7 +13,7 @@ from typing import Any
 from comet.common.values import Key, brief, shown, text, whole
 from comet.common.wording import there_are
 from comet.common.yaml_lines import ConfigError, Entries, label, plain, quoted, read
-from comet.config.fault_settings import FRONT
+from comet.config.fault_settings import FRAMING, FRONT
 from comet.config.schema import fault_place, fault_settings
 from comet.faults.orders import span
 from comet.scenario.actions import ALLOWED as ACTIONS
@@ -63,6 +63,8 @@ def _headers(value: Any) -> tuple[tuple[str, str], ...]:
     if not isinstance(value, dict):
         raise ValueError(f"{shown(value)} is not usable")
     for name, content in value.items():
+        if str(name).lower() in FRAMING[1:]:
+            raise ValueError(f"{brief(str(name))}: it follows from the body")
         is_usable = isinstance(content, str | int | float) and str(content).isprintable() and str(content).isascii()
         if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,200}", str(name)) or not is_usable:
             raise ValueError(f"{brief(str(name))}: {shown(content)} is not usable")

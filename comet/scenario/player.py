@@ -34,7 +34,7 @@ from comet.scenario.deaths import Deaths
 from comet.scenario.expectations import Finding, Outcome, judged
 from comet.scenario.file import Scenario, Step
 from comet.scenario.load import Load
-from comet.state.control_socket import call
+from comet.state.control_socket import NotAnswering, call
 from comet.state.directory import Cluster
 from lb.system.process_setup import not_ignored
 
@@ -56,6 +56,10 @@ CLIENT_POLL_PAUSE = 0.05
 """Seconds between two looks whether the user's client has ended."""
 
 SLOW_COMMANDS = ("restart", "scale", "reload")
+
+
+class Unreachable(UserError):
+    """No supervisor runs any more."""
 
 
 @dataclass
@@ -88,6 +92,8 @@ class ScenarioPlayer:
     _owner: str = ""
     _has_faults: bool = False
     _complete: bool = False
+    _left: list[str] = field(default_factory=list)
+    """The orders that would undo what steps did, where no supervisor took them."""
     _command: ClientCommand | None = None
     _undo: dict[tuple[str, str], tuple[str, dict[str, Any]]] = field(default_factory=dict)
 
@@ -122,6 +128,7 @@ class ScenarioPlayer:
             "total": {"seconds": seconds, **self._total().as_dict()},
             "expectations": [finding.as_dict() for finding in findings],
             "passed": self._complete
+            and not self._left
             and all(finding.holds for finding in findings)
             and (client is None or client["exit_code"] == 0),
             "client": client,
@@ -308,8 +315,13 @@ class ScenarioPlayer:
 
     def _clear_faults(self) -> None:
         for command, fields in self._undo.values():
-            with contextlib.suppress(UserError):  # It is dead, or has been undone by a step.
+            try:
                 self._call(command, **fields)
+            except (Unreachable, NotAnswering) as error:
+                self._left.append(f"{command} {fields.get('name', '')}".rstrip())
+                self.notify(f"{error.message}; what a step did stays until: python supervisor.py {self._left[-1]}")
+            except UserError:  # It is dead, or has been undone by a step.
+                continue
         if not self._has_faults:
             return
         try:
@@ -322,7 +334,7 @@ class ScenarioPlayer:
         try:
             return call(self.cluster, command, timeout=timeout, **fields)
         except ConnectionError as error:
-            raise UserError(f"the supervisor no longer answers ({error})") from None
+            raise Unreachable(f"the supervisor no longer answers ({error})") from None
 
 
 async def _to_its_end(command: Callable[..., None], *arguments: Any) -> None:

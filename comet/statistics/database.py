@@ -31,6 +31,9 @@ from comet.state.directory import Cluster, Owner, worker_owner
 from comet.statistics import database_files
 from comet.statistics.database_files import Place as Place
 
+MAX_NAME = 200
+"""Bytes of the name of a database file; its side files and rotated ones have longer names."""
+
 SOCKET_FOLDERS = ("/var/run/postgresql", "/tmp")  # nosec B108  # nothing is made there
 """Folders of the socket of a server whose URL names no host: Debian's, and PostgreSQL's own."""
 
@@ -69,6 +72,12 @@ def place(config: Config, cluster: Cluster) -> Place | Server:
     if "\0" in config.stats_dir or not Path(config.stats_dir).name:
         raise UserError(f"{origin}: {config.stats_dir!r} names no file (allowed: {ALLOWED})", 2)
     link = Path(os.path.abspath(config.folder / config.stats_dir))
+    if link in (config.path.absolute(), cluster.state, *cluster.state.parents) or cluster.state in link.parents:
+        raise UserError(
+            f"{origin}: {config.stats_dir!r} is Comet's own (choose another name, as in worker-stats.db)", 2
+        )
+    if len(os.fsencode(link.name)) > MAX_NAME:
+        raise UserError(f"{origin}: its name is longer than {MAX_NAME} bytes (choose a shorter one)", 2)
     own = cluster.path("stats") if link.parent == config.folder else link.with_name(f"{link.name}.d")
     return Place(link, own / link.name, config.folder)
 

@@ -15,6 +15,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from comet.report.console import OutputConsole
 from comet.terminal.messages import Message, lines
 from comet.terminal.table_layout import printable
 
@@ -32,7 +33,7 @@ class LiveDisplay:
     """A display of steps, events and progress bars; not thread-safe."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(highlight=False)
+        self._console = console or OutputConsole(highlight=False)
         self._live: Live | None = None
         self._step = ""
         self._started_at = 0.0

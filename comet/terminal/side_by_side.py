@@ -8,9 +8,9 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.text import Text
 
+from comet.report.console import OutputConsole
 from comet.terminal.table_layout import GAP, Column, Listing, printable
 
 MARK = "≠"
@@ -22,7 +22,7 @@ UNKNOWN_STYLE = "yellow"
 
 def show(report: Mapping[str, Any]) -> None:
     """Print the report."""
-    console = Console(highlight=False)
+    console = OutputConsole(highlight=False)
     for line in lines(report, console.width if console.is_terminal else None):
         console.print(line, soft_wrap=True, end="\n")
 

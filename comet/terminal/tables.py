@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.text import Text
 
 from comet.common import figures
@@ -12,6 +11,7 @@ from comet.config.fault_settings import FRONT, UNITS, settings_of
 from comet.events import text
 from comet.events.event import exit_text
 from comet.inspection.tree import lines
+from comet.report.console import OutputConsole
 from comet.telemetry import columns
 from comet.telemetry.columns import COLUMNS
 from comet.telemetry.snapshot import FleetSnapshot, Row, Total
@@ -179,14 +179,14 @@ def _with_unit(name: str, value: Any) -> str:
 
 def show(table: Listing) -> None:
     """Print a listing, at full width where the output is no terminal, so that a pipe never truncates a value."""
-    console = Console(highlight=False)
+    console = OutputConsole(highlight=False)
     for line in table.lines(console.width if console.is_terminal else None):
         console.print(line, soft_wrap=True, end="\n")
 
 
 def show_event(record: Mapping[str, Any]) -> None:
     """Print one event on a terminal: time, subject, sentence; never truncated."""
-    Console(highlight=False).print(event(record), soft_wrap=True, end="\n")
+    OutputConsole(highlight=False).print(event(record), soft_wrap=True, end="\n")
 
 
 def event(record: Mapping[str, Any], short: bool = False) -> Text:

@@ -31,6 +31,7 @@ audit_use() {
     # argparse's, asyncio's, waitress's and urllib3's calls into their subclasses; the prometheus client's collector
     _check_value data_received eof_received pause_writing resume_writing pull_trigger _new_conn get_connection describe task_class
     generate_trace_id generate_span_id # OpenTelemetry's calls into a subclass
+    on_broken_pipe                     # rich's
     front_faults front_fault_orders    # fields that are only shown
     # a field that is only compared; a table that is found by its command's name; part of an interface
     commits statistics is_regular

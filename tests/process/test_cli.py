@@ -4,10 +4,13 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from comet.state.directory import Cluster
+from tests.support.cluster import TestCluster
 from tests.support.copies import copy_modules
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -126,3 +129,41 @@ def test_wait_without_a_cluster(folder: Path) -> None:
     done = comet("wait", "worker-0", "--for=ready", "--timeout", "0", cwd=folder)
     assert (done.returncode, done.stderr) == (1, "not ready within 0 s: no supervisor runs\n")
     assert comet("wait", "wrker-0", "--for=ready", cwd=folder).returncode == 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["logs", "x" * 300],
+        ["logs", "../../x"],
+        ["logs", ""],
+        ["scenario", "x" * 300],
+        ["init", "--config", "x" * 300],
+        ["compare", "--question", "cpu", "--json", "x" * 300],
+        ["check", "--config", "x" * 300],
+    ],
+)
+def test_a_name_that_no_file_can_have_is_one_line(make_cluster: Callable[..., TestCluster], words: list[str]) -> None:
+    cluster = make_cluster(runtime="process", worker=1, pool=1)
+    Cluster(cluster.folder).create()
+    done = cluster.comet(*words)
+    assert (done.returncode in (1, 2), done.stderr.count("\n")) == (True, 1), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        (".comet/traffic.json", "is Comet's own"),
+        ("config.yaml", "is Comet's own"),
+        (".comet", "is Comet's own"),
+        ("..", "is Comet's own"),
+        ("x" * 300, "longer than 200 bytes"),
+    ],
+)
+def test_no_database_lies_where_something_else_does(
+    make_cluster: Callable[..., TestCluster], where: str, said: str
+) -> None:
+    cluster = make_cluster(runtime="process", worker=1, pool=1, stats_dir=where)
+    for words in (["check"], ["run"]):
+        done = cluster.comet(*words)
+        assert (done.returncode, said in done.stderr, done.stderr.count("\n")) == (2, True, 1), done.stderr

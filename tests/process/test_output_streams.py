@@ -136,6 +136,23 @@ def test_followed_events_survive_deaths_of_supervisors(make_cluster: Callable[..
             assert each.stderr == ""
 
 
+def test_a_reader_that_has_gone_is_no_failure(make_cluster: Callable[..., TestCluster]) -> None:
+    """Whatever prints: tables as well as lines (`| head`)."""
+    cluster = make_cluster(runtime="process", worker=1, pool=1)
+    cluster.start()
+    listings = ["ps", "ps --json", "ps --tree", "stats", "faults", "inspect lb-0", "events", "logs", "doctor"]
+    for words in map(str.split, listings):
+        reading, writing = os.pipe()
+        os.close(reading)
+        done = subprocess.run(
+            [*cluster.command, *words], cwd=cluster.folder, stdout=writing, stderr=subprocess.PIPE, text=True,
+            check=False,
+        )  # fmt: skip
+        os.close(writing)
+        assert (done.returncode, done.stderr) == (0, ""), words
+    cluster.stop()
+
+
 @pytest.mark.parametrize("buffered", [True, False])
 def test_a_full_disk_of_the_output_is_named(make_cluster: Callable[..., TestCluster], buffered: bool) -> None:
     """Also where Python writes what was printed at its end only."""

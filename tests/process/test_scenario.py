@@ -179,6 +179,22 @@ def test_a_stop_breaks_off_what_plays_on_the_cluster(make_cluster: Callable[...,
         assert "broken off" in output
 
 
+def test_what_could_not_be_undone_is_said_and_fails(running: TestCluster) -> None:
+    name = write(running, "clients: 1\nsteps: [{name: away, for: 3s, do: [{drain: worker-0}]}]")
+    playing = subprocess.Popen(
+        [*running.command, "scenario", name], cwd=running.folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    with playing:
+        wait_until(lambda: "(drained)" in running.comet("ps").stdout, what="the drain")
+        running.kill_supervisor()
+        _, progress = playing.communicate(timeout=60 * PATIENCE)
+    assert playing.returncode == 1
+    assert progress.splitlines()[-1].endswith("stays until: python supervisor.py undrain worker-0"), progress
+    running.start()
+    assert running.comet("undrain", "worker-0").returncode == 0
+
+
 def test_ctrl_c_during_the_start_of_its_own_cluster(make_cluster: Callable[..., TestCluster]) -> None:
     cluster = make_cluster(
         worker=1, pool=1, runtime="process", worker_command="sleep 600", avg_delay=None, failure=None

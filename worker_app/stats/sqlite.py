@@ -27,6 +27,7 @@ TIMEOUT = 10.0
 
 EXAMPLE = "sqlite:////directory/file.db"
 SIDE_FILES = ("-wal", "-shm")
+JOURNAL = "-journal"
 
 MAGIC = b"SQLite format 3\0"
 """The first bytes of the file (https://www.sqlite.org/fileformat2.html#the_database_header)."""
@@ -143,12 +144,23 @@ def real_path(path: str) -> str:
 def _require_regular(real: str) -> None:
     """Raise sqlite3.OperationalError unless the path is a regular file, and one with one name unless links are allowed.
 
-    SQLite would wait without end to open a FIFO that it may only read.
+    The same goes for the side files, which are never links. SQLite would wait without end to open a FIFO that it may
+    only read.
     """
     with contextlib.suppress(FileNotFoundError):
         status = os.stat(real) if follow_links else os.lstat(real)
         if not stat.S_ISREG(status.st_mode) or (status.st_nlink > 1 and not follow_links):
             raise sqlite3.OperationalError("a link or a special file, not the database itself")
+    for side in _special_side_files(real):
+        raise sqlite3.OperationalError(f"{os.path.basename(side)} is a link or a special file; remove it")
+
+
+def _special_side_files(real: str) -> Iterator[str]:
+    """Yield what is no file in the place of a side file: only another program can have put it there."""
+    for side in (real + suffix for suffix in (*SIDE_FILES, JOURNAL)):
+        with contextlib.suppress(OSError):
+            if not stat.S_ISREG(os.lstat(side).st_mode):
+                yield side
 
 
 def prepare(
@@ -167,6 +179,9 @@ def prepare(
             if overwritten is not None and identity(path) == overwritten:
                 _replace_with_copy(path)
             _clear_side_files(path, stale)
+            for side in _special_side_files(real_path(path)):
+                with contextlib.suppress(IsADirectoryError):  # It may hold data, and the supervisor moves it aside.
+                    os.unlink(side)
             if identity(path) is None:
                 flags = os.O_CREAT | os.O_WRONLY | (0 if follow_links else os.O_NOFOLLOW | os.O_NONBLOCK)
                 os.close(os.open(real_path(path), flags, 0o664))

@@ -90,6 +90,14 @@ def test_every_key_checks_its_own_default() -> None:
             "trusted-proxies: [10.0.0.1, a, 10.0.0.0/33, 7]",
             "config.yaml:1: trusted-proxies: 'a', '10.0.0.0/33', 7 are no addresses or networks (allowed: ",
         ),
+        (
+            "runtime: process\nworker: 1\n\nfaults:\n  worker-0:\n    hang: 1\n    partition: true",
+            "config.yaml:7: faults.worker-0.partition: needs a time limit",
+        ),
+        (
+            "faults:\n  front:\n    failure: 4\n    refuse: true",
+            "config.yaml:4: faults.front.refuse: needs a time limit",
+        ),
         ("health-host: 'a b'", "config.yaml:1: health-host: 'a b' is not usable (allowed: none, or HOST or HOST:PORT)"),
         (
             "health-host: http://a",

@@ -184,6 +184,21 @@ def test_a_device_is_not_even_opened(folder: Path, mode: int) -> None:
         files.read(folder / "id")
 
 
+def test_a_sweep_sets_aside_once(folder: Path) -> None:
+    (folder / "old").mkdir()
+    (folder / "log").write_text("kept")
+    os.link(folder / "log", folder.parent / "second-name")
+    for _ in range(5):
+        with Directory.opened(folder) as directory:
+            directory.sweep()
+    assert sorted(path.name for path in folder.iterdir()) == ["log.unusable", "old.unusable"]
+    (folder / "old").mkdir()
+    for _ in range(3):
+        with Directory.opened(folder) as directory:
+            directory.sweep()
+    assert len(list(folder.glob("old.unusable*"))) == 2
+
+
 @as_root
 def test_a_file_of_a_stranger_is_not_read_and_makes_way(folder: Path) -> None:
     (folder / "id").write_text("planted")

@@ -94,6 +94,14 @@ def test_there_are_five_scenarios() -> None:
         ("steps: []", "s.yaml:1: steps: [] is not usable"),
         ("steps:\n  - 5s", "s.yaml:1: step 1: '5s' is not usable (allowed: lines of the form `for: 5s`)"),
         ("steps:\n  - name: x", "s.yaml:2: step 1: for: is missing (allowed: a time from 100ms to 1h)"),
+        (
+            "headers: {Content-Length: 5}\nsteps: [{for: 1s}]",
+            "s.yaml:1: headers: Content-Length: it follows from the body",
+        ),
+        (
+            "headers: {transfer-encoding: chunked}\nsteps: [{for: 1s}]",
+            "s.yaml:1: headers: transfer-encoding: it follows",
+        ),
         ("steps:\n  - {for: 1s, every: 1s}", "s.yaml:2: step 1: every: has no kill to repeat (add kill)"),
         ("steps:\n  - {for: 1s, rate: 5, clients: 2}", "s.yaml:2: step 1: clients: has no effect with rate"),
         ("steps:\n  - {for: 1s, rate: 5, pause: 2s}", "s.yaml:2: step 1: pause: has no effect with rate"),

@@ -205,6 +205,22 @@ def test_a_damaged_file_is_one_line(
     assert path in error
 
 
+@pytest.mark.parametrize("suffix", ["-wal", "-shm", "-journal"])
+def test_a_fifo_in_place_of_a_side_file_blocks_nobody(path: str, suffix: str) -> None:
+    """SQLite would wait without end for the other end of one that it may only read; root may write to it, too."""
+    sqlite.prepare(path)
+    for other in ("-wal", "-shm"):
+        Path(path + other).unlink(missing_ok=True)
+    os.mkfifo(path + suffix, 0o444)
+    with pytest.raises(sqlite3.OperationalError, match=f"{suffix} is a link or a special file; remove it"):
+        sqlite.connect(path)
+    sqlite.prepare(path)  # As the next worker that starts does.
+    sqlite.connect(path).close()
+    os.mkdir(path + "-journal")
+    with pytest.raises(WorkerError, match="-journal is a link or a special file"):
+        sqlite.prepare(path)
+
+
 def test_side_files_are_only_removed_when_they_have_no_owner(path: str) -> None:
     store = opened(path)
     store.commit(some(1))
