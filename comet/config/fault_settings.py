@@ -79,7 +79,12 @@ _METHODS = (or_word("any", text(r"[A-Za-z]+(?: *, *[A-Za-z]+)*"), ""), "any, or 
 
 _OWN_ANSWER = {
     "headers": Key([], _headers, "`Name: value`, or a list of such", "header fields of these answers"),
-    "body": Key("none", or_word("none", text(r"(?s).{0,65536}"), None), "none, or text", "body of these answers"),
+    "body": Key(
+        "none",
+        or_word("none", text(r"(?s).{0,65536}"), None),
+        "none, or text of up to 65536 characters",
+        "body of these answers",
+    ),
 }
 _ORDERS = {
     "refuse": Key(False, flag, "true or false, with a time limit", "whether the address refuses connections"),
