@@ -100,14 +100,17 @@ def _require_usable(content: bytes) -> None:
 
 
 def use(content: bytes | None, cluster: Cluster) -> None:
-    """Write the copy that load balancers load, or remove it where they speak plain HTTP."""
+    """Write the copy that load balancers load, or remove it where they speak plain HTTP; UserError if it is refused."""
     used = cluster.path(USED)
     if content is None:
         with contextlib.suppress(OSError):
             files.remove(used)
         return
-    used.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    files.write(used, content)
+    try:
+        used.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        files.write(used, content)
+    except OSError as error:
+        raise UserError(f"{used}: cannot be written: {os_error_text(error)}") from None
 
 
 def restore(content: bytes | None, cluster: Cluster) -> bool:

@@ -13,7 +13,7 @@ from comet.events import journal
 from comet.state.control_socket import call
 from comet.state.directory import Cluster
 
-POLL_PAUSE = 0.3
+POLL_PAUSE = 0.5
 """Seconds between two looks at the cluster."""
 
 LAST_LOOKS = 4

@@ -215,11 +215,11 @@ class Operations:
         try:
             await self._require_healthy(before, [member for member in after.values() if member not in stale])
             await self._roll(stale)
+            if certificate is not None:
+                certificates.use(certificate, self._cluster)
         except BaseException:
             self.config, self._context = former
             raise
-        if certificate is not None:
-            certificates.use(certificate, self._cluster)
         for member in after.values():
             self._update_settings(member)
         if certificate is None:
