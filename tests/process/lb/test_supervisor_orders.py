@@ -313,7 +313,15 @@ def test_a_drain_without_a_successor_refuses_connections() -> None:
 def test_a_drain_without_a_successor_answers_those_who_wait() -> None:
     """Clients whose connections the kernel accepted, and the load balancer not yet."""
     with supervised(None) as (lb, _, _, supervisor), contextlib.ExitStack() as stack:
-        lb.call(lb.server._admissions[0]._stop_accepting)
+        (admission,) = lb.server._admissions
+
+        def accept_no_more() -> None:
+            """Also not at the next check of the limit, which begins again."""
+            assert admission._timer is not None
+            admission._timer.cancel()
+            admission._stop_accepting()
+
+        lb.call(accept_no_more)
         lb.settle()
         waiting = [stack.enter_context(lb.connect()) for _ in range(20)]
         for client in waiting:
