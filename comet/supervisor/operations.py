@@ -382,12 +382,6 @@ class Operations:
             self._ports.prune(self.config)
 
 
-def _unchangeable(file: Config, key: str, what: str) -> UserError:
-    """Return the error of a key that another value, or none, stands for in the file now."""
-    line = f":{file.lines[key]}" if key in file.lines else ""
-    return UserError(f"{file.path.name}{line}: {key}: {what} (stop it, then run)", 2)
-
-
 def pause_seconds(given: Any) -> float | None:
     """Return the seconds of a pause with an end, None for one without; UserError where the time is not one."""
     try:
@@ -407,6 +401,12 @@ def signal_number(text: str) -> int:
         )
     except (KeyError, ValueError):
         raise UserError(f"{brief(text)}: no such signal (KILL, TERM, STOP, CONT, SEGV, …)", 2) from None
+
+
+def _unchangeable(file: Config, key: str, what: str) -> UserError:
+    """Return the error of a key that another value, or none, stands for in the file now."""
+    line = f":{file.lines[key]}" if key in file.lines else ""
+    return UserError(f"{file.path.name}{line}: {key}: {what} (stop it, then run)", 2)
 
 
 def _check_differs(before: ManagedReplica, after: ManagedReplica) -> bool:

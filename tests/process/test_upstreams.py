@@ -49,13 +49,15 @@ def running(port: int) -> Iterator[None]:
         service.server_close()
 
 
-FIRST = free_ports(3)
-PORTS = [FIRST, FIRST + 1, FIRST + 2]
+PORTS: list[int] = []
+"""Chosen when the tests begin: other tests take ports until then."""
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestCluster]:
     """Two upstreams, the second by a name; nothing listens at a third port yet."""
+    first = free_ports(3)
+    PORTS[:] = [first, first + 1, first + 2]
     left_out = dict.fromkeys(("worker", "stats_dir", "worker_port", "avg_delay", "failure", "runtime"))
     urls = f"['http://127.0.0.1:{PORTS[0]}', 'http://localhost:{PORTS[1]}']"
     with (
