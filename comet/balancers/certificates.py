@@ -29,7 +29,7 @@ COMMAND_TIMEOUT = 30.0
 """Seconds."""
 
 MAX_BYTES = 1 << 20
-"""Bytes of a file that are read."""
+"""Bytes that a certificate or a key has at most."""
 
 USED = "tls/used.pem"
 """File in the cluster's folder with the key and the certificate in use."""
@@ -87,7 +87,10 @@ def _read(path: Path) -> bytes:
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK | os.O_NOCTTY)) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(0, "it is no regular file")
-        return file.read(MAX_BYTES)
+        content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise OSError(0, f"it has more than {MAX_BYTES >> 20} MiB")
+        return content
 
 
 def _require_usable(content: bytes) -> None:

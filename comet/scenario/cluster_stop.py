@@ -52,5 +52,6 @@ def _is_stopping(cluster: Cluster, tail: journal.Tail) -> bool:
     with contextlib.suppress(UserError, ConnectionError):
         rows = call(cluster, "picture", timeout=CALL_TIMEOUT)["replicas"]
         # Only a stop ends all load balancers at once: a restart and a change of their number leave one that serves.
-        return all(row["state"] in ("stopping", "stopped") for row in rows if row["role"] == "lb")
+        states = {row["state"] for row in rows if row["role"] == "lb"}
+        return bool(states) and states <= {"stopping", "stopped"}
     return False
