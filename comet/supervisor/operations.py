@@ -118,8 +118,12 @@ class Operations:
             former = {"worker": self.config.worker, "pool": self.config.pool}
             if wanted.pool < self.config.pool:
                 self._require_no_pause()
-            await self._scale_to(wanted)
-            scale_override.keep(self._cluster, self._file, wanted.worker, wanted.pool)
+            try:
+                await self._scale_to(wanted)
+            finally:
+                # The surplus may have to go later, as its engine is away: the numbers hold all the same.
+                if (self.config.worker, self.config.pool) == (wanted.worker, wanted.pool):
+                    scale_override.keep(self._cluster, self._file, wanted.worker, wanted.pool)
             return {"worker": wanted.worker, "pool": wanted.pool, "former": former}
 
     def restore_scale(self) -> bool:
