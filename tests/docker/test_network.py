@@ -37,6 +37,13 @@ def reaches(client: docker.DockerClient, container: str, host: str, port: int = 
     return inside(client, container, CALL, host, str(port))[0] == 0
 
 
+def rules(*about: str) -> str:
+    """What the kernel does with packets between these addresses: the routes and the rules of now."""
+    commands = (["ip", "-4", "-brief", "address"], ["ip", "-4", "route"], ["iptables-save", "-c"])
+    shown = [subprocess.run(words, capture_output=True, text=True, check=False).stdout for words in commands]
+    return "\n".join([*about, *shown])
+
+
 def addresses(client: docker.DockerClient, container: str) -> dict[str, str]:
     """By network."""
     seen = client.api.inspect_container(container)["NetworkSettings"]["Networks"]
@@ -99,8 +106,8 @@ def test_workers_are_reached_through_their_published_ports_alone(
     (far,) = addresses(engine, stranger).values()
     assert reaches(engine, ids["worker-0"], first)  # The test's own means: a call to itself.
     assert not reaches(engine, ids["worker-0"], second)
-    assert not reaches(engine, ids["worker-0"], far)
-    assert not reaches(engine, stranger, first)
+    assert not reaches(engine, ids["worker-0"], far), rules(first, second, far)
+    assert not reaches(engine, stranger, first), rules(first, second, far)
     # Not even names of the world outside are looked up, nor anything there is called.
     assert inside(engine, ids["worker-0"], RESOLVE, "example.com")[0] != 0
     assert not reaches(engine, ids["worker-0"], "1.1.1.1", 53)
