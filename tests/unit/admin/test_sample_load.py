@@ -1,6 +1,7 @@
 """The load that the page's server sends: bounded, one at a time, and over when it is asked to end."""
 
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,6 +15,7 @@ from comet.admin.sample_load import SampleLoad
 from comet.common.errors import UserError
 from comet.scenario import demo
 from comet.state.directory import Cluster
+from tests.process.lb.test_tls import certificate
 from tests.support.waiting import wait_until
 
 
@@ -72,6 +74,19 @@ def test_requests_come_until_they_are_stopped(balancer: Balancer, tmp_path: Path
     assert (load.state or {})["rate"] == 10
     load.send(rate=0, seconds=1)
     assert load.state is None
+
+
+@pytest.mark.slow
+def test_it_speaks_tls_where_the_load_balancers_do(balancer: Balancer, tmp_path: Path) -> None:
+    made = certificate(tmp_path, "one")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(made["tls_certificate"], made["tls_key"])
+    balancer.server.socket = context.wrap_socket(balancer.server.socket, server_side=True)
+    state = {**balancer.state, "front": {**balancer.state["front"], "scheme": "https"}}
+    load = SampleLoad(Cluster(tmp_path), lambda: state)
+    load.send(rate=50, seconds=300)
+    wait_until(lambda: len(balancer.paths) >= 5, what="requests over TLS")
+    load.send(rate=0, seconds=1)
 
 
 @pytest.mark.slow
