@@ -164,19 +164,27 @@ def _special_side_files(real: str) -> Iterator[str]:
 
 
 def prepare(
-    path: str, stale: tuple[Identity, ...] = (), timeout: float = TIMEOUT, overwritten: Identity | None = None
+    path: str,
+    stale: tuple[Identity, ...] = (),
+    timeout: float = TIMEOUT,
+    spoiled: Identity | None = None,
+    holder: sqlite3.Connection | None = None,
 ) -> None:
     """Make sure that Comet's database is at the path, in WAL mode; wait at most about `timeout` seconds for others.
 
-    `stale` are side files of a previous file at the path. `overwritten` is the file whose content was replaced while it
-    was open.
+    `stale` are side files of a previous file at the path. `spoiled` is the file whose content was replaced while it was
+    open, or whose side files were removed: in that case `holder` is a connection that still has them, and keeps others
+    that have them from writing until it is closed.
 
     WorkerError: no directory, not writable, damaged, or another program's file, which is left unchanged.
     """
     deadline = time.monotonic() + timeout
     with _directory_lock(path, deadline):
         try:
-            if overwritten is not None and identity(path) == overwritten:
+            if spoiled is not None and identity(path) == spoiled:
+                if holder is not None:
+                    _write_back(holder, deadline)
+                    _unlink_side_files(path)
                 _replace_with_copy(path)
             _clear_side_files(path, stale)
             for side in _special_side_files(real_path(path)):
@@ -273,6 +281,27 @@ def _use_wal(connection: sqlite3.Connection, deadline: float) -> None:
             if "locked" not in str(error) or time.monotonic() >= deadline:
                 raise
             time.sleep(0.02)
+
+
+def _write_back(holder: sqlite3.Connection, deadline: float) -> None:
+    """Write what the connection's WAL holds into the file, and keep all connections to that WAL from adding to it."""
+    while True:
+        (before,) = holder.execute("PRAGMA data_version").fetchone()
+        _, frames, written = holder.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        holder.execute("BEGIN IMMEDIATE")
+        # The version changes with each commit of another connection: there was none since the WAL was written back.
+        if frames == written and holder.execute("PRAGMA data_version").fetchone() == (before,):
+            return
+        holder.execute("ROLLBACK")
+        if time.monotonic() >= deadline:
+            raise WorkerError("its WAL cannot be written back: locked by another program for too long")
+        time.sleep(0.01)
+
+
+def _unlink_side_files(path: str) -> None:
+    for suffix in SIDE_FILES:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(real_path(path) + suffix)
 
 
 def _replace_with_copy(path: str) -> None:

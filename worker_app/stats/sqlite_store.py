@@ -66,7 +66,7 @@ class SqliteStore:
         self._batch_number = random.getrandbits(40) << 20  # so that two runs of one row share no batch numbers
         self._connection: sqlite3.Connection | None = None
         self._file: sqlite.Identity | None = None
-        self._side_files: tuple[sqlite.Identity, ...] = ()
+        self._side_files: tuple[sqlite.Identity | None, ...] = ()
         self._header = -1  # descriptor of the file; an earlier close than the connection's would drop SQLite's locks
         self._cookies: set[bytes] = set()  # schema cookies that the file may contain
         self._last_write = (0, 0)  # the file's modification time (ns) and size
@@ -83,7 +83,21 @@ class SqliteStore:
     def open(self, timeout: float = sqlite.TIMEOUT) -> None:
         """Prepare the database and register the worker within `timeout` seconds; WorkerError: a one-line reason."""
         gone = self._overwritten or sqlite.identity(self.path) != self._file
-        sqlite.prepare(self.path, self._side_files if gone else (), timeout, self._file if self._overwritten else None)
+        holder = None if gone or not self._lost_side_files() else self._connection
+        try:
+            self._prepare(gone, holder, timeout)
+            self._connect(timeout)
+        except WorkerError:
+            if holder is not None:
+                self._roll_back(holder)
+            raise
+
+    def _prepare(self, gone: bool, holder: sqlite3.Connection | None, timeout: float) -> None:
+        stale = tuple(each for each in self._side_files if each is not None) if gone else ()
+        spoiled = self._file if self._overwritten or holder is not None else None
+        sqlite.prepare(self.path, stale, timeout, spoiled, holder)
+
+    def _connect(self, timeout: float) -> None:
         connection = None
         try:
             connection = sqlite.connect(self.path, timeout)
@@ -98,7 +112,7 @@ class SqliteStore:
             raise WorkerError(f"{self.path}: {sqlite.explain(error, self.path)}") from None
         self._connection, self._must_reopen, self._overwritten = connection, False, False
         self._waits = True
-        self._remember_side_files()
+        self._side_files = self._side_files_now()
 
     def commit(self, batch: Batch) -> None:
         if self._connection is None or self._must_reopen:
@@ -162,9 +176,9 @@ class SqliteStore:
         self._commits_since_checkpoint += 1
 
     def _check_file(self, error: sqlite3.Error) -> None:
-        """Set `_must_reopen` if the error has a lasting cause: a dropped table, or another file at the path."""
+        """Set `_must_reopen` if the error has a lasting cause: a dropped table, or other files at the path."""
         reason = str(error)
-        if "locked" not in reason and ("no such table" in reason or self.replaced()):
+        if "locked" not in reason and ("no such table" in reason or self.replaced() or self._lost_side_files()):
             self._must_reopen = True
 
     def _checkpoint_if_full(self, connection: sqlite3.Connection, error: sqlite3.Error) -> None:
@@ -209,6 +223,10 @@ class SqliteStore:
             self._last_write = last_write
         return self._overwritten
 
+    def _lost_side_files(self) -> bool:
+        """Return whether the connection's side files are no longer at the path: whoever connects sees other ones."""
+        return self._connection is not None and (None in self._side_files or self._side_files_now() != self._side_files)
+
     def reopen(self) -> None:
         # The old connection stays open until the new one exists: until then the inode numbers of its files are not
         # reused, so `stale` can only mean the old files.
@@ -223,6 +241,9 @@ class SqliteStore:
     def tick(self, now: float) -> None:
         if self.replaced():
             log.warning("the database %s was deleted or replaced; a new one is used", self.path)
+            self.reopen()
+        elif self._lost_side_files():
+            log.warning("the files -wal and -shm of %s were removed; a copy with all counts is used", self.path)
             self.reopen()
         connection = self._connection
         if connection is None or self._must_reopen:
@@ -292,11 +313,9 @@ class SqliteStore:
             raise
         self._updated = now
 
-    def _remember_side_files(self) -> None:
+    def _side_files_now(self) -> tuple[sqlite.Identity | None, ...]:
         real = os.path.realpath(self.path)
-        self._side_files = tuple(
-            found for suffix in sqlite.SIDE_FILES if (found := sqlite.identity(real + suffix)) is not None
-        )
+        return tuple(sqlite.identity(real + suffix) for suffix in sqlite.SIDE_FILES)
 
     @staticmethod
     def _roll_back(connection: sqlite3.Connection) -> None:

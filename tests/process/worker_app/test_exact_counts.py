@@ -231,6 +231,26 @@ def test_a_database_deleted_while_running_is_made_anew(tmp_path: Path, suffixes:
     assert integrity(tmp_path / "stats.db") == "ok"
 
 
+@pytest.mark.parametrize("suffixes", [("-wal",), ("-shm",), ("-wal", "-shm")], ids="".join)
+def test_side_files_removed_while_running_lose_no_count(tmp_path: Path, suffixes: tuple[str, ...]) -> None:
+    """A worker that starts later counts in the same database."""
+    before, after, late = Clients(), Clients(), Clients()
+    with contextlib.ExitStack() as stack:
+        workers = [stack.enter_context(Worker(tmp_path, f"worker-{number}")) for number in range(3)]
+        ports = [worker.port for worker in workers]
+        asyncio.run(before.many(ports, 12, 20))
+        for suffix in suffixes:
+            os.unlink(str(workers[0].database) + suffix)
+        asyncio.run(after.many(ports, 12, 20))
+        wait_until(lambda: "were removed" in "".join(worker.log.read_text() for worker in workers))
+        workers.append(stack.enter_context(Worker(tmp_path, "worker-3")))
+        asyncio.run(late.many([worker.port for worker in workers], 12, 20))
+        assert dict(before.seen + after.seen + late.seen) == {200: 720}
+        wait_until(lambda: [worker.get("/worker/stats")[0] for worker in workers] == [200] * 4)
+        assert {worker.totals() for worker in workers} == {(720, 0)}
+    assert integrity(tmp_path / "stats.db") == "ok"
+
+
 def emptied(path: Path) -> None:
     path.open("w").close()
 

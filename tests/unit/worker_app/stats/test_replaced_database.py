@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from pathlib import Path
@@ -33,6 +34,65 @@ def test_a_deleted_database_is_recreated(path: str, suffixes: tuple[str, ...]) -
     second.close()
     assert sorted((name, good) for name, good, *_ in rows(path)) == [("first", 1), ("second", 2)]
     assert sql(path, "PRAGMA integrity_check") == [("ok",)]
+
+
+LOST = [("-wal",), ("-shm",), ("-wal", "-shm")]
+
+
+@pytest.mark.parametrize("suffixes", LOST, ids="".join)
+def test_removed_side_files_lose_no_count(path: str, suffixes: tuple[str, ...]) -> None:
+    """As a cleaner of `*-wal` removes them: who connects later would see other ones than who is connected."""
+    first, second = opened(path, "first"), opened(path, "second")
+    reader = SqliteReader(path)
+    for store in (first, second):
+        store.commit(some(5))
+    assert len(reader.rows()) == 2
+    for suffix in suffixes:
+        os.unlink(path + suffix)
+    second.commit(some(1))
+    assert not second.replaced()
+    first.tick(time.time())
+    second.commit(some(1))
+    assert second.replaced()  # so that it is committed once more
+    second.reopen()
+    second.commit(some(1))
+    late = opened(path, "late")
+    late.commit(some(1))
+    for store in (first, second):
+        store.tick(time.time())
+        store.commit(some(1))
+        assert not store.replaced()
+    assert [(row.name, row.successful) for row in reader.rows()] == [("first", 6), ("second", 8), ("late", 1)]
+    for each in (reader, late, second, first):
+        each.close()
+    assert sorted((name, good) for name, good, *_ in rows(path)) == [("first", 6), ("late", 1), ("second", 8)]
+    assert sql(path, "PRAGMA integrity_check") == [("ok",)]
+    assert os.listdir(os.path.dirname(path)) == [os.path.basename(path)]
+
+
+@pytest.mark.parametrize("suffixes", LOST, ids="".join)
+def test_a_repair_that_is_not_possible_blocks_no_worker(
+    path: str, suffixes: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = opened(path, "first"), opened(path, "second")
+    for suffix in suffixes:
+        os.unlink(path + suffix)
+
+    def full(source: str, target: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.copyfile", full)
+        with pytest.raises(NotCommitted, match="No space left"):
+            first.tick(time.time())
+        for store in (first, second):
+            store.commit(some(1))
+    first.tick(time.time())
+    assert second.replaced()
+    second.reopen()
+    assert [(name, good) for name, good, *_ in rows(path)] == [("first", 1), ("second", 1)]
+    first.close()
+    second.close()
 
 
 def test_a_replaced_database_is_used(path: str, tmp_path: Path) -> None:
