@@ -23,6 +23,7 @@ from comet.events.event import Event
 from comet.events.journal import Journal
 from comet.faults import files as fault_files
 from comet.host import files
+from comet.reconcile.restart_policy import RestartPolicy
 from comet.state import secrets as secret_files
 from comet.state import traffic_orders
 from comet.state.control_server import ControlServer
@@ -42,6 +43,9 @@ balancer that starts reads those of READ_LATER, which are restored whenever they
 
 MAX_REMEMBERED_BYTES = 1 << 20
 """Size in bytes up to which the content of a file is remembered."""
+
+RETRIES = RestartPolicy(first=1.0)
+"""When a failed roll is tried again: the workers serve nothing, or with old files, until one succeeds."""
 
 
 class FileRepair:
@@ -77,6 +81,10 @@ class FileRepair:
         self._database = Background(self._loop)
         self._task: asyncio.Task[None] | None = None
         self._rolling: asyncio.Task[None] | None = None
+        self._failed_rolls = 0
+        """Rolls that failed in a row."""
+        self._next_roll = 0.0
+        """When the next roll may start, as the loop's clock counts."""
         self._failures: dict[str, str | None] = {}
         self._stale = set[tuple[str, int]]()
         """Name and instance of each worker that still has a removed folder mounted."""
@@ -209,11 +217,15 @@ class FileRepair:
                 self._hold(folder)
             elif self._was_recreated(folder):
                 self._hold(folder)
-                self._stale.update(
-                    (name, replica.instance)
-                    for name, replica in self._fleet.supervisor.replicas.items()
-                    if self._fleet.runtime_of(replica).keeps_mounts(replica.spec)
-                )
+                self.mark_stale()
+
+    def mark_stale(self) -> None:
+        """Have each present worker that keeps its mounts replaced: a folder that it has mounted was removed."""
+        self._stale.update(
+            (name, replica.instance)
+            for name, replica in self._fleet.supervisor.replicas.items()
+            if self._fleet.runtime_of(replica).keeps_mounts(replica.spec)
+        )
 
     def _mounted_folders(self) -> list[Path]:
         where = self._fleet.watchdogs.database
@@ -237,18 +249,20 @@ class FileRepair:
         if reason == "":
             self._notify(Event("files_restored", None, {"files": ["the database: its statistics begin again"]}))
 
-    def _report_failure(self, of: str, reason: str | None) -> None:
+    def _report_failure(self, of: str, reason: str | None, event: str = "state_unwritable") -> None:
         """Report a failure once, however often the attempt is repeated."""
         if reason != self._failures.get(of):
             self._failures[of] = reason
             if reason is not None:
-                self._notify(Event("state_unwritable", None, {"reason": reason}))
+                self._notify(Event(event, None, {"reason": reason}))
 
     def _roll(self) -> None:
         operations, where = self._operations(), self._fleet.watchdogs.database
         if where is not None and not _database_exists(where):
             return  # A replacement cannot start while the database cannot be mounted.
         if operations is None or self._config().custom_service or not (self._rolling is None or self._rolling.done()):
+            return
+        if self._loop.time() < self._next_roll:
             return
         # Asked again at each check: another operation, as a takeover, may have replaced them meanwhile.
         replicas = self._fleet.supervisor.replicas
@@ -265,13 +279,17 @@ class FileRepair:
     async def _replace(self, operations: Operations, workers: list[str]) -> None:
         # A folder may be recreated meanwhile: a worker that was just replaced is stale again, as another instance.
         taken = {each for each in self._stale if each[0] in workers}
-        with contextlib.suppress(Busy):
-            try:
-                await operations.replace_stale(workers)
-            except UserError as error:
-                if isinstance(error, Busy):
-                    raise
-                self._notify(Event("engine_error", None, {"reason": f"workers cannot be replaced: {error.message}"}))
+        try:
+            await operations.replace_stale(workers)
+        except Busy:
+            return
+        except UserError as error:
+            self._failed_rolls += 1
+            self._next_roll = self._loop.time() + RETRIES.delay(self._failed_rolls + 1, 0)
+            self._report_failure("roll", f"workers cannot be replaced: {error.message}", "engine_error")
+        else:
+            self._failed_rolls = 0
+            self._report_failure("roll", None)
             self._stale -= taken
 
 

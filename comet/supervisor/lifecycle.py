@@ -166,6 +166,8 @@ class Run:
         takeover.mounts_lost = lost
         self._ownership.begun = True
         not_adopted = await takeover.begin(found, members)
+        if lost:
+            self._file_repair.mark_stale()  # It goes on where the takeover cannot replace them.
         fleet.state.enabled = True
         fleet.listen(config, not_adopted)
         if not_adopted:

@@ -159,10 +159,10 @@ class Operations:
             return {"restarted": names}
 
     async def replace_stale(self, names: list[str]) -> None:
-        """Replace adopted replicas that differ from what is wanted now."""
+        """Replace replicas that differ from what is wanted now; a surge replica among them is not, as it is to go."""
         with self._exclusively("renewal"):
             members = self._members(self.config)
-            await self._roll([members[name] for name in names])
+            await self._roll([members[name] for name in names if name in members])
 
     async def reload(self) -> dict[str, Any]:
         """Read the config again and apply it; UserError where it is refused, and nothing has changed then.

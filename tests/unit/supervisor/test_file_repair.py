@@ -9,7 +9,7 @@ from unittest import mock
 
 import pytest
 
-from comet.common.errors import Busy
+from comet.common.errors import Busy, UserError
 from comet.state.directory import Cluster
 from comet.supervisor.file_repair import FileRepair
 
@@ -57,10 +57,14 @@ class Repaired:
         unknown: Any = mock.Mock()
         config: Any = SimpleNamespace(custom_service=False)
         operations: Any = self.operations
+        self.told: list[str] = []
         cluster = Cluster(directory)
         self.folder = cluster.path("faults")
         self.folder.mkdir(parents=True)
-        self._repair = FileRepair(cluster, unknown, fleet, *[unknown] * 4, lambda: config, lambda: operations, unknown)
+        self._repair = FileRepair(
+            *(cluster, unknown, fleet, unknown, unknown, unknown, unknown),
+            *(lambda: config, lambda: operations, lambda event: self.told.append(event.fields["reason"])),
+        )
         self._repair.watch_mounts()
 
     async def look(self) -> None:
@@ -133,3 +137,33 @@ def test_what_another_operation_has_replaced_is_not_rolled_again(
         return repaired.operations.renewed
 
     assert asyncio.run(check()) == [renewed]
+
+
+def test_a_roll_that_failed_is_tried_again_ever_more_rarely_and_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = 0.0
+
+    async def check() -> tuple[list[float], list[str]]:
+        nonlocal clock
+        repaired = Repaired(tmp_path)
+        monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: clock)
+        attempts: list[float] = []
+
+        def fail() -> None:
+            attempts.append(clock)
+            if len(attempts) < 5:
+                raise UserError("the replacement does not become ready")
+
+        repaired.operations.meanwhile = fail
+        repaired.folder.rename(tmp_path / "former")
+        repaired.folder.mkdir()
+        while clock < 60:
+            await repaired.look()
+            clock += 1
+        repaired.close()
+        return attempts, repaired.told
+
+    attempts, told = asyncio.run(check())
+    assert attempts == [0, 1, 3, 7, 15]
+    assert told == ["workers cannot be replaced: the replacement does not become ready"]
