@@ -33,12 +33,14 @@ if os.path.exists(f"{name}.broken"):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # One write an answer: of one that a SIGKILL cuts in two, nobody could make a whole one.
     def do_GET(self):
         body = f"{mode} {name}".encode()
         self.send_response(200 if self.path in ("/", "/slow", f"/{mode}") else 404)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.path == "/slow":
+            self.wfile.flush()
             time.sleep(0.3)
         self.wfile.write(body)
     def log_message(self, *arguments):

@@ -145,9 +145,12 @@ def test_removed_state_files_are_recreated(make_cluster: Callable[..., TestClust
             assert cluster.cluster_id == known
             assert balancers(cluster) == balancers_before
             assert cluster.comet("kill", "lb-1").returncode == 0
-            wait_until(lambda number=number: cluster.replicas()["lb-1"]["restarts"] == number, 15)  # type: ignore[misc]
-            wait_until(lambda: cluster.replicas()["lb-1"]["state"] == "ready", 15)
-            wait_until(lambda: cluster.hello().status_code == 200, 15)
+            wait_until(
+                lambda number=number: cluster.replicas()["lb-1"]["restarts"] == number,  # type: ignore[misc]
+                *(15, "a restart"),
+            )
+            wait_until(lambda: cluster.replicas()["lb-1"]["state"] == "ready", 15, "its successor")
+            wait_until(lambda: cluster.hello().status_code == 200, 15, "an answer that is counted")
         assert failed == []
         balancers_before = balancers(cluster)
         wait_until(lambda number=number: len(cluster.events("files_restored")) >= number, 5)  # type: ignore[misc]
