@@ -31,7 +31,7 @@ from lb.process.ejections import Ejections
 from lb.process.event_loop import new_event_loop
 from lb.process.first_response import FirstResponses
 from lb.process.health_checks import HealthChecker
-from lb.process.tls import HANDSHAKE_TIMEOUT, Certificate
+from lb.process.tls import Certificate
 from lb.proxy.access_log import LoggedDispatcher
 from lb.proxy.dispatcher import Dispatcher
 from lb.proxy.tracing import TracedDispatcher
@@ -151,7 +151,7 @@ class Server:
         self._fault_injectors: FaultInjectors | None = None
         self._listening = 0.0
         self._finishing: asyncio.Task[None] | None = None
-        self._awaiting_front: asyncio.Task[None] | None = None
+        self._awaiting: asyncio.Task[None] | None = None
         self._draining_since: dict[Upstream, float] = {}
         self.port = listener.getsockname()[1]
         self.ended: asyncio.Future[None] = loop.create_future()
@@ -254,6 +254,8 @@ class Server:
                 for upstream in self.proxy.pool.order:
                     if upstream.state == UP and before.get(upstream) != UP:
                         self._first.expect(upstream)
+                        if not upstream.health.healthy:
+                            self._report_health(upstream)  # Others object to it.
                 self._health.update()
             case "pause":
                 self.proxy.pause(messages.read_pause(message))
@@ -343,29 +345,33 @@ class Server:
             admission.end()
         settings = self.proxy.settings
         self._loop.call_later(min(grace, settings.tunnel_grace), self.proxy.end_tunnels)
-        self._loop.call_later(min(grace, settings.shutdown_grace + DRAIN_MARGIN), self.proxy.end_requests)
+        self._loop.call_later(min(grace, settings.shutdown_grace + DRAIN_MARGIN), self._end_requests)
         self._loop.call_later(grace, self._drained)
-        handshakes = {task for admission in self._admissions for task in admission.handshakes}
-        self._finishing = self._loop.create_task(self._drain_after(handshakes))
+        self._finishing = self._loop.create_task(self._drain_clients())
 
-    async def _drain_after(self, handshakes: set[asyncio.Task[Any]]) -> None:
-        """Drain once the connections that were accepted are clients."""
+    async def _drain_clients(self) -> None:
         await asyncio.sleep(0)  # Those that uvloop accepted in this turn are clients in the next one.
-        if handshakes:
-            await asyncio.wait(handshakes, timeout=HANDSHAKE_TIMEOUT)
         self.proxy.drain()
 
+    def _handshakes(self) -> set[asyncio.Task[Any]]:
+        return {task for admission in self._admissions for task in admission.handshakes}
+
+    def _end_requests(self) -> None:
+        for task in self._handshakes():
+            task.cancel()
+        self.proxy.end_requests()
+
     def _no_client_left(self) -> None:
-        """End, unless clients of the front's faults have no request on the data path yet, or no more."""
-        serving = self._front.serving()
+        """End, unless connections are to become clients: in a TLS handshake, or under the front's faults."""
+        serving = self._front.serving() | self._handshakes()
         if not serving:
             self._drained()
-        elif self._awaiting_front is None:
-            self._awaiting_front = self._loop.create_task(self._await_front(serving))
+        elif self._awaiting is None:
+            self._awaiting = self._loop.create_task(self._await(serving))
 
-    async def _await_front(self, serving: set[asyncio.Task[None]]) -> None:
+    async def _await(self, serving: set[asyncio.Task[Any]]) -> None:
         await asyncio.wait(serving)
-        self._awaiting_front = None
+        self._awaiting = None
         if not self.proxy.clients:  # The last one of them calls again.
             self._no_client_left()
 
@@ -379,8 +385,8 @@ class Server:
         self._stop_accepting()
         for task in (
             self._finishing,
-            self._awaiting_front,
-            *(each for admission in self._admissions for each in admission.handshakes),
+            self._awaiting,
+            *self._handshakes(),
         ):
             if task is not None:
                 task.cancel()

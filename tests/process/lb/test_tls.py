@@ -13,6 +13,7 @@ from typing import Any
 import h11
 import pytest
 
+from lb.process import tls
 from tests.support.lb import Balancer, Client, Worker, WorkerConnection, lb_and_workers, response
 from tests.support.waiting import wait_until
 from tests.unit.lb.http.test_proxy_protocol import FOUR, v2
@@ -204,6 +205,25 @@ def test_a_drain_serves_connections_whose_handshake_has_begun(one: dict[str, Any
         wait_until(lambda: lb.server._finishing is not None)
         with Client.of(client_context().wrap_socket(sock)) as client:
             assert client.ask(GET)["Connection"] == "close"
+
+
+def test_a_drain_does_not_wait_for_silent_handshakes(one: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a port scanner leaves them: clients are told to go at once, and the silent ones have no more time."""
+    monkeypatch.setattr(tls, "HANDSHAKE_TIMEOUT", 3600.0)
+    with (
+        lb_and_workers(count=1, shutdown_grace=0.5, **one) as (lb, _),
+        connect(lb) as client,
+        socket.create_connection(("127.0.0.1", lb.port), timeout=60) as silent,
+    ):
+        assert client.ask(GET)["Connection"] is None
+        wait_until(lambda: lb.server._admissions[0].handshakes)
+        lb.call(lb.server._drain, 60.0)
+        wait_until(lambda: lb.server.proxy.draining)
+        assert lb.server._admissions[0].handshakes
+        assert client.ask(GET)["Connection"] == "close"
+        assert not lb.server.ended.done()
+        assert silent.recv(1) == b""
+        wait_until(lb.server.ended.done)
 
 
 def test_faults_of_the_front_under_tls(one: dict[str, Any], tmp_path: Path) -> None:
