@@ -68,6 +68,8 @@ class Router:
         self._links: dict[str, LbLink] = {}
         self._applied: dict[str, int] = {}
         self._views: dict[str, dict[str, str | None]] = {}
+        self._objections: dict[str, str] = {}
+        """Why each worker that is reported as unhealthy is so: it stays so until a load balancer finds otherwise."""
         self._ejections: dict[str, dict[str, str]] = {}
         self._check_times: dict[str, dict[str, float]] = {}
         self._valid_from: dict[str, dict[str, int]] = {}
@@ -106,7 +108,7 @@ class Router:
         self._ejections[name] = {}
         self._check_times[name] = {}
         self._valid_from[name] = {}
-        self._send_table(link)
+        self._send_table(link, new=True)
         if self._front is not None:
             link.send(self._front)
 
@@ -184,6 +186,7 @@ class Router:
         self._version += 1
         for spec in new:
             if spec.state == UP and not keeps_view(former.get(spec.name), spec):
+                self._objections.pop(spec.name, None)
                 for name, views in self._views.items():
                     views.pop(spec.name, None)
                     self._ejections[name].pop(spec.name, None)
@@ -254,10 +257,13 @@ class Router:
             elif link is not None:
                 link.send(messages.ping(self._version), table=False)
 
-    def _send_table(self, link: LbLink) -> None:
+    def _send_table(self, link: LbLink, new: bool = False) -> None:
+        table = (
+            [replace(each, objection=self._shared_objection(each.name)) for each in self.table] if new else self.table
+        )
         link.send(
             messages.pause(self.paused_until),
-            messages.upstreams(self.table, self._max_in_flight),
+            messages.upstreams(table, self._max_in_flight),
             messages.ping(self._version),
             table=True,
         )
@@ -291,6 +297,8 @@ class Router:
         if not healthy and self._applied[name] < self._valid_from[name].get(upstream, 0):
             return  # The report is about the worker before its change of address or restart.
         self._views[name][upstream] = None if healthy else f"{name} finds: {reason or 'no answer'}"
+        if not healthy:
+            self._objections[upstream] = reason or "no answer"
         self._report_health(upstream)
 
     def _note_ejection(self, name: str, upstream: str, message: messages.Message) -> None:
@@ -304,7 +312,14 @@ class Router:
 
     def _report_health(self, upstream: str) -> None:
         reasons = [reason_given for views in self._views.values() if (reason_given := views.get(upstream)) is not None]
+        if not reasons:
+            self._objections.pop(upstream, None)
         self._sink(upstream, None, Health(not reasons, reasons[0] if reasons else ""))
+
+    def _shared_objection(self, upstream: str) -> str:
+        """Return why a worker is unhealthy, "" where a load balancer uses it."""
+        used = any(upstream in views and views[upstream] is None for views in self._views.values())
+        return "" if used else self._objections.get(upstream, "")
 
     def _on_link_closed(self, link: LbLink) -> None:
         name = link.name
@@ -313,7 +328,8 @@ class Router:
         self._busy.pop(name, None)
         del self._ejections[name], self._check_times[name]
         for upstream in self._views.pop(name):
-            self._report_health(upstream)
+            if any(upstream in views for views in self._views.values()):
+                self._report_health(upstream)
         self._report_applied()
 
     def _report_applied(self) -> None:

@@ -67,9 +67,10 @@ class Upstream:
         self.dial_address: tuple[str, int] | None = None
         self.hangs = False  # its faults let every request hang
         self.state: str = spec.state
-        self.health = HealthThreshold(settings.health_fall, settings.health_rise, healthy=spec.state != DOWN)
-        self.reason = "set by the supervisor" if spec.state == DOWN else "new"
-        self.ready = spec.state == UP
+        is_usable = spec.state != DOWN and not spec.objection
+        self.health = HealthThreshold(settings.health_fall, settings.health_rise, healthy=is_usable)
+        self.reason = "set by the supervisor" if spec.state == DOWN else spec.objection or "new"
+        self.ready = spec.state == UP and is_usable
         self.suspect = False
         self.closes_early = False  # it closed a connection soon after its last use, without `Connection: close`
         self.keep_alive_checks_left = KEEP_ALIVE_CHECKS  # checks of idle connections that must still find them open

@@ -165,7 +165,14 @@ def read_reopen(message: Message) -> tuple[str, str | None, str]:
 
 def upstreams(specs: Iterable[UpstreamSpec], max_in_flight: int | None = None) -> Message:
     """Return the complete list of upstreams in rotation order, with the limit of requests in flight per upstream."""
-    return {"type": "upstreams", "upstreams": [asdict(spec) for spec in specs], "max_in_flight": max_in_flight}
+    return {"type": "upstreams", "upstreams": [_described(spec) for spec in specs], "max_in_flight": max_in_flight}
+
+
+def _described(spec: UpstreamSpec) -> Message:
+    described = asdict(spec)
+    if not spec.objection:
+        del described["objection"]
+    return described
 
 
 def read_upstreams(message: Message) -> tuple[tuple[UpstreamSpec, ...], int | None]:
@@ -181,6 +188,7 @@ def read_upstreams(message: Message) -> tuple[tuple[UpstreamSpec, ...], int | No
             each.get("state", UP),
             each.get("health_path"),
             each.get("health_host"),
+            _text(each, "objection") if each.get("objection") else "",
         )
         for each in given
     )
@@ -332,7 +340,7 @@ def status_report(
         "pid": pid,
         "version": VERSION,
         "settings": asdict(current),
-        "upstreams": [{**asdict(spec), "healthy": healthy} for spec, healthy in views],
+        "upstreams": [{**_described(spec), "healthy": healthy} for spec, healthy in views],
         "in_flight": in_flight,
         "draining": draining,
     }

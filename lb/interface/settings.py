@@ -122,7 +122,8 @@ class UpstreamSpec:
     """A worker as the supervisor or the command line describes it; `state` is one of UPSTREAM_STATES.
 
     Its `health_path` and `health_host` take precedence over those of the settings: during a rolling update old and new
-    replicas may have different ones.
+    replicas may have different ones. `objection` is why other load balancers find it unhealthy: one that starts does
+    not use it before a check has passed.
     """
 
     name: str
@@ -131,6 +132,7 @@ class UpstreamSpec:
     state: str = UP
     health_path: str | None = None
     health_host: str | None = None
+    objection: str = ""
 
 
 ACCESS_LOG_FORMATS: Final = ("json", "combined")

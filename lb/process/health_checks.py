@@ -159,7 +159,8 @@ class HealthChecker:
                 self._stop_checks(upstream)
         for place, upstream in enumerate(order):
             if upstream not in self._loops:
-                delay = self._proxy.settings.health_interval * (place + 1) / len(order)
+                spread = self._proxy.settings.health_interval * (place + 1) / len(order)
+                delay = spread if upstream.health.healthy else 0.0
                 self._urgent[upstream] = asyncio.Event()
                 self._loops[upstream] = asyncio.get_running_loop().create_task(self._run_checks(upstream, delay))
 

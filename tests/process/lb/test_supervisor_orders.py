@@ -75,6 +75,26 @@ def test_health_changes_are_reported() -> None:
         assert (edge["upstream"], edge["reason"]) == ("worker-0", "connection refused")
 
 
+@pytest.mark.parametrize("heals", [True, False])
+def test_a_worker_that_others_object_to_gets_no_request_before_a_good_check(heals: bool) -> None:
+    status = {"now": 500}
+    hung = Worker("worker-2", health=lambda: status["now"])
+    with supervised(None, None, health_interval=0.2) as (lb, _, specs, supervisor), contextlib.closing(hung):
+        new = UpstreamSpec("worker-2", "127.0.0.1", hung.port, objection="no answer in 2 s")
+        supervisor.send(messages.upstreams([*specs, new]))
+        while (told := supervisor.receive("health"))["upstream"] != "worker-2":
+            pass
+        assert (told["healthy"], told["reason"]) == (False, "no answer in 2 s")
+        assert {lb.ask()["X-Comet-Worker"] for _ in range(6)} == {"worker-0", "worker-1"}
+        wait_until(lambda: hung.probes >= 2)
+        if heals:
+            status["now"] = 200
+            assert supervisor.receive("health")["healthy"]
+            assert {lb.ask()["X-Comet-Worker"] for _ in range(6)} == {"worker-0", "worker-1", "worker-2"}
+        else:
+            assert not hung.requests
+
+
 def test_requests_on_a_worker_marked_down_are_retried_if_safe() -> None:
     with supervised(hang, None) as (lb, workers, specs, supervisor), lb.connect() as waiting, lb.connect() as unsafe:
         waiting.send(GET)

@@ -255,6 +255,48 @@ def test_a_worker_is_unhealthy_while_any_lb_finds_it_so() -> None:
     asyncio.run(story())
 
 
+def test_a_worker_stays_unhealthy_until_a_load_balancer_finds_it_healthy() -> None:
+    """The end of the only one that objects says nothing of the worker, and its successor gets the objection."""
+
+    async def objections(balancer: PlayedLb) -> list[str]:
+        return [each.get("objection", "") for each in (await balancer.next("upstreams"))["upstreams"]]
+
+    async def story() -> None:
+        async with scene() as stage:
+            stage.router.publish(upstreams("up", "up"))
+            former = stage.lb("lb-0")
+            assert await objections(former) == ["", ""]
+            for name, healthy in (("worker-0", True), ("worker-1", False)):
+                former.say(messages.health(name, healthy, "timeout"))
+            assert await stage.saw() == ("worker-0", Health(True))
+            assert await stage.saw() == ("worker-1", Health(False, "lb-0 finds: timeout"))
+            second = stage.lb("lb-1")
+            assert await objections(second) == ["", "timeout"]
+            second.say(messages.health("worker-0", True, "healthy"))
+            assert await stage.saw() == ("worker-0", Health(True))
+            former.peer.close()
+            assert await stage.saw() == ("worker-0", Health(True))
+            third = stage.lb("lb-2")
+            assert await objections(third) == ["", "timeout"]
+            third.say(messages.health("worker-1", True, "healthy"))
+            assert await stage.saw() == ("worker-1", Health(True))
+            second.say(messages.health("worker-1", False, "timeout"))
+            assert await stage.saw() == ("worker-1", Health(False, "lb-1 finds: timeout"))
+            # One uses it: another that starts tries it, too.
+            fourth = stage.lb("lb-3")
+            assert await objections(fourth) == ["", ""]
+            third.peer.close()
+            assert await stage.saw() == ("worker-1", Health(False, "lb-1 finds: timeout"))
+            # A successor of the worker begins without it.
+            stage.router.publish(upstreams("up", "down"))
+            stage.router.publish(upstreams("up", "up"))
+            fifth = stage.lb("lb-4")
+            assert await objections(fifth) == ["", ""]
+            close([second, fourth, fifth])
+
+    asyncio.run(story())
+
+
 def test_what_a_load_balancer_only_repeats_is_no_news() -> None:
     async def story() -> None:
         async with scene() as stage:
