@@ -145,6 +145,11 @@ def ask(
     timeout: float = QUICK_TIMEOUT,
 ) -> Any:
     """Return what the supervisor answers to a command; UserError where it refuses, or says how it has ended."""
+    for name, value in fields.items():
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError):
+            raise UserError(f"{command}: {name}: {value!r} ({type(value).__name__}) cannot be a setting", 2) from None
     try:
         return call(cluster, command, timeout=timeout, **fields)
     except (ConnectionError, NotAnswering) as error:

@@ -37,6 +37,12 @@ from comet.terminal.messages import Message
 OPERATION_TIMEOUT = 3600.0
 """Seconds for a rolling restart."""
 
+SURVIVABLE = frozenset(("SIGCHLD", "SIGURG", "SIGWINCH", "SIGCONT", "SIGSTOP", "SIGTSTP", "SIGTTIN", "SIGTTOU"))
+"""Signals that never end a process (signal(7)); any other does, unless the process handles or ignores it."""
+
+SURVIVED = 1.0
+"""Seconds beyond `shutdown_grace` after which a replica that got a signal counts as one that has handled it."""
+
 POLL_PAUSE = 0.02
 """Seconds between two looks at the replicas."""
 
@@ -62,6 +68,8 @@ class RunningCluster:
     """
 
     def __init__(self, config: str | os.PathLike[str] | None, keys: Mapping[str, Any]) -> None:
+        if not isinstance(config, str | os.PathLike | None):
+            raise UserError(f"comet.cluster: {config!r} is not the path of a config file", 2)
         if config is not None and keys:
             raise UserError(f"comet.cluster: {', '.join(keys)}: set it in {os.fspath(config)}, which is named too", 2)
         self._file = None if config is None else Path(config).absolute()
@@ -72,7 +80,8 @@ class RunningCluster:
         self._cluster: Cluster | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._events: EventLog | None = None
-        self._killed: dict[str, int] = {}
+        self._killed: dict[str, tuple[int, bool]] = {}
+        """Number of the last event before a signal by replica, and whether it must die of the signal."""
         self._stopped: set[str] = set()
         self._has_faults = False
         self._first_keys = dict(keys)
@@ -179,12 +188,12 @@ class RunningCluster:
     def kill(self, name: str, signal: str | int = "KILL") -> None:
         """Send a signal, by its name or number, to a replica, as a crash would; return once it is sent."""
         self._mark()
-        what = str(self._call("kill", {"name": name, "signal": str(signal)})["signal"]).removeprefix("SIG")
-        if what == "KILL":
-            self._killed[name] = self._log.last_number
-        elif what == "STOP":
+        what = str(self._call("kill", {"name": name, "signal": str(signal)})["signal"])
+        if what not in SURVIVABLE:
+            self._killed[name] = self._log.last_number, what == "SIGKILL"
+        elif what == "SIGSTOP":
             self._stopped.add(name)
-        elif what == "CONT":
+        elif what == "SIGCONT":
             self._stopped.discard(name)
 
     def faults(
@@ -261,9 +270,9 @@ class RunningCluster:
             (self.folder / "config.yaml").write_text(text)
             try:
                 self._call("reload", timeout=OPERATION_TIMEOUT)
-            except UserError:
+            except UserError as error:
                 (self.folder / "config.yaml").write_text(before)
-                raise
+                raise settings.as_argument(error) from None
             self._keys, self._config = merged, config
         else:
             self._call("reload", timeout=OPERATION_TIMEOUT)
@@ -280,10 +289,11 @@ class RunningCluster:
             with contextlib.suppress(UserError):  # It is dead, or was scaled away.
                 self.kill(name, "CONT")
             self._stopped.discard(name)
-        if self._has_faults:
+        snapshot = self._snapshot()
+        # Others may have set some, too, as a command does; what the picture does not show yet was set here.
+        if self._has_faults or snapshot.total.front_fault_orders or any(row.fault_orders for row in snapshot.replicas):
             self.faults(clear=True)
             self._has_faults = False
-        snapshot = self._snapshot()
         if snapshot.total.paused:
             self.resume()
         for name in [row.name for row in snapshot.replicas if row.drained]:
@@ -327,7 +337,8 @@ class RunningCluster:
         `event` is a name of docs/api.md, such as `replica_ready`, or a function of an event; `fields` are what else it
         must say. `since` begins after an earlier event instead. TimeoutError names the last events.
         """
-        number = since["number"] if isinstance(since, dict) else since
+        number = _event_number(since)
+        _require_seconds("wait_for", timeout)
         if callable(event):
             return self._log.wait(event, "of that kind", timeout, number)
         require_known(event)
@@ -337,11 +348,13 @@ class RunningCluster:
     def wait_ready(self, timeout: float = 30.0) -> None:
         """Return once all replicas are ready, also those that were just killed; TimeoutError names those that are not.
 
-        A replica that is killed is seen dead a moment later.
+        A replica that is killed is seen dead a moment later. One that got a signal which it may handle is waited for
+        as long as `shutdown_grace` says, and a second more.
         """
+        _require_seconds("wait_ready", timeout)
         deadline = time.monotonic() + timeout
-        for name, number in list(self._killed.items()):
-            self.wait_for("replica_exited", replica=name, timeout=timeout, since=number)
+        for name, killed in list(self._killed.items()):
+            self._await_death(name, *killed, timeout)
             del self._killed[name]
         while True:
             snapshot = self._snapshot()
@@ -352,6 +365,14 @@ class RunningCluster:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"not ready within {timeout:g} s: {', '.join(waiting)}")
             time.sleep(POLL_PAUSE)
+
+    def _await_death(self, name: str, since: int, must_die: bool, timeout: float) -> None:
+        assert self._config is not None
+        left = timeout if must_die else min(timeout, self._config.shutdown_grace + SURVIVED)
+        with contextlib.ExitStack() as stack:
+            if not must_die:
+                stack.enter_context(contextlib.suppress(TimeoutError))
+            self.wait_for("replica_exited", replica=name, timeout=left, since=since)
 
     def stats(self) -> dict[str, Any]:
         """Return the request statistics: `total`, and `workers` (a list), each with its exact counts.
@@ -412,3 +433,15 @@ class RunningCluster:
         host = self._urls[0].rpartition(":")[0]
         rows = [row for row in self._snapshot().replicas if row.role == "lb"]
         self._urls = tuple(f"{host}:{row.port}" for row in rows)
+
+
+def _event_number(since: Event | int | None) -> int | None:
+    number = since.get("number") if isinstance(since, dict) else since
+    if isinstance(number, bool) or not isinstance(number, int | None) or (isinstance(since, dict) and number is None):
+        raise UserError(f"wait_for: since: {shown(since)} is neither an event nor its number")
+    return number
+
+
+def _require_seconds(method: str, timeout: float) -> None:
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout >= 0:
+        raise UserError(f"{method}: timeout: {shown(timeout)} is not usable (allowed: seconds from 0)")

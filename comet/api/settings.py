@@ -84,9 +84,15 @@ def _written(value: Any) -> str:
 def _plain(value: Any) -> Any:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    if isinstance(value, Iterable):
+    if isinstance(value, Iterable) and not isinstance(value, bytes | bytearray | memoryview):
         return list(value)
     raise TypeError
+
+
+def as_argument(error: UserError) -> UserError:
+    """Return an error of `reload` that names a line of the config with the argument in its place."""
+    lines = [_problem(line) if line.startswith("config.yaml:") else line for line in error.message.splitlines()]
+    return UserError("\n".join(lines), error.exit_code)
 
 
 def _problem(line: str) -> str:

@@ -127,13 +127,17 @@ def words(value: Any) -> tuple[str, ...]:
         and value
         and all(isinstance(word, str | int | float) and not isinstance(word, bool) for word in value)
     ):
-        return tuple(str(word) for word in value)
-    if not isinstance(value, str) or not value.strip():
+        found = tuple(str(word) for word in value)
+    elif isinstance(value, str) and value.strip():
+        try:
+            found = tuple(shlex.split(value))
+        except ValueError as error:
+            raise ValueError(f"{guarded(value)} is not a command line: {str(error).lower()}") from None
+    else:
         raise ValueError(f"{guarded(value)} is not a command line")
-    try:
-        return tuple(shlex.split(value))
-    except ValueError as error:
-        raise ValueError(f"{guarded(value)} is not a command line: {str(error).lower()}") from None
+    if not found[0]:
+        raise ValueError(f"{guarded(value)} is not a command line: its first word is empty")
+    return found
 
 
 def environment(value: Any) -> tuple[tuple[str, str], ...]:

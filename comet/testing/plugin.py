@@ -64,6 +64,7 @@ def comet_service(request: pytest.FixtureRequest) -> Iterator[Callable[..., Runn
         def service(
             command: str | Sequence[str] | None = None, *, image: str | None = None, scope: str = scope, **keys: Any
         ) -> RunningCluster:
+            _require_scope(scope, "comet_service")
             if (command is None) == (image is None):
                 raise pytest.UsageError("comet_service: give it either a command or an image")
             what = {"worker_command": command} if image is None else {"worker_image": image, "runtime": "docker"}
@@ -98,9 +99,13 @@ def _asked(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
             raise pytest.UsageError("pytest.mark.comet takes keywords only: pytest.mark.comet(worker=3)")
         keys = {**marker.kwargs, **keys}
     scope = keys.pop("scope", request.config.getini("comet_scope"))
-    if scope not in SCOPES:
-        raise pytest.UsageError(f"pytest.mark.comet: scope={scope!r} is not known (allowed: 'test', 'session')")
+    _require_scope(scope, "pytest.mark.comet")
     return scope, keys
+
+
+def _require_scope(scope: Any, where: str) -> None:
+    if scope not in SCOPES:
+        raise pytest.UsageError(f"{where}: scope={scope!r} is not known (allowed: 'test', 'session')")
 
 
 def _pool_of(config: pytest.Config) -> ClusterPool:

@@ -76,6 +76,12 @@ def ini_keys(lines: Sequence[str]) -> dict[str, Any]:
         found, problems = read("\n".join(lines), "line")
     except ConfigError as error:
         raise ValueError("; ".join(error.problems)) from None
+    names = [name.replace("_", "-") for _, name, _ in found]
+    problems += [
+        f"line:{number}: {name}: appears twice (keep one)"
+        for position, ((number, _, _), name) in enumerate(zip(found, names, strict=True))
+        if name in names[:position]
+    ]
     if problems:
         raise ValueError("; ".join(problems))
     return {name.replace("-", "_"): plain(value) for _, name, value in found}

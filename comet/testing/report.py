@@ -32,7 +32,17 @@ HEADINGS = (
 
 
 def describe(cluster: RunningCluster, since: int, before: Mapping[str, Row]) -> str:
-    """Return what has happened after the event number `since`, and what the replicas did beyond what `before` says."""
+    """Return what has happened after the event number `since`, and what the replicas did beyond what `before` says.
+
+    Of a cluster that the test has stopped there is nothing left to see.
+    """
+    try:
+        return _description(cluster, since, before)
+    except UserError as error:
+        return f"{cluster!r}\n\n{error.message}"
+
+
+def _description(cluster: RunningCluster, since: int, before: Mapping[str, Row]) -> str:
     parts = [f"{cluster!r} in {cluster.folder}", "", *_events(cluster, since)]
     try:
         rows = cluster.replicas()

@@ -116,6 +116,26 @@ def test_a_failing_test_shows_what_the_cluster_did(project: Project) -> None:
     assert project.left() == []
 
 
+def test_a_test_that_stops_its_cluster_may_fail(project: Project) -> None:
+    project.write(
+        "test_client.py",
+        """
+        def test_wrong(comet_cluster):
+            comet_cluster.stop()
+            assert comet_cluster.dashboard == "a dashboard"
+
+        def test_another():
+            pass
+        """,
+    )
+    code, said = project.run()
+    assert code == 1
+    assert "1 failed, 1 passed" in said
+    assert "== 'a dashboard'" in said
+    assert "comet.cluster: it does not run" in said
+    assert project.left() == []
+
+
 def test_clusters_are_shared_and_given_back_as_they_were(project: Project) -> None:
     project.write(
         "pytest.ini",
@@ -202,11 +222,15 @@ def test_a_service_of_ones_own_is_put_behind(project: Project) -> None:
 
         def test_neither(comet_service):
             comet_service()
+
+        def test_unknown_scope(comet_service):
+            comet_service("true", scope="bogus")
         """,
     )
     code, said = project.run()
     assert code == 1
-    assert "1 failed, 1 passed" in said
+    assert "2 failed, 1 passed" in said
+    assert "comet_service: scope='bogus' is not known" in said
     assert "comet_service: give it either a command or an image" in said
     assert project.left() == []
 
@@ -219,6 +243,7 @@ def test_a_service_of_ones_own_is_put_behind(project: Project) -> None:
         ("wroker=3", "", "comet.cluster: wroker: unknown key (did you mean worker?)"),
         ("", "comet_scope = module", "comet_scope: 'module' is not known (allowed: test, session)"),
         ("", "comet_cluster = worker", "comet_cluster: line:1: "),
+        ("", "comet_cluster =\n    worker: 1\n    worker: 2", "line:2: worker: appears twice (keep one)"),
     ],
 )
 def test_mistakes_are_told(project: Project, marker: str, ini: str, told: str) -> None:

@@ -125,6 +125,28 @@ def test_what_does_not_come_is_told_with_what_came(cluster: comet.RunningCluster
     assert cluster.wait_for(lambda event: event["event"] == "supervisor_started", since=0)["pid"]
 
 
+@pytest.mark.parametrize("signal", ["SEGV", "TERM"])
+def test_wait_ready_waits_for_a_death_by_any_signal(cluster: comet.RunningCluster, signal: str) -> None:
+    """Also by one that a worker handles, so that it dies a while later."""
+    for name in ("worker-0", "lb-0"):
+        before = cluster.replicas()[name]
+        cluster.kill(name, signal)
+        cluster.wait_ready()
+        after = cluster.replicas()[name]
+        assert (after.state, after.restarts) == ("ready", before.restarts + 1)
+        assert after.pid != before.pid
+
+
+def test_restore_clears_the_faults_of_others(cluster: comet.RunningCluster) -> None:
+    config = ("--config", str(cluster.folder / "config.yaml"))
+    for target in ("worker-0", "front"):
+        command = [sys.executable, "-m", "comet", "faults", target, "--failure", "100", *config]
+        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    assert hello(cluster).status_code == 500
+    cluster.restore()
+    assert {hello(cluster).status_code for _ in range(4)} == {200}
+
+
 def test_a_signal_may_be_a_number(cluster: comet.RunningCluster) -> None:
     cluster.kill("worker-0", 18)
     cluster.kill("worker-0", "SIGCONT")
@@ -152,6 +174,26 @@ def test_mistakes_are_told_in_one_line(cluster: comet.RunningCluster) -> None:
         cluster.wait_for("replica_redy")
     with pytest.raises(comet.UserError, match="foo: no event has this name"):
         cluster.events("foo")
+    for since in ("x", {}, True):
+        with pytest.raises(comet.UserError, match=r"since: .* is neither an event nor its number"):
+            cluster.wait_for("replica_ready", since=since)  # type: ignore[arg-type]
+    for timeout in ("1", -1, None, float("nan")):
+        with pytest.raises(comet.UserError, match=r"timeout: .* is not usable"):
+            cluster.wait_for("replica_ready", timeout=timeout)  # type: ignore[arg-type]
+        with pytest.raises(comet.UserError, match=r"timeout: .* is not usable"):
+            cluster.wait_ready(timeout)  # type: ignore[arg-type]
+    for value in (object(), b"x", {1}):
+        with pytest.raises(comet.UserError, match=r"faults: body: .* cannot be a setting"):
+            cluster.faults("front", failure=100, body=value)  # type: ignore[arg-type]
+    for wrong in (5, b"config.yaml", ["config.yaml"]):
+        with pytest.raises(comet.UserError, match="is not the path of a config file"):
+            comet.cluster(wrong)  # type: ignore[arg-type]
+    for command in (b"x", [b"x"]):
+        with pytest.raises(comet.UserError, match=r"(cannot be a setting|is not a command line)"):
+            comet.cluster(worker_command=command).start()
+    for command in ("''", [""]):
+        with pytest.raises(comet.UserError, match=r"worker_command: .*: its first word is empty"):
+            comet.cluster(worker_command=command).start()
     with pytest.raises(comet.UserError, match=r"comet.cluster: wroker: unknown key"):
         comet.cluster(wroker=3).start()
     with pytest.raises(comet.UserError, match="it does not run"):
@@ -168,7 +210,7 @@ def test_a_config_is_reloaded_and_a_bad_one_refused() -> None:
         assert len(one.replicas()) == 3
         with pytest.raises(comet.UserError, match=r"comet.cluster: failure: 101 is out of range"):
             one.reload(failure=101)
-        with pytest.raises(comet.UserError, match="runtime: cannot change while the cluster runs"):
+        with pytest.raises(comet.UserError, match=r"^comet\.cluster: runtime: cannot change while the cluster runs"):
             one.reload(runtime="docker")
         one.reload(failure=None)
         assert hello(one).status_code == 200
