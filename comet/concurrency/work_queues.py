@@ -1,9 +1,10 @@
 """Runs blocking work for many replicas: in order for each name, in parallel for different names."""
 
+import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 Work = Callable[[], None]
 
@@ -32,6 +33,27 @@ class KeyedWorkQueues:
                 return
             self._queues[name] = deque((work,))
             self._pool.submit(self._run, name)
+
+    async def call(self, name: str, work: Work, timeout: float | None = None) -> None:
+        """Queue work and return when it is done; raise what it raises.
+
+        Raise TimeoutError after `timeout` seconds: work that has not begun by then never does.
+        """
+        done: Future[None] = Future()
+
+        def carry_out() -> None:
+            if not done.set_running_or_notify_cancel():
+                return
+            try:
+                work()
+            except BaseException as error:
+                done.set_exception(error)
+            else:
+                done.set_result(None)
+
+        self.put(name, carry_out)
+        async with asyncio.timeout(timeout):
+            await asyncio.wrap_future(done)
 
     def close(self) -> None:
         """Accept no more work, without waiting for work that runs."""

@@ -25,6 +25,6 @@ def error_text(error: Exception) -> str:
 
     if isinstance(error, docker.errors.APIError) and error.explanation:
         return " ".join(str(error.explanation).split())
-    if isinstance(error, requests.exceptions.ConnectionError | ConnectionError):
+    if isinstance(error, requests.exceptions.ConnectionError | requests.exceptions.Timeout | ConnectionError):
         return UNREACHABLE
     return " ".join(str(error).split()) or type(error).__name__

@@ -209,6 +209,10 @@ class SingleRuntime(Runtime):
         """Restore files that were removed and belong to the runtime or its replicas; return their names."""
         return []
 
+    async def send_signal(self, name: str, signal: int) -> None:
+        """Send a signal to a replica; raise UserError unless it was sent."""
+        self.driver.kill(name, signal)
+
     def require_killable(self, name: str) -> None:
         """Raise UserError where no signal reaches the replica."""
         return

@@ -66,7 +66,7 @@ class Operations:
         self._faults_lock = asyncio.Lock()
         """One order at a time: each is laid on top of what was ordered before it."""
 
-    def kill(self, name: str, signal: str) -> dict[str, Any]:
+    async def kill(self, name: str, signal: str) -> dict[str, Any]:
         """Send a signal to a replica, as any other process could.
 
         `signal` is a name with or without SIG, or a number.
@@ -77,7 +77,7 @@ class Operations:
             raise UserError(f"{name}: does not run ({replica.state.value})")
         runtime = self._fleet.runtime_of(replica)
         runtime.require_killable(name)
-        runtime.driver.kill(name, number)
+        await runtime.send_signal(name, number)
         return {"name": name, "signal": signals.Signals(number).name}
 
     async def faults(self, request: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from comet.state.directory import Cluster
 from comet.supervisor.fleet import Fleet
 
 LOST_TIMEOUT = 10.0
-"""Seconds for which an engine may be away while replicas are removed; the operation ends then, and they go later."""
+"""Seconds for which an engine may be away during an operation, which ends then; what is to be removed goes later."""
 
 LOST_POLL = 0.5
 """Seconds between two looks whether the engine is away."""
@@ -90,20 +90,26 @@ class RollingUpdate:
         """
         self._fleet.supervisor.want(names, Wanted.DOWN)
         removal = asyncio.ensure_future(self._remove(names))
-        away, clock = 0.0, asyncio.get_running_loop().time
         try:
-            while not (await asyncio.wait([removal], timeout=LOST_POLL))[0]:
-                reason = self._reason_away(names)
-                away = (away or clock()) if reason else 0.0
-                if reason and clock() - away > LOST_TIMEOUT:
-                    self._leaving[removal] = names
-                    removal.add_done_callback(self._leaving.pop)
-                    listed = ", ".join(map(public_name, names))
-                    raise UserError(f"{reason} ({listed}: removed when it is back)")
+            reason = await self._until_away(names, removal)
         except asyncio.CancelledError:
             removal.cancel()
             raise
+        if reason:
+            self._leaving[removal] = names
+            removal.add_done_callback(self._leaving.pop)
+            raise UserError(f"{reason} ({', '.join(map(public_name, names))}: removed when it is back)")
         await removal
+
+    async def _until_away(self, names: list[str], work: asyncio.Future[None]) -> str:
+        """Return "" once `work` is done, else why the engine of one of the replicas is away for LOST_TIMEOUT seconds."""
+        away, clock = 0.0, asyncio.get_running_loop().time
+        while not (await asyncio.wait([work], timeout=LOST_POLL))[0]:
+            reason = self._reason_away(names)
+            away = (away or clock()) if reason else 0.0
+            if reason and clock() - away > LOST_TIMEOUT:
+                return reason
+        return ""
 
     async def _remove(self, names: list[str]) -> None:
         supervisor = self._fleet.supervisor
@@ -181,7 +187,14 @@ class RollingUpdate:
         def is_decided(replicas: Mapping[str, Replica]) -> bool:
             return all(replicas[name].ready for name in wanted) or any(_hopeless(replicas[name]) for name in wanted)
 
-        await self._fleet.supervisor.until(is_decided)
+        decision = asyncio.ensure_future(self._fleet.supervisor.until(is_decided))
+        try:
+            reason = await self._until_away(wanted, decision)
+        finally:
+            decision.cancel()
+        if reason:
+            raise UserError(reason)
+        await decision
         for name in wanted:
             replica = self._fleet.supervisor.replicas[name]
             if not replica.ready and _hopeless(replica):

@@ -58,6 +58,12 @@ RECONNECT_PAUSE = 0.5
 SWEEP_INTERVAL = 5.0
 """Seconds between two sweeps, which compare every container with what is known of it."""
 
+ORDER_TIMEOUT = 10.0
+"""Seconds that a command waits for the engine to carry out what it orders."""
+
+HANG_TIMEOUT = 30.0
+"""Seconds without an answer to a sweep after which the engine counts as lost."""
+
 RESTART_TIMEOUT = 2.0
 """Seconds that a start waits for an engine that is about to restart the container itself."""
 
@@ -99,9 +105,15 @@ class ContainerDriver:
         self.before_removal: Callable[[str], None] = lambda name: None
         """Called on a work queue's thread with the name of a replica whose container is to be removed."""
         self._watching = threading.Event()
-        self.lost = ""
-        """Why the engine is unreachable: its event stream has ended and is not open again; nothing while it is open."""
+        self._stream_error = ""
+        """Why the event stream has ended; nothing while it is open."""
+        self._hangs = False
         self._watcher = threading.Thread(target=self._watch, name="engine-events", daemon=True)
+
+    @property
+    def lost(self) -> str:
+        """Why the engine is unreachable: its event stream is broken, or a sweep gets no answer; nothing otherwise."""
+        return self._stream_error or (UNREACHABLE if self._hangs else "")
 
     def watch(self, timeout: float = 10.0) -> bool:
         """Start to listen for events; return whether the stream is open within `timeout` seconds."""
@@ -135,12 +147,31 @@ class ContainerDriver:
         if known is not None:
             self._queues.put(name, lambda: self.containers.kill(known, signal))
 
+    async def send_signal(self, name: str, signal: int) -> None:
+        """Send a signal to a replica's container; raise UserError unless it was sent."""
+
+        def send(known: Known | None) -> None:
+            if known is not None:
+                self.containers.kill(known, signal)
+
+        try:
+            await self.between_actions(name, send, ORDER_TIMEOUT)
+        except TimeoutError:
+            raise UserError(f"{name}: {UNREACHABLE}; the signal may arrive when it does") from None
+        except engine_errors() as error:
+            raise UserError(f"{name}: {error_text(error)}") from None
+
     def remove(self, name: str) -> None:
         self._queues.put(name, lambda: self._remove(name))
 
-    def between_actions(self, name: str, work: Callable[[Known | None], None]) -> None:
-        """Call `work` on a work queue's thread, when all that was ordered for a replica is done."""
-        self._queues.put(name, lambda: work(self._known.get(name)))
+    async def between_actions(
+        self, name: str, work: Callable[[Known | None], None], timeout: float | None = None
+    ) -> None:
+        """Carry out `work` on a work queue's thread, when all that was ordered for a replica is done.
+
+        Raise TimeoutError after `timeout` seconds.
+        """
+        await self._queues.call(name, lambda: work(self._known.get(name)), timeout)
 
     def release(self, name: str) -> None:
         return
@@ -242,10 +273,9 @@ class ContainerDriver:
                 stream = self._api.events(
                     decode=True, filters={"label": f"comet.cluster={self._cluster_id}", "type": "container"}
                 )
-                if self.lost:
-                    self.lost = ""
-                    self._loop.call_soon_threadsafe(self._notify, Event("engine_back"))
-                    self._reconcile()
+                if self._stream_error:
+                    self._stream_error = ""
+                    self._back()
                 self._watching.set()
                 for record in stream:
                     self._on_event(record)
@@ -253,10 +283,17 @@ class ContainerDriver:
             except engine_errors() as error:
                 if self._closed.is_set():
                     return
-                if not self.lost:
-                    self.lost = error_text(error)
-                    self._loop.call_soon_threadsafe(self._notify, Event("engine_lost", None, {"reason": self.lost}))
+                if not self._stream_error:
+                    was_lost, self._stream_error = self.lost, error_text(error)
+                    if not was_lost:
+                        self._loop.call_soon_threadsafe(self._notify, _lost(self._stream_error))
                 self._closed.wait(RECONNECT_PAUSE)
+
+    def _back(self) -> None:
+        """Let all that the loss held up be done, unless the engine is lost for another reason still."""
+        if not self.lost:
+            self._loop.call_soon_threadsafe(self._notify, Event("engine_back"))
+            self._reconcile()
 
     def _on_event(self, record: dict[str, Any]) -> None:
         action, about = record.get("Action"), record.get("Actor") or {}
@@ -332,22 +369,36 @@ class ContainerDriver:
         """Sweep now and then periodically; runs on the event loop's thread."""
         if self._closed.is_set():
             return
-        self._queues.put(SWEEP, self._sweep)
+        hang = self._loop.call_later(HANG_TIMEOUT, self._on_hang)
+        self._queues.put(SWEEP, partial(self._sweep, hang))
 
-    def _sweep(self) -> None:
+    def _sweep(self, hang: asyncio.TimerHandle) -> None:
+        answered = False
         try:
-            if not self.lost:
-                self._inspect_changed()
+            answered = self._stream_error != "" or self._inspect_changed()
         finally:
             if not self._closed.is_set():
-                self._loop.call_soon_threadsafe(self._loop.call_later, SWEEP_INTERVAL, self._schedule_sweep)
+                self._loop.call_soon_threadsafe(self._swept, hang, answered)
 
-    def _inspect_changed(self) -> None:
-        """Inspect each container whose state differs from what is known."""
+    def _swept(self, hang: asyncio.TimerHandle, answered: bool) -> None:
+        hang.cancel()
+        if self._hangs and answered:
+            self._hangs = False
+            self._back()
+        self._loop.call_later(SWEEP_INTERVAL, self._schedule_sweep)
+
+    def _on_hang(self) -> None:
+        if not self._closed.is_set():
+            was_lost, self._hangs = self.lost, True
+            if not was_lost:
+                self._notify(_lost(UNREACHABLE))
+
+    def _inspect_changed(self) -> bool:
+        """Inspect each container whose state differs from what is known; return whether the engine has answered."""
         try:
             listed = self.containers.listed()
         except engine_errors():  # The event stream reports an engine that is unreachable.
-            return
+            return False
         running = {entry["Id"] for entry in listed if entry.get("State") in ("running", "paused")}
         with self._lock:
             every = list(self._known.values())
@@ -355,6 +406,7 @@ class ContainerDriver:
             gone = known.running and known.pid and not Path(f"/proc/{known.pid}").exists()
             if known.id is not None and (gone or known.running != (known.id in running)):
                 self._schedule_inspection(known)
+        return True
 
     # The following run on any of these threads.
 
@@ -372,6 +424,10 @@ class ContainerDriver:
     def _report(self, known: Known, observation: Any) -> None:
         if not self._closed.is_set():
             self._loop.call_soon_threadsafe(self._sink, known.spec.name, known.instance, observation)
+
+
+def _lost(reason: str) -> Event:
+    return Event("engine_lost", None, {"reason": reason})
 
 
 def _with_port_holder(reason: str, port: int) -> str:

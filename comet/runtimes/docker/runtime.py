@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
@@ -121,18 +120,11 @@ class DockerRuntime(AdoptingRuntime):
             )
 
     async def inject_network_faults(self, name: str, leases: list[dict[str, Any]]) -> None:
-        done: Future[None] = Future()
+        await self.driver.between_actions(name, lambda known: self._network_faults.inject(name, known, leases))
 
-        def work(known: Known | None) -> None:
-            try:
-                self._network_faults.inject(name, known, leases)
-            except BaseException as error:
-                done.set_exception(error)
-            else:
-                done.set_result(None)
-
-        self.driver.between_actions(name, work)
-        await asyncio.wrap_future(done)
+    async def send_signal(self, name: str, signal: int) -> None:
+        self.require_orders()
+        await self.driver.send_signal(name, signal)
 
     def _resume_network_faults(self, known: Known) -> None:
         """Let the leases that hold apply to a container that was started: its network is a new one."""

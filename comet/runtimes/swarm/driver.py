@@ -23,7 +23,7 @@ import docker
 
 from comet.common.errors import UserError
 from comet.concurrency.work_queues import KeyedWorkQueues
-from comet.engine.errors import engine_errors
+from comet.engine.errors import UNREACHABLE, engine_errors
 from comet.events.event import Event
 from comet.reconcile.driver_interface import Sink
 from comet.reconcile.observations import Exited, Observation, Removed, Revived, StartFailed
@@ -48,6 +48,9 @@ FAST_POLL_DURATION = 30.0
 
 What is expected then may take long: a node that may come back some day, or room that does not exist yet.
 """
+
+ORDER_TIMEOUT = 10.0
+"""Seconds that a command waits for the manager to carry out what it orders."""
 
 SERVICE = "service"
 """The work queue key of all orders: there is one service, so they run one after another."""
@@ -170,6 +173,18 @@ class SwarmDriver:
                 f"{name}: runs on {task.node.name}, and a swarm's manager cannot kill there; on that machine: docker "
                 f"kill {task.container}"
             )
+
+    async def send_signal(self, name: str, signal: int) -> None:
+        """Send a signal to the container of a task of this node; raise UserError unless it was sent."""
+        self.require_manager()
+        task = self._task(self._assignments.get(name))
+        try:
+            if task is not None:
+                await self._queues.call(name, lambda: self._kill(task.container, signal), ORDER_TIMEOUT)
+        except TimeoutError:
+            raise UserError(f"{name}: {UNREACHABLE}; the signal may arrive when it does") from None
+        except engine_errors() as error:
+            raise UserError(f"{name}: {error_text(error)}") from None
 
     def require_manager(self) -> None:
         """Raise UserError while no manager takes orders."""

@@ -95,6 +95,9 @@ class SwarmRuntime(AdoptingRuntime, DelegatedRuntime):
     def require_killable(self, name: str) -> None:
         self.driver.require_local(name)
 
+    async def send_signal(self, name: str, signal: int) -> None:
+        await self.driver.send_signal(name, signal)
+
     def require_single(self, name: str) -> None:
         raise UserError(
             f"{name}: a swarm replaces the workers of a service all together (restart worker), it takes no order for "

@@ -1,6 +1,7 @@
 """The driver of containers against an engine played by the test; the real one is in tests/process and tests/docker."""
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ import pytest
 import requests
 
 from comet.common.clock import parse
+from comet.common.errors import UserError
 from comet.engine.errors import UNREACHABLE
 from comet.events.event import Event
 from comet.reconcile.observations import Exited, Found, Lost, Observation, Revived, Started, StartFailed
@@ -126,6 +128,68 @@ def test_an_absent_engine_gets_no_calls_until_it_is_back() -> None:
         assert await stage.saw() == Revived()
         stage.driver.start(WORKER, 3)
         assert isinstance(await stage.saw(), Started)
+        stage.close()
+
+    asyncio.run(story())
+
+
+@contextlib.contextmanager
+def hanging(call: MagicMock) -> Iterator[None]:
+    """A call to the engine that gets no answer for a while."""
+    freed, answer = threading.Event(), call.side_effect
+
+    def wait(*arguments: Any, **options: Any) -> Any:
+        freed.wait(600)
+        return None if answer is None else answer(*arguments, **options)
+
+    call.side_effect = wait
+    try:
+        yield
+    finally:
+        call.side_effect = answer
+        freed.set()
+
+
+def test_an_engine_that_hangs_is_lost_until_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its event stream stays open."""
+    monkeypatch.setattr("comet.runtimes.docker.driver.SWEEP_INTERVAL", 0.01)
+    monkeypatch.setattr("comet.runtimes.docker.driver.HANG_TIMEOUT", 0.1)
+
+    async def story() -> None:
+        stage = Stage()
+        stage.driver.start(WORKER, 1)
+        assert isinstance(await stage.saw(), Started)
+        with hanging(stage.engine.api.containers):
+            assert await stage.heard() == "engine_lost"
+            assert stage.driver.lost == UNREACHABLE
+        assert await stage.heard() == "engine_back"
+        assert not stage.driver.lost
+        assert {type(await stage.saw()), type(await stage.saw())} == {Found, Revived}
+        stage.close()
+
+    asyncio.run(story())
+
+
+def test_a_signal_that_the_engine_does_not_send_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that waits behind another call that hangs is not sent later."""
+    monkeypatch.setattr("comet.runtimes.docker.driver.ORDER_TIMEOUT", 0.05)
+
+    async def story() -> None:
+        stage = Stage()
+        stage.driver.start(WORKER, 1)
+        assert isinstance(await stage.saw(), Started)
+        await stage.driver.send_signal("worker-0", 10)
+        assert stage.engine.api.kill.call_args.args == ("1" * 64, 10)
+        with hanging(stage.engine.api.kill):
+            for number in (9, 12):
+                with pytest.raises(UserError, match=f"worker-0: {UNREACHABLE}"):
+                    await stage.driver.send_signal("worker-0", number)
+        monkeypatch.setattr("comet.runtimes.docker.driver.ORDER_TIMEOUT", 600)
+        await stage.driver.send_signal("worker-0", 15)
+        assert [call.args[1] for call in stage.engine.api.kill.call_args_list] == [10, 9, 15]
+        stage.engine.api.kill.side_effect = requests.exceptions.ReadTimeout("Read timed out. (read timeout=60)")
+        with pytest.raises(UserError, match=f"worker-0: {UNREACHABLE}$"):
+            await stage.driver.send_signal("worker-0", 9)
         stage.close()
 
     asyncio.run(story())
