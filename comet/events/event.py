@@ -92,6 +92,8 @@ def _exited(record: Mapping[str, Any]) -> str:
     noticed = record.get("detect_ms")
     tail = "" if noticed is None else f", noticed after {milliseconds(noticed)}"
     how = "ended" if record.get("ordered") else "crashed"
+    if record.get("reason"):
+        how = f"killed by the supervisor ({record['reason']})"
     return f"{how}: {exit_text(record.get('code'), record.get('signal'), bool(record.get('oom')))}{tail}"
 
 

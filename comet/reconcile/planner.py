@@ -89,10 +89,10 @@ def _bring_up(replica: Replica, fleet: Mapping[str, Replica], now: float, result
         seconds = replica.spec.start_timeout
         reason = f"not ready within {seconds:g} s" + (f": {replica.last_finding}" if replica.last_finding else "")
         unhealthy = event("replica_unhealthy", replica, reason=reason)
-        late = replace(replica, deadline=now + KILL_RETRY, reason=reason, start_timed_out=True)
+        late = replace(replica, deadline=now + KILL_RETRY, reason=reason, killed_for=reason, start_timed_out=True)
         result.add(late, Verb.KILL, unhealthy)
     elif replica.state is State.UNHEALTHY and _due(replica, now):
-        result.add(replace(replica, deadline=now + KILL_RETRY), Verb.KILL)
+        result.add(replace(replica, deadline=now + KILL_RETRY, killed_for=replica.reason), Verb.KILL)
     elif replica.state is State.BACKOFF and _due(replica, now):
         waited = round((now - replica.since) * 1000, 1)
         after = _start(replace(replica, restarts=replica.restarts + 1, recovery=_waited(replica)), now)
@@ -112,7 +112,8 @@ def _waited(replica: Replica) -> Steps:
 def _start(replica: Replica, now: float) -> Replica:
     deadline = now + replica.spec.start_timeout
     steps = observed(replica.recovery, "decided", now)
-    decided = replace(replica, instance=replica.instance + 1, started=now, lost=False, last_finding="", recovery=steps)
+    fresh = replace(replica, started=now, lost=False, last_finding="", killed_for="", recovery=steps)
+    decided = replace(fresh, instance=replica.instance + 1)
     return decided.enter(State.STARTING, now, deadline=deadline)
 
 

@@ -105,7 +105,7 @@ class Replica:
     the planner must look at it again. `recovery` collects the steps since the last death, each with its time: died
     (where known), noticed, decided, started, listening, ready. `recovered` keeps them from then on until the first
     response. `start_timed_out`: its last start took too long. `last_finding` is what the last failed check of this
-    start found.
+    start found. `killed_for` is why the planner had it killed while it was to run.
     """
 
     spec: ReplicaSpec
@@ -131,6 +131,7 @@ class Replica:
     reason: str = ""
     start_timed_out: bool = False
     last_finding: str = ""
+    killed_for: str = ""
     last_exit: Exit | None = None
 
     @property
@@ -191,4 +192,6 @@ def exit_event(replica: Replica, exit: Exit) -> Event:
     fields: dict[str, Any] = {"code": exit.code, "signal": exit.signal, "oom": exit.oom, "ordered": ordered}
     fields |= {"died_at": exit.at} if exit.at is not None else {}
     fields |= {"detect_ms": exit.detect_ms} if exit.detect_ms is not None else {}
+    if replica.killed_for and exit.signal == "SIGKILL" and not exit.oom:
+        fields["reason"] = replica.killed_for
     return event("replica_exited", replica, **fields)

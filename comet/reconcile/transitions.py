@@ -130,7 +130,7 @@ def _health(replica: Replica, observation: Health, now: Now) -> Change:
     if observation.healthy == (replica.state is State.READY):
         return replica, ()
     if observation.healthy:
-        after = replica.enter(State.READY, now.time, ready_since=now.time, reason="")
+        after = replica.enter(State.READY, now.time, ready_since=now.time, reason="", killed_for="")
         return after, (event("replica_healthy", after),)
     grace = UNREACHABLE_GRACE if replica.unreachable else replica.spec.unhealthy_grace
     deadline = None if grace is None else now.time + grace

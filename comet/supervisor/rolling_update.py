@@ -102,7 +102,7 @@ class RollingUpdate:
         await removal
 
     async def _until_away(self, names: list[str], work: asyncio.Future[None]) -> str:
-        """Return "" once `work` is done, else why the engine of one of the replicas is away for LOST_TIMEOUT seconds."""
+        """Return "" once `work` is done, or why the replicas' engine is away, after LOST_TIMEOUT seconds of that."""
         away, clock = 0.0, asyncio.get_running_loop().time
         while not (await asyncio.wait([work], timeout=LOST_POLL))[0]:
             reason = self._reason_away(names)

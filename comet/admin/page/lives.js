@@ -149,6 +149,7 @@ function endCount(open, event) {
 
 export function cause(event) {
   if (event.oom) return "out of memory";
+  if (event.reason) return `${event.signal} by the supervisor: ${event.reason}`;
   return event.signal ?? (event.code === null || event.code === undefined ? "unknown" : `exit ${event.code}`);
 }
 

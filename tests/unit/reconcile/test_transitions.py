@@ -125,6 +125,26 @@ def test_only_an_end_that_nobody_ordered_is_called_a_crash(
     assert line({"event": event.name, **event.fields}).startswith(shown)
 
 
+def test_an_end_by_the_supervisors_kill_says_why() -> None:
+    harness = SupervisorHarness(spec("worker-0", unhealthy_grace=5.0), script=slow)
+    harness.supervisor.observe("worker-0", 1, Ready())
+    harness.supervisor.observe("worker-0", None, Health(False, "lb-0 finds: no answer in 2 s"))
+    harness.time.advance(6)
+    assert ("kill", "worker-0") in [each[:2] for each in harness.driver.calls]
+    killed = Exited(Exit(code=-9, signal="SIGKILL"))
+    harness.supervisor.observe("worker-0", 1, killed)
+    told = next(each for each in harness.events if each.name == "replica_exited")
+    assert line({"event": told.name, **told.fields}) == (
+        "killed by the supervisor (lb-0 finds: no answer in 2 s): SIGKILL"
+    )
+    assert told.fields["ordered"] is False
+    # The next life, and one that became healthy again in time, has nothing of it.
+    harness.time.advance(1)
+    harness.supervisor.observe("worker-0", 2, Ready())
+    harness.supervisor.observe("worker-0", 2, killed)
+    assert "reason" not in harness.events[-1].fields | harness.events[-2].fields
+
+
 def test_an_end_while_others_have_to_stop_first_is_no_crash() -> None:
     before = replica(State.READY, wanted=Wanted.DOWN)
     for exit, ordered in ((Exit(code=0), True), (Exit(code=-15, signal="SIGTERM"), True), (Exit(code=1), False)):
