@@ -15,7 +15,7 @@ from comet.faults.files import POINTS
 from comet.host import files
 from comet.host.sockets import FRONT, duplicate_listener
 from comet.reconcile.observations import Ready
-from comet.reconcile.replica import ManagedReplica, Replica, ReplicaSpec, public_name
+from comet.reconcile.replica import ManagedReplica, Replica, ReplicaSpec, State, public_name
 from comet.runtimes.adoption import Adoption, Inheritance
 from comet.runtimes.cluster_processes import LB_DRIVER
 from comet.runtimes.interface import AdoptingRuntime, RenderContext, Replacement, RunServices
@@ -158,10 +158,11 @@ class BalancerRuntime(AdoptingRuntime):
     def repair(self, replicas: Iterable[Replica]) -> list[str]:
         """Recreate the forkserver's socket, and have load balancers recreate their missing files.
 
-        What stands in place of such a file is removed.
+        What stands in place of such a file is removed. A load balancer that starts has yet to make its own.
         """
         restored = ["run/listener"] if self._launcher.repair() else []
-        return restored + [name for replica in replicas if replica.alive for name in self._reopen(replica)]
+        made = [replica for replica in replicas if replica.alive and replica.state is not State.STARTING]
+        return restored + [name for replica in made for name in self._reopen(replica)]
 
     def _reopen(self, replica: Replica) -> list[str]:
         cluster, launch = self.run.cluster, replica.spec.launch
