@@ -69,6 +69,8 @@ def _tree(cluster: Cluster, options: argparse.Namespace) -> int:
         else:
             if found.roots:
                 show("tree", found)
+            elif not found.elsewhere and not found.problem:
+                print("no process of this cluster runs", flush=True)
             for name, node in found.elsewhere:
                 print(f"{name} runs on {node}", flush=True)
             if found.problem:

@@ -153,6 +153,12 @@ def test_the_tree_is_drawn(cluster: TestCluster) -> None:
     assert any("forkserver" in line and ("├─" in line or "└─" in line) for line in lines)
 
 
+def test_a_tree_without_processes_says_so(tmp_path: Path) -> None:
+    with open_cluster(tmp_path, runtime="process") as made:
+        done = made.comet("ps", "--tree")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "no process of this cluster runs\n", "")
+
+
 def test_orphans_are_inspected_and_drawn_too(tmp_path: Path) -> None:
     with open_cluster(tmp_path, runtime="process", worker=1, pool=1) as made:
         made.start()
