@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from comet.common.errors import UserError
+from comet.common.values import shown
 from comet.common.wording import hint
 from comet.events import journal
 from comet.events.event import NAMES, line, visible
@@ -67,6 +68,20 @@ def require_known(event: str) -> None:
     """Raise UserError for a name that no event has: one that is waited for would never come."""
     if event not in NAMES:
         raise UserError(f"{visible(str(event))}: no event has this name ({hint(str(event), sorted(NAMES))})")
+
+
+def event_number(since: Event | int | None) -> int | None:
+    """Return the number after which a wait begins; UserError for what is no event and no number."""
+    number = since.get("number") if isinstance(since, dict) else since
+    if isinstance(number, bool) or not isinstance(number, int | None) or (isinstance(since, dict) and number is None):
+        raise UserError(f"wait_for: since: {shown(since)} is neither an event nor its number")
+    return number
+
+
+def require_seconds(method: str, timeout: float) -> None:
+    """Raise UserError for a timeout that is no number from 0."""
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout >= 0:
+        raise UserError(f"{method}: timeout: {shown(timeout)} is not usable (allowed: seconds from 0)")
 
 
 def named(event: str, fields: Mapping[str, Any]) -> tuple[Callable[[Event], bool], str]:

@@ -23,7 +23,8 @@ from typing import Any
 
 from comet.api import folders, settings
 from comet.api.background import QUICK_TIMEOUT, BackgroundSupervisor, ask, end
-from comet.api.event_log import Event, EventLog, named, require_known
+from comet.api.event_log import Event, EventLog, event_number, named, require_known, require_seconds
+from comet.api.signals import SentSignals
 from comet.commands.table import COMMANDS
 from comet.common.errors import UserError
 from comet.common.values import shown
@@ -36,12 +37,6 @@ from comet.terminal.messages import Message
 
 OPERATION_TIMEOUT = 3600.0
 """Seconds for a rolling restart."""
-
-SURVIVABLE = frozenset(("SIGCHLD", "SIGURG", "SIGWINCH", "SIGCONT", "SIGSTOP", "SIGTSTP", "SIGTTIN", "SIGTTOU"))
-"""Signals that never end a process (signal(7)); any other does, unless the process handles or ignores it."""
-
-SURVIVED = 1.0
-"""Seconds beyond `shutdown_grace` after which a replica that got a signal counts as one that has handled it."""
 
 POLL_PAUSE = 0.02
 """Seconds between two looks at the replicas."""
@@ -80,9 +75,7 @@ class RunningCluster:
         self._cluster: Cluster | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._events: EventLog | None = None
-        self._killed: dict[str, tuple[int, bool]] = {}
-        """Number of the last event before a signal by replica, and whether it must die of the signal."""
-        self._stopped: set[str] = set()
+        self._signals = SentSignals()
         self._has_faults = False
         self._first_keys = dict(keys)
         self._urls: tuple[str, ...] = ()
@@ -188,13 +181,8 @@ class RunningCluster:
     def kill(self, name: str, signal: str | int = "KILL") -> None:
         """Send a signal, by its name or number, to a replica, as a crash would; return once it is sent."""
         self._mark()
-        what = str(self._call("kill", {"name": name, "signal": str(signal)})["signal"])
-        if what not in SURVIVABLE:
-            self._killed[name] = self._log.last_number, what == "SIGKILL"
-        elif what == "SIGSTOP":
-            self._stopped.add(name)
-        elif what == "SIGCONT":
-            self._stopped.discard(name)
+        sent = self._call("kill", {"name": name, "signal": str(signal)})["signal"]
+        self._signals.note(name, str(sent), self._log.last_number)
 
     def faults(
         self,
@@ -285,10 +273,10 @@ class RunningCluster:
         Raise TimeoutError if they are not within `timeout` seconds.
         """
         assert self._config is not None
-        for name in list(self._stopped):
+        for name in list(self._signals.stopped):
             with contextlib.suppress(UserError):  # It is dead, or was scaled away.
                 self.kill(name, "CONT")
-            self._stopped.discard(name)
+            self._signals.stopped.discard(name)
         snapshot = self._snapshot()
         # Others may have set some, too, as a command does; what the picture does not show yet was set here.
         if self._has_faults or snapshot.total.front_fault_orders or any(row.fault_orders for row in snapshot.replicas):
@@ -337,8 +325,8 @@ class RunningCluster:
         `event` is a name of docs/api.md, such as `replica_ready`, or a function of an event; `fields` are what else it
         must say. `since` begins after an earlier event instead. TimeoutError names the last events.
         """
-        number = _event_number(since)
-        _require_seconds("wait_for", timeout)
+        number = event_number(since)
+        require_seconds("wait_for", timeout)
         if callable(event):
             return self._log.wait(event, "of that kind", timeout, number)
         require_known(event)
@@ -351,11 +339,10 @@ class RunningCluster:
         A replica that is killed is seen dead a moment later. One that got a signal which it may handle is waited for
         as long as `shutdown_grace` says, and a second more.
         """
-        _require_seconds("wait_ready", timeout)
+        require_seconds("wait_ready", timeout)
         deadline = time.monotonic() + timeout
-        for name, killed in list(self._killed.items()):
-            self._await_death(name, *killed, timeout)
-            del self._killed[name]
+        assert self._config is not None
+        self._signals.await_deaths(self.wait_for, timeout, self._config.shutdown_grace)
         while True:
             snapshot = self._snapshot()
             waiting = [row.name for row in snapshot.replicas if row.state != "ready"]
@@ -365,14 +352,6 @@ class RunningCluster:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"not ready within {timeout:g} s: {', '.join(waiting)}")
             time.sleep(POLL_PAUSE)
-
-    def _await_death(self, name: str, since: int, must_die: bool, timeout: float) -> None:
-        assert self._config is not None
-        left = timeout if must_die else min(timeout, self._config.shutdown_grace + SURVIVED)
-        with contextlib.ExitStack() as stack:
-            if not must_die:
-                stack.enter_context(contextlib.suppress(TimeoutError))
-            self.wait_for("replica_exited", replica=name, timeout=left, since=since)
 
     def stats(self) -> dict[str, Any]:
         """Return the request statistics: `total`, and `workers` (a list), each with its exact counts.
@@ -433,15 +412,3 @@ class RunningCluster:
         host = self._urls[0].rpartition(":")[0]
         rows = [row for row in self._snapshot().replicas if row.role == "lb"]
         self._urls = tuple(f"{host}:{row.port}" for row in rows)
-
-
-def _event_number(since: Event | int | None) -> int | None:
-    number = since.get("number") if isinstance(since, dict) else since
-    if isinstance(number, bool) or not isinstance(number, int | None) or (isinstance(since, dict) and number is None):
-        raise UserError(f"wait_for: since: {shown(since)} is neither an event nor its number")
-    return number
-
-
-def _require_seconds(method: str, timeout: float) -> None:
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout >= 0:
-        raise UserError(f"{method}: timeout: {shown(timeout)} is not usable (allowed: seconds from 0)")
