@@ -272,7 +272,6 @@ class RunningCluster:
 
         Raise TimeoutError if they are not within `timeout` seconds.
         """
-        assert self._config is not None
         for name in list(self._signals.stopped):
             with contextlib.suppress(UserError):  # It is dead, or was scaled away.
                 self.kill(name, "CONT")
@@ -290,8 +289,9 @@ class RunningCluster:
             self.reload(**(dict.fromkeys(self._keys) | self._first_keys))
         now = self.replicas().values()
         numbers = [sum(row.role == role for row in now) for role in ("worker", "lb")]
-        if numbers != [self._config.worker, self._config.pool]:
-            self.scale(worker=self._config.worker, pool=self._config.pool)
+        config = self._running_config
+        if numbers != [config.worker, config.pool]:
+            self.scale(worker=config.worker, pool=config.pool)
         self.wait_ready(timeout)
         self._mark()
 
@@ -341,8 +341,7 @@ class RunningCluster:
         """
         require_seconds("wait_ready", timeout)
         deadline = time.monotonic() + timeout
-        assert self._config is not None
-        self._signals.await_deaths(self.wait_for, timeout, self._config.shutdown_grace)
+        self._signals.await_deaths(self.wait_for, timeout, self._running_config.shutdown_grace)
         while True:
             snapshot = self._snapshot()
             waiting = [row.name for row in snapshot.replicas if row.state != "ready"]
@@ -360,8 +359,7 @@ class RunningCluster:
         """
         from comet.api import statistics
 
-        assert self._config is not None
-        return statistics.report(self._config, self._running)
+        return statistics.report(self._running_config, self._running)
 
     def logs(self, name: str, tail: int = 100) -> str:
         """Return the last lines that a replica printed, with the ends of its lives between them."""
@@ -380,6 +378,12 @@ class RunningCluster:
         if self._cluster is None:
             raise UserError("comet.cluster: it does not run; use it in a with statement, or call start()")
         return self._cluster
+
+    @property
+    def _running_config(self) -> Config:
+        self._running  # noqa: B018 - raises where nothing runs
+        assert self._config is not None
+        return self._config
 
     @property
     def _log(self) -> EventLog:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -200,6 +200,26 @@ def test_mistakes_are_told_in_one_line(cluster: comet.RunningCluster) -> None:
         comet.cluster().url  # noqa: B018
     with pytest.raises(AttributeError, match="has no attribute 'clutser'"):
         comet.clutser  # type: ignore[attr-defined]  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        comet.RunningCluster.restore,
+        comet.RunningCluster.wait_ready,
+        comet.RunningCluster.stats,
+        comet.RunningCluster.replicas,
+        comet.RunningCluster.events,
+        comet.RunningCluster.reload,
+        comet.RunningCluster.resume,
+        lambda cluster: cluster.kill("worker-0"),
+        lambda cluster: cluster.logs("worker-0"),
+        lambda cluster: cluster.wait_for("replica_ready"),
+    ],
+)
+def test_a_cluster_that_does_not_run_says_so(use: Callable[[comet.RunningCluster], object]) -> None:
+    with pytest.raises(comet.UserError, match="it does not run"):
+        use(comet.cluster())
 
 
 def test_a_config_is_reloaded_and_a_bad_one_refused() -> None:
