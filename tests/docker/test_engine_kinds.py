@@ -80,7 +80,8 @@ def worker_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.param(kind, marks=pytest.mark.machine(partial(missing_requirement, kind))) for kind in selected_kinds()
     ],
 )
-def engine(request: pytest.FixtureRequest, worker_image: Path) -> Iterator[Engine]:
+def engine(request: pytest.FixtureRequest, worker_image: Path, postgres_server: postgres.Server) -> Iterator[Engine]:
+    """One engine of each kind; PostgreSQL is started before the tests are where an engine's network is another one."""
     with engine_of(request.param) as made:
         if os.environ.get("COMET_TEST_FULL"):
             image.ensure_image(made.client, worker_image.parent, print)
