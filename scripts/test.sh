@@ -83,6 +83,12 @@ run_pytest() {
   "$VENV/bin/python" -m pytest --junit-xml="$work/$1.xml" -o faulthandler_timeout=300 "${@:2}"
 }
 
+# run_lane NUMBER [ARGUMENT ...]: the files of one process, with ports that no other uses.
+run_lane() {
+  local first=$((10000 + 900 * ($1 % 16)))
+  COMET_TEST_PORTS=${COMET_TEST_PORTS:-$first-$((first + 899))} run_pytest "$1" --basetemp="$folders/$1" "${@:2}" $(<"$work/$1.files")
+}
+
 # Each file in one of as many processes as there are processors: neighbors together, as they import the same modules. To hand tests out as
 # pytest-xdist does takes as much CPU time as half of these tests. Their many small files lie in memory where that is possible.
 run_pure_tests() {
@@ -99,9 +105,9 @@ run_pure_tests() {
         print path[each] >work "/" int(done * jobs / total) ".files"
         done += weight[each] } }'
   for ((job = jobs - 1; job > 0; job--)); do
-    if [ -s "$work/$job.files" ]; then run_pytest "$job" --basetemp="$folders/$job" "$@" $(<"$work/$job.files") >"$work/$job.out" 2>&1 & fi
+    if [ -s "$work/$job.files" ]; then run_lane "$job" "$@" >"$work/$job.out" 2>&1 & fi
   done
-  run_pytest 0 --basetemp="$folders/0" "$@" $(<"$work/0.files") || tests=$?
+  run_lane 0 "$@" || tests=$?
   for ((job = 1; job < jobs; job++)); do
     if [ ! -s "$work/$job.files" ]; then continue; fi
     wait -n || tests=$?
