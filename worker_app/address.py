@@ -35,15 +35,15 @@ class Session(Protocol):
 class Database(Protocol):
     """One database; `name` is its name in messages, without a password, and `errors` are the driver's exceptions.
 
-    `READING` begins a transaction that reads one state of all tables, `CHANGING` one next to which no worker writes or
-    registers. `HAS_REQUESTS` counts the tables of counted requests, which an older database lacks; `FORGET_REQUESTS`
-    empties it.
+    `READING` begins a transaction that reads one state of all tables, `CHANGING` one that writes; from `EXCLUDING` on,
+    no worker writes or registers next to it. `HAS_REQUESTS` counts the tables of counted requests, which an older
+    database lacks.
     """
 
     READING: tuple[str, ...]
     CHANGING: tuple[str, ...]
+    EXCLUDING: tuple[str, ...]
     HAS_REQUESTS: str
-    FORGET_REQUESTS: str
 
     name: str
     errors: tuple[type[Exception], ...]

@@ -108,14 +108,18 @@ def _figures(row: Mapping[str, Any], buckets: dict[int, int], injected: dict[str
 def reset(where: str, keep: Sequence[str] = ()) -> None:
     """Set the workers in `keep` to zero and delete all other rows, in one transaction.
 
-    A running worker that is not in `keep` registers again, with zeros, within about a second.
+    A running worker that is not in `keep` registers again, with zeros, within about a second. There may be millions of
+    request ids: they are deleted before the workers have to wait, and those that were added meanwhile at the end.
+    (TRUNCATE would wait for all readers, and the workers behind it.)
     """
     database = address.database_at(where)
     with _transaction(database, database.CHANGING) as session:
+        has_requests = session.execute(database.HAS_REQUESTS).fetchone() != (0,)  # An older one gets it when opened.
+        forget_requests = ("DELETE FROM counted_requests",) if has_requests else ()
+        for statement in (*forget_requests, *database.EXCLUDING, *forget_requests):
+            session.execute(statement)
         session.execute("DELETE FROM latency")
         session.execute("DELETE FROM injections")
-        if session.execute(database.HAS_REQUESTS).fetchone() != (0,):  # added to an older one at its next open
-            session.execute(database.FORGET_REQUESTS)
         rows = session.execute("SELECT id, name FROM workers").fetchall()
         gone = [str(int(row)) for row, name in rows if name not in keep]
         session.execute(f"DELETE FROM workers WHERE id IN ({', '.join(gone) or 'NULL'})")  # nosec B608

@@ -162,8 +162,8 @@ def connect(
 ) -> Session:
     """Open a session within `timeout` seconds; raise psycopg.OperationalError if that fails.
 
-    `timeout` also limits each later wait of the session. `lock_timeout` limits its waits for locks (seconds; default:
-    the same).
+    `timeout` also limits each later wait of the session. `lock_timeout` limits its waits for locks (seconds; default: a
+    little less, so that the server's message about the lock arrives in time).
     """
     deadline = time.monotonic() + timeout
     pgconn = pq.PGconn.connect_start(conninfo.make_conninfo("", **params).encode())
@@ -184,7 +184,7 @@ def connect(
     session = Session(pgconn)
     session.timeout = timeout
     session.autocommit = True
-    wait = round((timeout if lock_timeout is None else lock_timeout) * 1000)
+    wait = round((0.8 * timeout if lock_timeout is None else lock_timeout) * 1000)
     try:
         # Without synchronous_commit a crash of the server could lose commits whose responses have already been sent.
         session.execute(

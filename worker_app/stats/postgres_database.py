@@ -15,6 +15,12 @@ from worker_app.stats.store import ChooseName
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+LOCK_TIMEOUT = 2.0
+"""Seconds a reset waits for a lock: while it does, workers wait behind it, and their responses wait at most 5 s."""
+
+STATEMENT_TIMEOUT = 50.0
+"""Seconds a command waits for one statement, such as the deletion of millions of request ids; the caller waits 60."""
+
 WRITE_CHECKS = (
     "INSERT INTO workers"
     " (name, first_started, updated, successful, failed, unplanned, disconnected, duration_us, last_batch)"
@@ -43,12 +49,13 @@ class PostgresDatabase:
     CHANGING: tuple[str, ...] = (
         # READ COMMITTED, so that this transaction sees what others committed before it got the lock.
         "BEGIN ISOLATION LEVEL READ COMMITTED",
+        f"SET LOCAL lock_timeout = {round(LOCK_TIMEOUT * 1000)}",
+    )
+    EXCLUDING: tuple[str, ...] = (
         f"SELECT pg_advisory_xact_lock({layout.LOCK})",
         "LOCK TABLE workers IN EXCLUSIVE MODE",  # Writers wait for this lock, readers do not.
     )
     HAS_REQUESTS = "SELECT num_nonnulls(to_regclass('counted_requests'))"
-    FORGET_REQUESTS = "TRUNCATE counted_requests"
-    """DELETE of millions of rows would take longer than the workers wait."""
 
     errors: tuple[type[Exception], ...] = (psycopg.Error,)
 
@@ -93,7 +100,9 @@ class PostgresDatabase:
         return PostgresReader(self._params)
 
     def session(self) -> postgres.Session:
-        return postgres.connect(self._params, postgres.TIMEOUT)
+        session = postgres.connect(self._params, postgres.TIMEOUT)
+        session.timeout = STATEMENT_TIMEOUT
+        return session
 
     def engine(self) -> Engine:
         from worker_app.stats import schema

@@ -66,8 +66,8 @@ class SqliteDatabase:
 
     READING: tuple[str, ...] = ("BEGIN",)
     CHANGING: tuple[str, ...] = ("BEGIN IMMEDIATE",)
+    EXCLUDING: tuple[str, ...] = ()
     HAS_REQUESTS = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'counted_requests'"
-    FORGET_REQUESTS = "DELETE FROM counted_requests"
 
     errors: tuple[type[Exception], ...] = (sqlite3.Error, OSError)
 

@@ -22,7 +22,8 @@ from tests.support.waiting import PATIENCE, wait_until
 from tests.support.workers import PATIENT, Clients, Worker
 from worker_app import address, database
 from worker_app.common.errors import NotCommitted, Undecided, WorkerError
-from worker_app.stats import postgres_store
+from worker_app.stats import postgres as postgres_client
+from worker_app.stats import postgres_database, postgres_store
 from worker_app.stats.batch import Record, batch_of
 from worker_app.stats.postgres_store import PostgresStore
 
@@ -185,6 +186,55 @@ def test_a_reset_under_living_workers(tmp_path: Path, place: postgres.Database) 
         wait_until(lambda: len(worker.stats()["TotalRequests"]) == 2)
         asyncio.run(clients.many([worker.port], 5, 1))
         assert worker.totals() == (5, 0)
+
+
+def test_a_reader_delays_no_reset_and_no_worker(tmp_path: Path, place: postgres.Database) -> None:
+    """Somebody has counted the requests in a transaction that is still open, as psql without autocommit does."""
+    with Worker(tmp_path, database=place.url, args=("--request-ledger",)) as worker, place.superuser() as reader:
+        assert worker.get("/api/v1/hello")[0] == 200
+        with reader.transaction():
+            assert reader.execute("SELECT count(*) FROM counted_requests").fetchone() == (1,)
+            began = time.monotonic()
+            database.reset(place.url, [str(worker.pid)])
+            assert time.monotonic() - began < postgres_database.LOCK_TIMEOUT
+            assert worker.get("/api/v1/hello")[0] == 200
+        assert place.sql("SELECT count(*) FROM counted_requests") == [(1,)]
+        assert worker.totals() == (1, 0)
+
+
+def test_a_reset_that_gets_no_lock_says_so_before_a_worker_refuses(tmp_path: Path, place: postgres.Database) -> None:
+    with Worker(tmp_path, database=place.url, prelude=PATIENT) as worker, place.superuser() as other:
+        statuses: list[int] = []
+        asked = threading.Timer(0.5, lambda: statuses.append(worker.get("/api/v1/hello")[0]))
+        with other.transaction():
+            other.execute("SELECT 1 FROM workers WHERE false FOR UPDATE")  # in the way of the reset alone
+            began = time.monotonic()
+            asked.start()
+            with pytest.raises(WorkerError) as caught:
+                database.reset(place.url)
+        assert time.monotonic() - began < (postgres_database.LOCK_TIMEOUT + 1.0) * PATIENCE
+        assert "lock timeout (another session has held the lock for too long)" in str(caught.value)
+        asked.join()
+        assert statuses == [200]
+
+
+def test_the_server_reports_a_lock_before_the_client_gives_up(place: postgres.Database) -> None:
+    with contextlib.closing(postgres_client.connect(postgres_client.parameters(place.url), 5.0)) as session:
+        assert session.execute("SHOW lock_timeout").fetchone() == ("4s",)
+
+
+def test_a_reset_under_load_leaves_an_id_for_each_count(tmp_path: Path, place: postgres.Database) -> None:
+    clients = Clients()
+    with Worker(tmp_path, database=place.url, args=("--request-ledger",)) as worker:
+
+        def reset() -> None:
+            for _ in range(5):
+                database.reset(place.url, [str(worker.pid)])
+                time.sleep(0.1)
+
+        under_load(worker, reset, clients)
+        assert set(clients.seen) == {200}
+        assert place.sql("SELECT successful - (SELECT count(*) FROM counted_requests) FROM workers") == [(0,)]
 
 
 @pytest.mark.parametrize("dropped", ["workers", "workers, latency, injections, counted_requests, comet_schema"])
