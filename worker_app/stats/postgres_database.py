@@ -38,8 +38,10 @@ WRITE_CHECKS = (
     ),
     "DELETE FROM injections WHERE false",
     "INSERT INTO counted_requests (worker, id, failed) SELECT 'x', 'x', false WHERE false",
+    "DELETE FROM counted_requests WHERE false",
+    "SELECT FROM workers, latency, injections WHERE false",
 )
-"""Each fails for the same reasons as a later commit, registration, merge or reset; none of them changes anything."""
+"""Each fails for the same reasons as a later commit, registration, merge, reset or reading; none changes anything."""
 
 
 class PostgresDatabase:

@@ -474,6 +474,45 @@ def test_what_is_wrong_is_one_line_without_the_password(
     place.sql("DROP ROLE guest")
 
 
+NEEDED = {
+    "workers": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    "latency": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    "injections": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    "counted_requests": ("INSERT", "DELETE"),
+}
+
+
+def test_a_user_who_may_read_and_write_the_tables_needs_no_other_right(
+    postgres_server: postgres.Server, place: postgres.Database
+) -> None:
+    """And one who lacks any of these rights is told at the start."""
+    with postgres_server.superuser() as session:
+        session.execute("CREATE ROLE clerk LOGIN PASSWORD 's3cret'")
+    database.create(place.url)
+    place.sql(
+        f"GRANT USAGE ON SCHEMA {place.schema} TO clerk; GRANT SELECT ON comet_schema TO clerk;"
+        f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA {place.schema} TO clerk"
+    )
+    for table, rights in NEEDED.items():
+        place.sql(f"GRANT {', '.join(rights)} ON {table} TO clerk")
+    url = place.url.replace(f"{postgres.USER}:{postgres.QUOTED}", "clerk:s3cret")
+    store = address.database_at(url).store(lambda names: "w")
+    store.open()
+    store.commit(batch_of([Record(True, 5, injected=("failure",), id="a")]))
+    store.close()
+    assert json.loads(database.report(url))["total"]["failed"] == 1
+    for table, rights in NEEDED.items():
+        for right in rights:
+            place.sql(f"REVOKE {right} ON {table} FROM clerk")
+            with pytest.raises(WorkerError, match=f"permission denied for table {table} .grant"):
+                database.create(url)
+            place.sql(f"GRANT {right} ON {table} TO clerk")
+    database.create(url)
+    database.reset(url)
+    assert place.sql("SELECT (SELECT count(*) FROM workers) + (SELECT count(*) FROM counted_requests)") == [(0,)]
+    place.sql("DROP OWNED BY clerk; DROP ROLE clerk")
+
+
 def test_a_url_in_a_file_serves(tmp_path: Path, place: postgres.Database, monkeypatch: pytest.MonkeyPatch) -> None:
     secret = tmp_path / "url"
     secret.write_text(f"{place.url}\n")
