@@ -75,11 +75,11 @@ class Database:
             session.close()
 
 
-def database(server: Server) -> Database:
+def database(server: Server, encoding: str = "UTF8") -> Database:
     """A fresh database of this server, owned by the user `comet`."""
     made = Database(server, f"stats_{next(_numbers)}")
     with server.superuser() as session:
-        session.execute(f"CREATE DATABASE {made.name} OWNER {USER}")
+        session.execute(f"CREATE DATABASE {made.name} OWNER {USER} ENCODING '{encoding}' TEMPLATE template0")
     return made
 
 

@@ -27,6 +27,8 @@ TIMEOUT = 10.0
 
 EXAMPLE = "postgresql://user:password@host:5432/database"
 DEFAULTS = {"application_name": "comet"}
+FIXED = {"client_encoding": "UTF8"}
+"""What no URL and no server changes: with SQL_ASCII, psycopg returns bytes in place of text."""
 
 _READ, _WRITE = 1, 2
 """Values of psycopg's Wait and Ready."""
@@ -141,7 +143,7 @@ def parameters(url: str) -> dict[str, Any]:
     WorkerError: it is not usable; the message does not repeat the URL, which may contain a password.
     """
     try:
-        return DEFAULTS | conninfo.conninfo_to_dict(url)
+        return DEFAULTS | conninfo.conninfo_to_dict(url) | FIXED
     except psycopg.Error:
         raise WorkerError(
             f"not a usable PostgreSQL URL (allowed: {EXAMPLE}, special characters percent-encoded)"

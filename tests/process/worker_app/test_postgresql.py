@@ -523,6 +523,41 @@ def test_a_url_in_a_file_serves(tmp_path: Path, place: postgres.Database, monkey
     assert database.main(["create"]) == 1
 
 
+def assert_everything_works(url: str) -> None:
+    database.create(url)
+    store = address.database_at(url).store(lambda names: "w")
+    store.open()
+    store.commit(batch_of([Record(True, 5, injected=("failure",))]))
+    store.close()
+    assert json.loads(database.stats(url))["TotalRequests"] == [{"total": 1}, {"w": 1}]
+    assert [worker["name"] for worker in json.loads(database.report(url))["workers"]] == ["w"]
+    database.reset(url, ["w"])
+    assert json.loads(database.stats(url))["TotalRequests"] == [{"total": 0}, {"w": 0}]
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "EUC_JP", "LATIN1"])
+def test_a_database_of_any_encoding_serves(postgres_server: postgres.Server, encoding: str) -> None:
+    assert_everything_works(postgres.database(postgres_server, encoding).url)
+
+
+@pytest.mark.parametrize(
+    "parameters", ["client_encoding=SQL_ASCII", "client_encoding=EUC_JP", "options=-cclient_encoding%3DSQL_ASCII"]
+)
+def test_the_clients_encoding_is_utf_8_whatever_the_url_says(postgres_server: postgres.Server, parameters: str) -> None:
+    assert_everything_works(f"{postgres.database(postgres_server).url}?{parameters}")
+
+
+def test_what_is_no_utf_8_in_a_database_is_one_line(postgres_server: postgres.Server) -> None:
+    place = postgres.database(postgres_server, "SQL_ASCII")
+    opened = address.database_at(place.url).store(lambda names: "w")
+    opened.open()
+    opened.close()
+    place.sql("UPDATE workers SET name = chr(233)")  # a byte that is no letter in UTF-8
+    for command in (database.stats, database.report):
+        with pytest.raises(WorkerError, match=r'invalid byte sequence for encoding "UTF8": 0xe9$'):
+            command(place.url)
+
+
 def test_an_unwritable_server_refuses_commits_for_certain(place: postgres.Database) -> None:
     store = address.database_at(place.url).store(lambda names: "w")
     store.open()
