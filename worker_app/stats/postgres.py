@@ -30,6 +30,9 @@ DEFAULTS = {"application_name": "comet"}
 FIXED = {"client_encoding": "UTF8"}
 """What no URL and no server changes: with SQL_ASCII, psycopg returns bytes in place of text."""
 
+_CODECS = {b"UTF8": "utf-8", b"LATIN1": "latin-1"}
+"""Python's codecs that have exactly the characters of a server's encoding."""
+
 _READ, _WRITE = 1, 2
 """Values of psycopg's Wait and Ready."""
 
@@ -57,6 +60,14 @@ class Session(psycopg.Connection[tuple[Any, ...]]):
     def __init__(self, pgconn: PGconn) -> None:
         super().__init__(pgconn)
         self._statements: set[bytes] = set()
+        self._codec = _CODECS.get(pgconn.parameter_status(b"server_encoding") or b"", "ascii")
+
+    def storable(self, text: str) -> str:
+        r"""Return the text with escapes (`\xe9`) for what the encoding of the database may not have.
+
+        One such character would fail the whole statement.
+        """
+        return text.encode(self._codec, "backslashreplace").decode(self._codec)
 
     def wait(self, gen: PQGen[_T], *_: Any, **__: Any) -> _T:
         poll, watched = select.poll(), -1

@@ -170,7 +170,8 @@ class PostgresStore:
             batch.duration_us,
             self._attempted_number,
         )
-        arrays = (*_arrays(batch.buckets.items()), *_arrays(batch.injections.items()), *_arrays(batch.requests))
+        requests = [(session.storable(id)[: layout.ID_LENGTH], failed) for id, failed in batch.requests]
+        arrays = (*_arrays(batch.buckets.items()), *_arrays(batch.injections.items()), *_arrays(requests))
         values = (*sums, self.name, self._batch_number, *arrays)
         try:
             met = session.prepared(_COMMIT, [str(value).encode() for value in values]).get_value(0, 0)

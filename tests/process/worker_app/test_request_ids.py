@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +13,12 @@ from pathlib import Path
 import pytest
 
 from tests.support import postgres
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 from tests.support.workers import Worker, read_answer
 from tests.unit.worker_app.stats.test_request_ids import asked, kept
 from worker_app.stats.layout import ID_LENGTH
+
+ESCAPED = ("\\xc3\\xa9" * 127)[:ID_LENGTH]
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.process)])
@@ -36,6 +39,36 @@ def test_long_ids_and_missing_ones(tmp_path: Path) -> None:
     with Worker(tmp_path, args=("--request-ledger",)) as worker:
         asyncio.run(send(worker.port))
         assert kept(str(worker.database)) == [(str(worker.pid), "", False), (str(worker.pid), "x" * ID_LENGTH, False)]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "stored"), [("UTF8", "Ã©" * 127), ("LATIN1", "Ã©" * 127), ("EUC_JP", ESCAPED), ("SQL_ASCII", ESCAPED)]
+)
+def test_an_id_that_the_database_cannot_hold_delays_nobody(
+    tmp_path: Path, postgres_server: postgres.Server, encoding: str, stored: str
+) -> None:
+    """The bytes of an id are read as ISO 8859-1, as all of a head; EUC_JP has no such letters, and SQL_ASCII counts
+    bytes in place of characters.
+    """
+    ids = [("é" * 127).encode(), *(b"%d" % number for number in range(20))]
+
+    async def ask(port: int, id: bytes) -> int:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /api/v1/hello HTTP/1.1\r\nHost: test\r\nX-Request-Id: %s\r\n\r\n" % id)
+        status = (await read_answer(reader))[0]
+        writer.close()
+        return status
+
+    async def ask_all(port: int) -> list[int]:
+        return await asyncio.gather(*(ask(port, id) for id in ids))
+
+    url = postgres.database(postgres_server, encoding).url
+    with Worker(tmp_path, database=url, args=("--request-ledger",)) as worker:
+        began = time.monotonic()
+        assert asyncio.run(ask_all(worker.port)) == [200] * len(ids)
+        assert time.monotonic() - began < 2.0 * PATIENCE
+        assert worker.totals() == (len(ids), 0)
+    assert {id for _, id, _ in kept(f"{url}?client_encoding=UTF8")} == {stored, *(str(number) for number in range(20))}
 
 
 def test_nothing_is_kept_unless_it_is_asked_for(tmp_path: Path) -> None:
