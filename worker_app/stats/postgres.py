@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import psycopg
 from psycopg import conninfo, errors, pq
@@ -25,6 +26,7 @@ from worker_app.stats import layout
 TIMEOUT = 10.0
 """Seconds a start or a command waits for the connection, for each response, and for locks."""
 
+DEFAULT_PORT = "5432"
 EXAMPLE = "postgresql://user:password@host:5432/database"
 DEFAULTS = {"application_name": "comet"}
 FIXED = {"client_encoding": "UTF8"}
@@ -32,6 +34,9 @@ FIXED = {"client_encoding": "UTF8"}
 
 _CODECS = {b"UTF8": "utf-8", b"LATIN1": "latin-1"}
 """Python's codecs that have exactly the characters of a server's encoding."""
+
+_PLACE = ("host", "hostaddr", "port")
+"""Parameters that are lists in a URL with several servers."""
 
 _READ, _WRITE = 1, 2
 """Values of psycopg's Wait and Ready."""
@@ -154,45 +159,53 @@ def parameters(url: str) -> dict[str, Any]:
     WorkerError: it is not usable; the message does not repeat the URL, which may contain a password.
     """
     try:
-        return DEFAULTS | conninfo.conninfo_to_dict(url) | FIXED
+        params = DEFAULTS | conninfo.conninfo_to_dict(url) | FIXED
+        _servers(params)
     except psycopg.Error:
         raise WorkerError(
             f"not a usable PostgreSQL URL (allowed: {EXAMPLE}, special characters percent-encoded)"
         ) from None
+    except ValueError:
+        raise WorkerError("not a usable PostgreSQL URL (allowed: one port, or one for each host)") from None
+    if not re.fullmatch(r"\s*[+-]?\d{1,6}\s*", str(params.get("connect_timeout", 0)), re.ASCII):
+        raise WorkerError(
+            "the connect_timeout is not a whole number of seconds (allowed: up to 999999; 0 is as if not given)"
+        )
+    return params
+
+
+def _servers(params: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Return (host, hostaddr, port) of each server, with '' for what is not given; ValueError: their numbers differ."""
+    lists = [(params.get(key) or "").split(",") for key in _PLACE]
+    count = max(map(len, lists[:2]))
+    return list(zip(*(values * count if len(values) == 1 else values for values in lists), strict=True))
 
 
 def display_url(params: dict[str, Any]) -> str:
     """Return the URL for messages, without the password."""
-    user, host, port = (params.get(key) for key in ("user", "host", "port"))
-    path = f"/{params['dbname']}" if params.get("dbname") else ""
-    if host and host.startswith("/"):
-        path, host = f"{path}?host={host}", ""
-    return f"postgresql://{f'{user}@' if user else ''}{host or ''}{f':{port}' if port else ''}{path}"
+    user, dbname = (quote(params.get(key) or "", safe="") for key in ("user", "dbname"))
+    path = f"/{dbname}" if dbname else ""
+    servers = [(host or address, port) for host, address, port in _servers(params)]
+    if len(servers) == 1 and servers[0][0].startswith("/"):
+        path, servers = f"{path}?host={servers[0][0]}", [("", servers[0][1])]
+    return f"postgresql://{f'{user}@' if user else ''}{','.join(_address(*server) for server in servers)}{path}"
+
+
+def _address(host: str, port: str) -> str:
+    shown = f"[{quote(host, safe=':')}]" if ":" in host else quote(host, safe="")
+    return f"{shown}:{port}" if port else shown
 
 
 def connect(
     params: dict[str, Any], timeout: float, lock_timeout: float | None = None, autocommit: bool = True
 ) -> Session:
-    """Open a session within `timeout` seconds; raise psycopg.OperationalError if that fails.
+    """Open a session with the first server that accepts one; raise psycopg.OperationalError if none does.
 
-    `timeout` also limits each later wait of the session. `lock_timeout` limits its waits for locks (seconds; default: a
-    little less, so that the server's message about the lock arrives in time).
+    `timeout` (seconds) limits each later wait of the session; see `_seconds_per_server` for the connection.
+    `lock_timeout` limits its waits for locks (default: a little less, so that the server's message about the lock
+    arrives in time).
     """
-    deadline = time.monotonic() + timeout
-    pgconn = pq.PGconn.connect_start(conninfo.make_conninfo("", **params).encode())
-    while True:
-        if pgconn.status == pq.ConnStatus.BAD:
-            raise psycopg.OperationalError(_error_message(pgconn))
-        state = pgconn.connect_poll()
-        if state == pq.PollingStatus.OK:
-            break
-        if state == pq.PollingStatus.FAILED:
-            raise psycopg.OperationalError(_error_message(pgconn))
-        poll = select.poll()
-        poll.register(pgconn.socket, select.POLLIN if state == pq.PollingStatus.READING else select.POLLOUT)
-        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-            pgconn.finish()
-            raise ServerTimeout(f"the server does not respond within {timeout:g} s")
+    pgconn = _connection(params, timeout)
     pgconn.nonblocking = 1
     session = Session(pgconn)
     session.timeout = timeout
@@ -210,6 +223,52 @@ def connect(
         raise
     session.autocommit = autocommit
     return session
+
+
+def _connection(params: dict[str, Any], timeout: float) -> PGconn:
+    """Connect; libpq itself goes on from a server that refuses, and here it begins again without one that is silent."""
+    servers, others = _servers(params), {key: value for key, value in params.items() if key not in _PLACE}
+    seconds = _seconds_per_server(params, timeout, len(servers))
+    while True:
+        lists = {key: ",".join(values) for key, values in zip(_PLACE, zip(*servers, strict=True), strict=True)}
+        given = {key: values for key, values in lists.items() if values.strip(",")}
+        pgconn = pq.PGconn.connect_start(conninfo.make_conninfo("", **others, **given).encode())
+        silent = _silent_server(pgconn, seconds)
+        if silent is None:
+            return pgconn
+        pgconn.finish()
+        shown = [(host or address, port or DEFAULT_PORT) for host, address, port in servers]
+        del servers[shown.index(silent) if silent in shown else 0]
+        if not servers:
+            raise ServerTimeout(f"the server does not respond within {round(seconds, 1):g} s")
+
+
+def _seconds_per_server(params: dict[str, Any], timeout: float, servers: int) -> float:
+    """Return the seconds each server has: connect_timeout, as libpq has it, or its share of a start's or command's.
+
+    While requests wait, each has the whole `timeout`, which is short, and connect_timeout does not count.
+    """
+    if timeout < TIMEOUT:
+        return timeout
+    given = int(params.get("connect_timeout", 0))
+    return float(given) if given > 0 else timeout / servers
+
+
+def _silent_server(pgconn: PGconn, seconds: float) -> tuple[str, str] | None:
+    """Return None once connected, or the host and port of a server that does not respond within `seconds`."""
+    server, deadline = (b"", b""), 0.0
+    while True:
+        state = pq.PollingStatus.FAILED if pgconn.status == pq.ConnStatus.BAD else pgconn.connect_poll()
+        if state == pq.PollingStatus.OK:
+            return None
+        if state == pq.PollingStatus.FAILED:
+            raise psycopg.OperationalError(_error_message(pgconn))
+        if (pgconn.host, pgconn.port) != server:
+            server, deadline = (pgconn.host, pgconn.port), time.monotonic() + seconds
+        poll = select.poll()
+        poll.register(pgconn.socket, select.POLLIN if state == pq.PollingStatus.READING else select.POLLOUT)
+        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            return server[0].decode(), server[1].decode()
 
 
 def _error_message(pgconn: PGconn) -> str:

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import socket
 import threading
 import time
@@ -26,6 +27,7 @@ from worker_app.stats import postgres as postgres_client
 from worker_app.stats import postgres_database, postgres_store
 from worker_app.stats.batch import Record, batch_of
 from worker_app.stats.postgres_store import PostgresStore
+from worker_app.stats.store import Store
 
 FULL = os.environ.get("COMET_TEST_FULL") == "1"
 KEEPS_WITHIN = 5.0  # seconds after which an answer that cannot be committed is refused
@@ -511,6 +513,66 @@ def test_a_user_who_may_read_and_write_the_tables_needs_no_other_right(
     database.reset(url)
     assert place.sql("SELECT (SELECT count(*) FROM workers) + (SELECT count(*) FROM counted_requests)") == [(0,)]
     place.sql("DROP OWNED BY clerk; DROP ROLE clerk")
+
+
+@pytest.fixture
+def silent() -> Iterator[int]:
+    """The port of a server that accepts connections and says nothing, as a frozen one does."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+def among(place: postgres.Database, ports: list[int], timeout: str = "") -> str:
+    """The URL with several servers; only the real one's port is none of these."""
+    real = f"127.0.0.1:{place.server.port}"
+    return place.url.replace(real, ",".join([*(f"127.0.0.1:{port}" for port in ports), real])) + timeout
+
+
+def test_a_silent_server_is_passed_over(place: postgres.Database, silent: int) -> None:
+    """Between one that is closed and the real one; with as long a wait for it as the URL says."""
+    url = among(place, [1, silent], "&connect_timeout=1")
+    began = time.monotonic()
+    database.create(url)  # Two connections: one of them makes the tables.
+    assert 2.0 <= time.monotonic() - began < 3.0 * PATIENCE
+    store = address.database_at(url).store(lambda names: "w")
+    store.open()
+    store.commit(batch_of([Record(False, 5)]))
+    place.sql("SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE application_name = 'comet'")
+    began = time.monotonic()
+    wait_until(lambda: store_commits(store), what="a commit over a new connection")
+    assert time.monotonic() - began < KEEPS_WITHIN * PATIENCE
+    store.close()
+    assert json.loads(database.stats(url))["TotalRequests"] == [{"total": 2}, {"w": 2}]
+
+
+def store_commits(store: Store) -> bool:
+    try:
+        store.commit(batch_of([Record(False, 5)]))
+    except NotCommitted:
+        return False
+    return True
+
+
+def test_servers_share_the_time_of_a_start_where_the_url_gives_none(
+    place: postgres.Database, silent: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_client, "TIMEOUT", 1.0)
+    began = time.monotonic()
+    postgres_client.connect(postgres_client.parameters(among(place, [silent])), 1.0).close()
+    assert 0.5 <= time.monotonic() - began < 1.0 * PATIENCE
+
+
+def test_the_last_server_decides_on_the_message(silent: int) -> None:
+    for ports, wrong in (
+        ([silent], "the server does not respond within 1 s"),
+        ([silent, silent], "the server does not respond within 1 s"),
+        ([silent, 1], "Connection refused (is the server running there?)"),
+    ):
+        hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
+        began = time.monotonic()
+        with pytest.raises(WorkerError, match=re.escape(wrong)):
+            database.create(f"postgresql://comet:s3cret@{hosts}/stats?connect_timeout=1")
+        assert time.monotonic() - began < (ports.count(silent) + 0.9) * PATIENCE
 
 
 def test_a_url_in_a_file_serves(tmp_path: Path, place: postgres.Database, monkeypatch: pytest.MonkeyPatch) -> None:
