@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -107,7 +108,11 @@ def _follow(feed: socket.socket, stream: IO[bytes], view_model: ViewModel) -> No
     try:
         feed.sendall(b"accepting\n")
         for line in stream:
-            view_model.apply(json.loads(line))
+            message = json.loads(line)
+            if message["type"] == "end":
+                time.sleep(view_model.notice_s)
+                break
+            view_model.apply(message)
             feed.sendall(b".")
     except OSError:
         pass

@@ -185,6 +185,7 @@ def _schemas() -> Schema:
                 "edges": _array_of("Edge"),
                 "total": _ref("Total"),
                 "ready": {"type": "boolean"},
+                "stopping": {"type": "boolean", "description": "whether the cluster is being stopped"},
                 "writable": {
                     "type": "boolean",
                     "description": (

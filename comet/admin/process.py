@@ -33,6 +33,12 @@ PUBLISH_INTERVAL = 0.1
 PUBLISH_DELAY = 0.02
 """Seconds from a change to its publication: the work that the change triggers (a restart) goes first."""
 
+END_TIMEOUT = 2.5
+"""Seconds that a server may take to end after the cluster has stopped; open pages learn of the stop meanwhile."""
+
+END_INTERVAL = 0.02
+"""Seconds between two checks whether the server has ended."""
+
 HANG_TIMEOUT = 10.0
 START_TIMEOUT = 60.0
 """Seconds without an acknowledgment after which a server is killed: one that was ready, one that starts."""
@@ -158,6 +164,17 @@ class AdminProcess:
         """Send the server a message about what the state does not contain."""
         if self._feed is not None:
             self._send(message)
+
+    async def finish(self) -> None:
+        """Send the last state, let the server end once the open pages know of the stop, and close."""
+        self._closed = True
+        if self._ready:
+            self.send(self._make_state())
+            self.send({"type": "end"})
+            deadline = self._loop.time() + END_TIMEOUT
+            while self._process is not None and self._loop.time() < deadline:
+                await asyncio.sleep(END_INTERVAL)
+        self.close()
 
     def close(self) -> None:
         """Kill the server, which needs no time to end; the caller keeps the socket."""

@@ -33,6 +33,9 @@ SHOWN_EVENTS = 100
 STALE_AFTER = 5.0
 """Seconds without a message from the supervisor after which the state may be outdated."""
 
+POLL_INTERVAL = 1.3
+"""Seconds within which an open page asks again: it asks once a second."""
+
 UsageReader = Callable[[Mapping[str, int | None]], Mapping[str, Usage]]
 
 
@@ -52,6 +55,8 @@ class ViewModel:
         self._events: deque[dict[str, Any]] = deque(maxlen=RECENT)
         self._samples: deque[Sample] = deque(maxlen=KEPT)
         self._rendered: dict[bool, bytes] = {}
+        self._stopping_since: float | None = None
+        self._asked_at = float("-inf")
         self.load_state: Callable[[], dict[str, Any] | None] = lambda: None
         """Returns what the admin server itself sends to the cluster (see `comet.admin.sample_load`)."""
 
@@ -69,6 +74,8 @@ class ViewModel:
                     self._pids = {row["name"]: row["pid"] for row in self._cluster["replicas"]}
                 case "event":
                     self._events.append(_with_text(message["record"]))
+                case "stopping":
+                    self._stopping_since = self._clock()
                 case "sample":
                     self._samples.append(sample_from(message["sample"]))
 
@@ -76,6 +83,7 @@ class ViewModel:
         """Return the cluster's JSON, masked for readers without the right to write; None before the first state."""
         self._refresh_usage()
         with self._lock:
+            self._asked_at = self._clock()
             if writable not in self._rendered and self._cluster is not None:
                 state = self._state(self._cluster)
                 state = {"writable": writable, **(state if writable else self._masked(state))}
@@ -117,6 +125,14 @@ class ViewModel:
         return columns(samples, names)
 
     @property
+    def notice_s(self) -> float:
+        """Seconds until every open page has asked since the stop began; 0 where none is open."""
+        now = self._clock()
+        if self._stopping_since is None or now - self._asked_at > POLL_INTERVAL:
+            return 0.0
+        return max(0.0, self._stopping_since + POLL_INTERVAL - now)
+
+    @property
     def stale(self) -> bool:
         """Whether the supervisor has been silent for a while: it is stopped, hung or gone."""
         return self._clock() - self._received_at > STALE_AFTER
@@ -132,6 +148,7 @@ class ViewModel:
         return {
             **self._with_usage(cluster),
             "silent_s": silent,
+            "stopping": self._stopping_since is not None,
             "load": self.load_state(),
             "events": list(self._events)[-SHOWN_EVENTS:],
             "history": columns(self._samples),

@@ -110,10 +110,15 @@ class AdminFeed:
     def pids(self) -> set[int]:
         return {self._process.pid} if self._process is not None and self._process.pid is not None else set()
 
-    def close(self) -> None:
+    def announce_stop(self) -> None:
+        """Report that the cluster is being stopped on purpose, so that its end is not taken for a death."""
+        if self._process is not None:
+            self._process.send({"type": "stopping"})
+
+    async def close(self) -> None:
         self._closed = True
         if self._process is not None:
-            self._process.close()
+            await self._process.finish()
         if self._listener is not None:
             self._listener.close()
 

@@ -237,6 +237,8 @@ class Run:
         names = list(supervisor.replicas)
         if names and not self._all_stopped():
             self._step("stopping: requests in flight may finish")
+        if self._ownership.begun:
+            self._admin_feed.announce_stop()
         self._shorten_drains()
         supervisor.want(names, Wanted.DOWN)
         stuck = await self._await_stopped()
@@ -246,7 +248,7 @@ class Run:
         timeout = ENGINE_TIMEOUT if self._forced_stop_at is None else FORCED_STOP_TIMEOUT
         await self._fleet.workers.close(timeout, belongs_to_predecessor, bool(stuck))
         self._control.close()
-        self._admin_feed.close()
+        await self._admin_feed.close()
         await self._span_export.close()
         self._fleet.close()
         self._ports.close()

@@ -351,6 +351,38 @@ def test_silence_is_told_and_ends_by_itself(browser: Browser) -> None:
         watched.noticed("The supervisor answers again")
 
 
+def test_a_stop_on_purpose_is_no_death(browser: Browser) -> None:
+    answer = scenes.calm().as_dict()
+    behind = Backstage(answer)
+    with opened(browser, behind=behind) as watched:
+        page = drawn(watched)
+        behind.answer = {**answer, "stopping": True}
+        expect(page.locator("#verdict")).to_contain_text("The cluster is being stopped")
+        behind.answer = None
+        lost = page.locator("#lost")
+        expect(lost).to_contain_text("The cluster was stopped.")
+        expect(lost.locator("code")).to_have_text("python supervisor.py run")
+        assert "keep serving" not in lost.inner_text()
+        expect(page.locator("#pulse")).to_have_text("stopped")
+        assert {row[3] for row in cells(page).values()} == {"stopped"}
+        assert "ready" not in page.inner_text("#flow")
+        watched.shoot("stopped-wide-light")
+        assert watched.flaws() == []
+        behind.answer = answer
+        expect(page.locator("#pulse")).to_have_text("live")
+        assert {row[3] for row in cells(page).values()} == {"ready"}
+
+
+def test_a_page_that_slept_through_the_end_claims_no_death(browser: Browser) -> None:
+    behind = Backstage(scenes.calm().as_dict())
+    with opened(browser, behind=behind) as watched:
+        page = drawn(watched)
+        page.evaluate("() => { const now = Date.now; Date.now = () => now() + 60000; }")
+        behind.answer = None
+        expect(page.locator("#lost")).to_contain_text("it has ended, or the cluster was stopped")
+        assert "keep serving" not in page.inner_text("#lost")
+
+
 class Broken(Backstage):
     """The first answer for one of the page's files breaks off."""
 

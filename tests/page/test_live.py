@@ -250,7 +250,7 @@ def test_a_stopped_supervisor_is_no_living_one(watched: Watched, cluster: TestCl
 
 def test_the_page_stops_the_cluster(watched: Watched, cluster: TestCluster) -> None:
     do(watched.page, "stop")
-    expect(watched.page.locator("#lost")).to_be_visible()
+    expect(watched.page.locator("#lost")).to_contain_text("The cluster was stopped.")
     wait_until(lambda: cluster.comet("ps").returncode == 0 and not cluster.ps()["supervisor"]["running"], 60)
     assert cluster.replicas() == {}
 

@@ -10,6 +10,7 @@ import statistics
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,34 @@ def admin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Admin]:
         yield Admin(cluster)
         cluster.stop()
         cluster.assert_nothing_left()
+
+
+def asked_each_second(admin: Admin) -> list[dict[str, Any]]:
+    """Ask as an open page does, until nothing answers; return the answers."""
+    answers = []
+    with contextlib.suppress(requests.RequestException):
+        while True:
+            answers.append(admin.get("/api/v1/cluster").json())
+            time.sleep(1)
+    return answers
+
+
+@pytest.mark.parametrize("stop", ["stop", "SIGTERM", "SIGKILL"])
+def test_an_open_page_learns_of_a_stop_before_the_end(tmp_path: Path, stop: str) -> None:
+    with open_cluster(tmp_path, runtime="process", failure=0, admin_port=free_ports(1)) as cluster:
+        cluster.start()
+        admin = Admin(cluster)
+        admin.state()
+        with ThreadPoolExecutor(1) as pool:
+            asking = pool.submit(asked_each_second, admin)
+            time.sleep(0.5)
+            if stop == "stop":
+                assert cluster.comet("stop").returncode == 0
+            else:
+                os.kill(cluster.supervisor_pid(), signal.Signals[stop])
+            answers = asking.result(60)
+        assert answers[0]["stopping"] is False
+        assert answers[-1]["stopping"] is (stop != "SIGKILL")
 
 
 def test_the_api_shows_what_ps_shows(admin: Admin) -> None:

@@ -13,7 +13,7 @@ import { Inspection } from "./inspection.js";
 import { eventsAfter, Live } from "./live.js";
 import { Logs } from "./logs.js";
 import { Lost } from "./lost.js";
-import { read, verdict } from "./model.js";
+import { read, stopped, verdict } from "./model.js";
 import { News } from "./news.js";
 import { Race } from "./race.js";
 import { Recoveries } from "./recoveries.js";
@@ -38,6 +38,7 @@ const inspection = new Inspection();
 const logs = new Logs();
 const lost = new Lost();
 const race = new Race();
+let latest = null; // The last answer.
 let model = null;
 let couldWrite = false; // By the last answer of a supervisor that was there.
 let opened = false; // Whether the replica that the address names was opened.
@@ -47,6 +48,7 @@ if (linkWasUsed) window.history.replaceState(null, "", "/");
 function onAnswer(answer) {
   const returned = lost.shown;
   history.add(answer);
+  latest = answer;
   model = read(answer);
   if (answer.silent_s > SILENCE_LIMIT) {
     lost.lastAnswerAt = Date.now() - 1000 * answer.silent_s;
@@ -131,7 +133,7 @@ const restarts = (replicas) => replicas.reduce((sum, each) => sum + each.restart
 /** Mark the state shown as outdated, and turn everything off that needs the supervisor. */
 function onSilence(reason, answer = null) {
   if (model) {
-    model = { ...model, writable: false };
+    model = { ...(model.stopping && !answer ? read(stopped(latest)) : model), writable: false };
     enable(model);
     if (answer || !lost.shown) draw(history.now);
   }

@@ -5,6 +5,7 @@ import { clock, span } from "./format.js";
 import { CONNECTION_FAILED } from "./live.js";
 
 const KEPT = "Load balancers and workers keep serving; nothing restarts them when they die.";
+const MISSED = 1900; // A page in the foreground asks once a second.
 
 export class Lost {
   constructor() {
@@ -17,6 +18,7 @@ export class Lost {
     this.lastAnswerAt = Date.now();
     this.shown = false;
     this.said = null;
+    this.silentSince = null;
     document.documentElement.classList.remove("lost");
     this.box.hidden = true;
     byId("verdict").hidden = false;
@@ -33,30 +35,36 @@ export class Lost {
   /** `reason` is that of an outdated answer, or a text where there was no answer at all. */
   show(reason, model) {
     set(byId("pulse"), { "data-level": "bad" });
-    text(byId("pulse-text"), "no answer");
     if (this.lastAnswerAt === null || !model) {
+      text(byId("pulse-text"), "no answer");
       text(byId("verdict").querySelector(".word"), "The supervisor does not answer");
       text(byId("verdict").querySelector(".more"), `${typeof reason === "string" ? reason : reason.what}; trying again every second`);
       return;
     }
-    const { what, remedy } = typeof reason === "string" ? noAnswer(reason) : reason;
+    this.silentSince ??= Date.now();
+    const { what, remedy, kept = KEPT, short = "no answer" } = typeof reason === "string" ? noAnswer(reason, model, this.silentSince - this.lastAnswerAt) : reason;
     this.shown = true;
     document.documentElement.classList.add("lost");
-    document.title = "✕ Comet: no answer";
+    set(this.box, { "data-level": model.stopping ? "busy" : "bad" });
+    text(byId("pulse-text"), short);
+    document.title = `✕ Comet: ${short}`;
     if (this.said !== what) {
       this.said = what;
       const [before, code, after = ""] = remedy;
       this.since = el("p", { class: "quiet" });
-      this.box.replaceChildren(icon("s-down", 34), el("div", {}, el("p", { class: "word" }, what), el("p", {}, before, el("code", {}, code), after), this.since));
+      this.box.replaceChildren(icon(model.stopping ? "s-stopping" : "s-down", 34), el("div", {}, el("p", { class: "word" }, what), el("p", {}, before, el("code", {}, code), after), this.since));
       this.box.hidden = false;
       byId("verdict").hidden = true;
     }
-    text(this.since, `${KEPT} Shown is the state of ${clock(this.lastAnswerAt)}, ${span((Date.now() - this.lastAnswerAt) / 1000)} ago.`);
+    text(this.since, `${kept} Shown is the state of ${clock(this.lastAnswerAt)}, ${span((Date.now() - this.lastAnswerAt) / 1000)} ago.`);
   }
 }
 
-function noAnswer(reason) {
-  return reason === CONNECTION_FAILED
-    ? { what: "The supervisor does not answer: it has ended.", remedy: ["Start it, it adopts what runs: ", "python supervisor.py run"] }
-    : { what: `The supervisor does not answer: ${reason}.`, remedy: ["See what runs: ", "python supervisor.py ps"] };
+/** `gap`: ms from the last answer to the first request without one. In a long one (a page in the background) a stop goes unseen. */
+function noAnswer(reason, model, gap) {
+  if (model.stopping) return { what: "The cluster was stopped.", remedy: ["Start it again: ", "python supervisor.py run"], kept: "Load balancers and workers have ended with it.", short: "stopped" };
+  if (reason !== CONNECTION_FAILED) return { what: `The supervisor does not answer: ${reason}.`, remedy: ["See what runs: ", "python supervisor.py ps"] };
+  return gap > MISSED
+    ? { what: "The supervisor does not answer: it has ended, or the cluster was stopped.", remedy: ["Start it, it adopts what still runs: ", "python supervisor.py run"], kept: "" }
+    : { what: "The supervisor does not answer: it has ended.", remedy: ["Start it, it adopts what runs: ", "python supervisor.py run"] };
 }

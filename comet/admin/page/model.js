@@ -13,8 +13,14 @@ const WORDS = {
   unhealthy: "unhealthy",
   backoff: "backoff",
   stopping: "stopping",
-  stopped: "not started",
+  stopped: "stopped",
 };
+
+/** The answer as it would be once the cluster has stopped: nothing runs, and nothing is sent. */
+export function stopped(answer) {
+  const replicas = answer.replicas.map((row) => ({ ...row, state: "stopped", pid: null, uptime_s: null, cpu_percent: null, memory_bytes: null, reason: null, requests_per_s: null, errors_per_s: null, p50_ms: null, p99_ms: null, in_flight: 0 }));
+  return { ...answer, replicas, edges: [], load: null, total: { requests: answer.total?.requests, queued: 0, in_flight: 0 } };
+}
 
 /** The answer of /api/v1/cluster with times in ms, and levels: good, busy (on its way up or down), bad. */
 export function read(answer) {
@@ -22,6 +28,7 @@ export function read(answer) {
   const drained = new Set(answer.replicas.filter((row) => row.drained).map((row) => row.name));
   return {
     supervisor: answer.supervisor,
+    stopping: answer.stopping === true,
     writable: answer.writable !== false,
     config: answer.config ?? {},
     front: answer.front ?? null,
@@ -63,6 +70,7 @@ function replica(row, config) {
 
 /** One sentence for the top of the page: {level, word, more}. */
 export function verdict(model) {
+  if (model.stopping) return { level: "busy", word: "The cluster is being stopped", more: "requests in flight may finish" };
   const bad = model.replicas.filter((each) => each.level === "bad");
   const busy = model.replicas.filter((each) => each.level === "busy");
   const all = model.replicas.length;
