@@ -123,6 +123,43 @@ def test_one_of_each_kind_dies_together_to_be_compared(browser: Browser, behind:
         assert posts == [("kill", {"name": "lb-0", "signal": "KILL"}), ("kill", {"name": "worker-0", "signal": "KILL"})]
 
 
+def test_a_cluster_of_one_kind_has_nothing_to_compare(browser: Browser) -> None:
+    scene = scenes.calm()
+    for row in scene.rows.values():
+        row["kind"] = "process"
+    behind = Backstage(scene.as_dict())
+    with opened(browser, behind=behind) as watched:
+        page = watched.page
+        expect(page.locator('.tools [data-do="kill"]')).to_be_enabled()
+        expect(page.locator("[data-both]")).to_be_disabled()
+        assert "runtime: mixed" in (page.locator("[data-both]").get_attribute("title") or "")
+        press(page, "kill")
+        expect(page.locator('[name="both"]')).to_be_disabled()
+        expect(page.locator("#ask-fields")).to_contain_text("no ready process and container")
+        watched.shoot("kill-one-kind-wide-light")
+        assert watched.flaws() == []
+        assert sent(watched, behind) == [("kill", {"name": "lb-0", "signal": "KILL"})]
+
+
+def test_without_a_ready_one_of_the_other_kind_nothing_dies(browser: Browser) -> None:
+    scene = scenes.calm()
+    for name in ("worker-1", "worker-2"):
+        scene.rows[name]["kind"] = "process"
+    behind = Backstage(scene.as_dict())
+    with opened(browser, behind=behind) as watched:
+        page = watched.page
+        page.locator("[data-both]").click()
+        page.select_option("#f-name", "worker-0")
+        assert sent(watched, behind)[1] == ("kill", {"name": "lb-0", "signal": "KILL"})
+        page.locator("[data-both]").click()
+        scene.rows["worker-0"]["state"] = "starting"
+        behind.answer = scene.as_dict()
+        expect(page.locator('[data-key="worker-0"]').first).to_contain_text("starting")
+        page.click("#ask-yes")
+        expect(page.locator("#ask-wrong")).to_contain_text("No replica of another kind than lb-0 is ready.")
+        assert len(behind.posts) == 2
+
+
 def test_faults_send_what_was_filled_in_and_nothing_else(browser: Browser, behind: Backstage) -> None:
     with opened(browser, behind=behind) as watched:
         page = watched.page

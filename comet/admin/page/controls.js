@@ -3,18 +3,19 @@
 // A dialog stays open until the answer arrives, so that a wrong value can be corrected; what takes longer continues as a notice.
 
 import { BUTTONS, dialogOf, outcome } from "./command_forms.js";
-import { byId, el, text } from "./dom.js";
+import { byId, el, set, text } from "./dom.js";
 import { faultFields } from "./fault_form.js";
 import { check, reader } from "./fields.js";
 import { command } from "./live.js";
 
 const DIALOG_TIMEOUT = 700;
+const ONE_KIND = "This cluster has no ready process and container: set “runtime: mixed” in config.yaml.";
 /** What the page adds to the dialogs of some commands: in `faults` its own fields, in `kill` the comparison of both kinds. */
 const ADDED = {
   faults: faultFields,
   kill: (model, name, { fields, both }) => ({
-    fields: [...fields, el("p", {}, check("both", "also kill one of the other kind, to compare", both))],
-    also: (form, body) => (form.checked("both") ? { ...body, name: other(model, body.name) } : null),
+    fields: [...fields, el("p", {}, check("both", "also kill one of the other kind, to compare", both, !comparable(model))), comparable(model) ? "" : el("p", { class: "quiet" }, ONE_KIND)],
+    also: (form, body, now) => (form.checked("both") ? { ...body, name: other(now, body.name) } : null),
   }),
 };
 
@@ -36,7 +37,11 @@ export class Controls {
   /** Set the model that commands refer to. Without one, or without the right to write, all buttons are disabled. */
   setModel(model) {
     this.model = model;
-    for (const button of this.buttons) button.disabled = !model.writable;
+    for (const button of this.buttons) {
+      const refused = "both" in button.dataset && !comparable(model);
+      button.disabled = !model.writable || refused;
+      set(button, { title: refused ? ONE_KIND : null });
+    }
     if (!model.writable && this.dialog.open) this.dialog.close();
   }
 
@@ -59,14 +64,14 @@ export class Controls {
   async send() {
     const { form } = this;
     const values = reader(byId("ask-fields"));
-    let body;
+    let bodies;
     try {
-      body = form.body(values);
+      const body = form.body(values);
+      bodies = [body, form.also?.(values, body, this.model)].filter(Boolean);
     } catch (error) {
       return this.refuse(error.message);
     }
     const what = form.command(values);
-    const bodies = [body, form.also?.(values, body)].filter(Boolean);
     byId("ask-yes").disabled = true;
     const note = notice(`${form.title}…`, "wait");
     const dialog = this.dialog;
@@ -128,7 +133,14 @@ export function notice(words, level) {
   };
 }
 
+/** The ready replicas that can be killed. */
+const mortal = (model) => model.replicas.filter((each) => each.level === "good" && each.kind !== "upstream");
+const comparable = (model) => new Set(mortal(model).map((each) => each.kind)).size > 1;
+
+/** A ready replica of another kind than this one; an Error where there is none. */
 function other(model, name) {
   const chosen = model.replicas.find((each) => each.name === name);
-  return (model.replicas.find((each) => each.kind !== chosen?.kind && each.level === "good") ?? model.replicas.find((each) => each.role !== chosen?.role) ?? chosen).name;
+  const found = mortal(model).find((each) => each.kind !== chosen.kind);
+  if (!found) throw new Error(`No replica of another kind than ${name} is ready.`);
+  return found.name;
 }

@@ -16,8 +16,8 @@ export function choice(name, label, options, chosen) {
   return el("p", { class: "field" }, el("label", { for: `f-${name}` }, label), list);
 }
 
-export function check(name, label, checked = false) {
-  return el("label", { class: "check" }, el("input", { type: "checkbox", name, checked }), ` ${label}`);
+export function check(name, label, checked = false, disabled = false) {
+  return el("label", { class: "check" }, el("input", { type: "checkbox", name, checked: checked && !disabled, disabled }), ` ${label}`);
 }
 
 export function names(replicas) {
