@@ -69,6 +69,7 @@ class ChaosRun:
     requests: list[CompletedRequest] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
     complete: bool = False
+    played: float = 0.0
 
     def __post_init__(self) -> None:
         self._chooser = Chooser(random.Random(self.seed), {kind: KINDS[kind] for kind in self.kinds})  # nosec B311
@@ -98,11 +99,15 @@ class ChaosRun:
             await load.end()
 
     async def _act_all(self) -> None:
-        ends = time.monotonic() + self.seconds
-        while (left := ends - time.monotonic()) > 0:
-            await asyncio.sleep(min(left, self._chooser.pause()))
-            if time.monotonic() < ends:
-                await self._act()
+        began = time.monotonic()
+        ends = began + self.seconds
+        try:
+            while (left := ends - time.monotonic()) > 0:
+                await asyncio.sleep(min(left, self._chooser.pause()))
+                if time.monotonic() < ends:
+                    await self._act()
+        finally:
+            self.played = min(self.seconds, round(time.monotonic() - began, 1))
         if not self.actions:
             await self._act()  # However short the run is: one in which nothing happens shows nothing.
         await self._settle()
@@ -174,7 +179,7 @@ class ChaosRun:
         recoveries = self._deaths.recoveries()
         return {
             "complete": self.complete,
-            "seconds": self.seconds,
+            "seconds": self.played,
             "seed": self.seed,
             "kinds": list(self.kinds),
             "actions": [

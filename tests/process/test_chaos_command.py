@@ -1,6 +1,9 @@
 """`chaos` on a user's own cluster."""
 
 import json
+import os
+import signal
+import subprocess
 from pathlib import Path
 
 from tests.support.cluster import open_cluster
@@ -25,4 +28,23 @@ def test_chaos_explains_every_error_of_a_sound_cluster(tmp_path: Path) -> None:
         assert done.returncode == 1
         assert "MISSED  nothing was done: no replica that could be spared was ready\n" in done.stdout
         assert cluster.comet("chaos", "--kinds", "wroker").returncode == 2
+        cluster.stop()
+
+
+def test_a_run_that_is_broken_off_reports_the_time_that_it_played(tmp_path: Path) -> None:
+    with open_cluster(tmp_path, runtime="process", worker=2, pool=1, avg_delay=0, failure=0) as cluster:
+        cluster.start()
+        with subprocess.Popen(
+            [*cluster.command, "chaos", "--for", "500s", "--kinds", "fault", "--json"], cwd=cluster.folder,
+            env=os.environ | cluster.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        ) as run:  # fmt: skip
+            assert run.stderr is not None
+            for line in run.stderr:
+                if line.startswith("  fault"):
+                    break
+            run.send_signal(signal.SIGINT)
+            told = json.loads(run.communicate(timeout=60)[0])
+        assert run.returncode == 130
+        assert told["complete"] is False
+        assert 0 < told["seconds"] < 100
         cluster.stop()
