@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -23,7 +24,7 @@ def compare(options: argparse.Namespace) -> int:
         raise UserError(f"--rounds {options.rounds}: from 1 to {MAX_ROUNDS} (3 take at most 8 minutes)", 2)
     for path in (options.json, options.html):
         if path is not None:
-            _write(path, path.read_text() if path.is_file() else "")
+            _require_writable(path)
     started = time.monotonic()
 
     def progress(text: str) -> None:
@@ -45,8 +46,25 @@ def compare(options: argparse.Namespace) -> int:
     return 0
 
 
+def _require_writable(path: Path) -> None:
+    """Raise UserError where a file cannot be written; it is left as it is, and so is a missing one."""
+    target = os.path.realpath(path)
+    is_new = not os.path.exists(target)
+    try:
+        with open(target, "a"):
+            pass
+        if is_new:
+            os.unlink(target)
+    except OSError as error:
+        raise _not_writable(path, error) from None
+
+
+def _not_writable(path: Path, error: OSError) -> UserError:
+    return UserError(f"{path}: cannot be written: {error.strerror}", 2)
+
+
 def _write(path: Path, text: str) -> None:
     try:
         path.write_text(text)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}", 2) from None
+        raise _not_writable(path, error) from None

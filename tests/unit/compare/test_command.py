@@ -1,0 +1,35 @@
+"""What the command `compare` leaves of its result files when it does not come to its end."""
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from comet.common.errors import UserError
+from comet.compare import study
+from comet.compare.command import compare
+
+
+def options(path: Path, other: Path) -> argparse.Namespace:
+    return argparse.Namespace(rounds=1, question=None, json=path, html=other)
+
+
+def test_an_interrupted_comparison_leaves_files_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise study.Interrupted(15)
+
+    monkeypatch.setattr(study, "run", interrupted)
+    link, kept = tmp_path / "link.json", tmp_path / "kept.html"
+    link.symlink_to(tmp_path / "nowhere.json")
+    kept.write_bytes(b"former \xff")
+    assert compare(options(tmp_path / "new.json", tmp_path / "new.html")) == 143
+    assert compare(options(link, kept)) == 143
+    assert sorted(tmp_path.iterdir()) == [kept, link]
+    assert kept.read_bytes() == b"former \xff"
+
+
+def test_a_file_that_cannot_be_written_is_named_before_the_first_round(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "missing" / "x.json", Path("x" * 300)):
+        with pytest.raises(UserError, match="cannot be written"):
+            compare(options(path, tmp_path / "new.html"))
+    assert list(tmp_path.iterdir()) == []
