@@ -21,6 +21,12 @@ from comet.report.model import Cell, Report, Table
 from scripts.bench.proc import BenchError
 from scripts.bench.report import say
 
+PARTS = ("settings", "versions", "machine")
+"""The parts of a result that say how it was measured."""
+
+LARGEST = 1e100
+"""No measured value is as large; the variance of larger ones is no float. Neither NaN nor infinity is smaller."""
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("a", type=Path, metavar="A", help="a result (JSON), the one to compare with")
@@ -75,13 +81,35 @@ def read(path: Path) -> dict[str, Any]:
     """Read a result file; BenchError if it is not one."""
     try:
         data = json.loads(path.read_text())
-        if not isinstance(data["samples"], dict) or not isinstance(data["bench"], str):
+        json.dumps(data, ensure_ascii=False).encode()  # Half a surrogate pair cannot be printed.
+        if not is_result(data):
             raise ValueError
     except OSError as error:
         raise BenchError(f"{path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, RecursionError):
         raise BenchError(f"{path}: not a result of scripts/bench.sh (a JSON file that it wrote)") from None
     return dict(data)
+
+
+def is_result(data: Any) -> bool:
+    """Return whether all that is read of a result is there and of its type."""
+    return (
+        isinstance(data, dict)
+        and all(isinstance(data.get(key), str) for key in ("bench", "at"))
+        and all(isinstance(data.get(part, {}), dict) for part in PARTS)
+        and isinstance(data.get("samples"), dict)
+        and all(map(_is_sample, data["samples"].values()))
+    )
+
+
+def _is_sample(data: Any) -> bool:
+    return (
+        isinstance(data, dict)
+        and isinstance(data.get("unit"), str)
+        and data.get("better") in ("less", "more")
+        and isinstance(data.get("values"), list)
+        and all(type(value) in (int, float) and abs(value) < LARGEST for value in data["values"])
+    )
 
 
 def compare(a: dict[str, Any], b: dict[str, Any]) -> Table:
@@ -108,7 +136,7 @@ def compare(a: dict[str, Any], b: dict[str, Any]) -> Table:
 def other_differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
     """Return what else differs between the two results: it may explain differences."""
     found = []
-    for part in ("settings", "versions", "machine"):
+    for part in PARTS:
         for key in dict.fromkeys([*a.get(part, {}), *b.get(part, {})]):
             one, other = a.get(part, {}).get(key), b.get(part, {}).get(key)
             if one != other and key not in ("load_before", "seed"):

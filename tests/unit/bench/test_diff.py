@@ -69,3 +69,43 @@ def test_a_file_that_is_no_result_is_one_line(tmp_path: Path, content: str, caps
     assert main(["diff", str(path), str(path)]) == 1
     assert main(["diff", str(path), str(tmp_path / "missing")]) == 1
     assert "not a result" in capsys.readouterr().err
+
+
+SAMPLE = {"unit": "ms", "better": "less", "values": [1.0, 2.0]}
+DAMAGES: list[dict[str, Any]] = [
+    *({"at": value} for value in (None, 5, [])),
+    *({"bench": value} for value in (None, 5)),
+    *({part: value} for part in ("settings", "versions", "machine") for value in (None, [], "x", 5)),
+    *({"samples": value} for value in (None, [], {"a": None}, {"a": []}, {"a": {}})),
+    *(
+        {"samples": {"a": {**SAMPLE, "values": value}}}
+        for value in (None, 5, {}, "12", [None, 1], ["1"], [True, False])
+    ),
+    *({"samples": {"a": {**SAMPLE, "values": [value, 1]}}} for value in (1e200, 10**400, float("nan"), float("inf"))),
+    *({"samples": {"a": {**SAMPLE, key: value}}} for key in ("unit", "better") for value in (None, 5, [], "\ud800")),
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=str)
+def test_a_damaged_result_is_one_line(
+    tmp_path: Path, damage: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    sound, path = tmp_path / "a.json", tmp_path / "b.json"
+    sound.write_text(json.dumps({**result([1.0, 2.0]), "samples": {"a": SAMPLE}}))
+    path.write_text(json.dumps({**result([1.0, 2.0]), "samples": {"a": SAMPLE}, **damage}))
+    assert main(["diff", str(sound), str(sound)]) == 0
+    for pair in ((path, path), (sound, path), (path, sound)):
+        capsys.readouterr()
+        assert main(["diff", *map(str, pair)]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "b.json: not a result of scripts/bench.sh" in line
+
+
+@pytest.mark.parametrize("missing", ["at", "bench", "samples"])
+def test_a_result_without_a_part_is_one_line(tmp_path: Path, missing: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps({key: value for key, value in result([1.0]).items() if key != missing}))
+    assert main(["diff", str(path), str(path)]) == 1
+    path.write_text("[" * 100_000)
+    assert main(["diff", str(path), str(path)]) == 1
+    assert capsys.readouterr().err.count("not a result of scripts/bench.sh") == 2
