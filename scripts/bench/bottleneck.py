@@ -50,7 +50,8 @@ def bottleneck(figures: Figures) -> str:
         )
     if figures.machine_cpu > BUSY_MACHINE:
         return f"the machine: {figures.machine_cpu:.0f} % of all its cores were busy" + _other_load(figures)
-    inside = median(list(figures.worker_ms.values())) if figures.worker_ms else 0.0
+    # The median of the workers' means may exceed the mean of all requests; no part is larger than the whole.
+    inside = min(median(list(figures.worker_ms.values())), figures.client_ms) if figures.worker_ms else 0.0
     if inside and figures.client_ms > QUEUEING * inside and figures.client_ms - inside > 2:
         return (
             f"waiting for a worker: {figures.client_ms:.0f} ms in all, {inside:.0f} ms of it in the worker; more "

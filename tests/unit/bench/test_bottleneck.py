@@ -52,3 +52,8 @@ def test_an_open_model_has_no_more_clients_to_offer() -> None:
 
 def test_without_the_workers_counts_no_time_share_is_claimed() -> None:
     assert bottleneck(replace(CALM, worker_ms={})).startswith("none visible")
+
+
+def test_no_part_is_larger_than_the_whole() -> None:
+    found = bottleneck(replace(CALM, worker_ms={"a": 405.0, "b": 405.0, "c": 390.0}, client_ms=403.0))
+    assert found.startswith("the injected delay: 403 of 403 ms are spent in the worker")
