@@ -57,6 +57,13 @@ class Parser(argparse.ArgumentParser):
         if action.choices is not None and value not in action.choices:
             raise argparse.ArgumentError(action, f"{value!r}: unknown ({hint(str(value), action.choices)})")
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Print a help text or the version; argparse itself ignores that it could not be written."""
+        if file is sys.stdout:
+            print(message, end="", flush=True)
+        else:
+            super()._print_message(message, file)
+
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {concealed(message)} (see --help)\n")
 
@@ -107,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _drop_output()  # Its reader has closed it (`| head`).
         return 0
     except OSError as error:
-        if options is None or not (error.filename or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)):
+        if not (error.filename or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)):
             raise
         text = _os_error_line(error, options)
         with contextlib.suppress(OSError):
@@ -128,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _os_error_line(error: OSError, options: argparse.Namespace) -> str:
+def _os_error_line(error: OSError, options: argparse.Namespace | None) -> str:
     from comet.cli.commands import permission_message
     from comet.events.event import visible
 
@@ -136,9 +143,12 @@ def _os_error_line(error: OSError, options: argparse.Namespace) -> str:
     return permission_message(error) or f"{visible(place)}: {os_error_text(error)}"
 
 
-def _full_place(options: argparse.Namespace) -> str:
-    """Return what could not be written to where the error does not say it, as those of the cluster's files do."""
-    if options.command in (None, "run"):
+def _full_place(options: argparse.Namespace | None) -> str:
+    """Return what could not be written to where the error does not say it, as those of the cluster's files do.
+
+    Without `options`, it is the help or the version, which the parser prints.
+    """
+    if options is not None and options.command in (None, "run"):
         return str(cluster_of(options).state)
     _drop_output()
     return "the output"

@@ -269,6 +269,7 @@ def completion(options: argparse.Namespace) -> int:
     """Print the names for completion: of the existing replicas, else of those that the config defines."""
     from comet.config.schema import load
 
+    names: dict[str, None] = {}
     with contextlib.suppress(UserError, OSError, ValueError):
         kept = StateFile(cluster_of(options).path("state.json")).read()
         names = dict.fromkeys(map(public_name, kept))
@@ -277,6 +278,7 @@ def completion(options: argparse.Namespace) -> int:
             names = dict.fromkeys(
                 [f"lb-{index}" for index in range(config.pool)] + [f"worker-{index}" for index in range(config.worker)]
             )
+    if names:
         print("\n".join(names))
     return 0
 

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ import psutil
 import pytest
 
 from comet.common.clock import parse
-from tests.support.cluster import TestCluster
+from tests.support.cluster import ROOT, TestCluster
 from tests.support.waiting import PATIENCE, wait_until
 
 
@@ -166,3 +167,29 @@ def test_a_full_disk_of_the_output_is_named(make_cluster: Callable[..., TestClus
             )  # fmt: skip
         said = "the output: the disk is full (No space left on device): free some space\n"
         assert (done.returncode, done.stderr) == (1, said), words
+
+
+@pytest.mark.parametrize("buffered", [True, False])
+@pytest.mark.parametrize("words", ["help", "help ps", "--version", "--help", "ps --help", "completion names"])
+def test_a_full_disk_is_named_by_what_the_parser_prints_too(tmp_path: Path, words: str, buffered: bool) -> None:
+    (tmp_path / "config.yaml").write_text("worker: 1\n")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "supervisor.py"), *words.split()], cwd=tmp_path, stdout=full,
+            env=os.environ | {"PYTHONUNBUFFERED": "" if buffered else "1"}, stderr=subprocess.PIPE, text=True,
+            check=False,
+        )  # fmt: skip
+    said = "the output: the disk is full (No space left on device): free some space\n"
+    assert (done.returncode, done.stderr) == (1, said)
+
+
+@pytest.mark.parametrize("words", ["--version", "help", "ps --help"])
+def test_a_reader_that_has_gone_gets_no_complaint_of_the_parser(words: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "supervisor.py"), *words.split()], stdout=writing, stderr=subprocess.PIPE,
+        text=True, check=False,
+    )  # fmt: skip
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
