@@ -161,6 +161,7 @@ def events(options: argparse.Namespace) -> int:
     for record in found[-options.tail :] if options.tail > 0 else []:
         _print_event(record, options.json)
     if options.follow:
+        threading.Thread(target=_exit_with_reader, daemon=True).start()
         for record in journal.follow(path, len(past)):
             if _is_of(record, options.names):
                 _print_event(record, options.json)

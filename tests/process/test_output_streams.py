@@ -193,3 +193,20 @@ def test_a_reader_that_has_gone_gets_no_complaint_of_the_parser(words: str) -> N
     )  # fmt: skip
     os.close(writing)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_followed_events_end_with_their_reader(make_cluster: Callable[..., TestCluster]) -> None:
+    """Also while nothing happens."""
+    cluster = make_cluster(runtime="process", worker=1, pool=1)
+    cluster.start()
+    with subprocess.Popen(
+        [*cluster.command, "events", "--follow"], cwd=cluster.folder, stdout=subprocess.PIPE
+    ) as unread:
+        assert unread.stdout is not None
+        unread.stdout.readline()
+        unread.stdout.close()
+        try:
+            assert unread.wait(60) == 0
+        finally:
+            unread.kill()
+    cluster.stop()
