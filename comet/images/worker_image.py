@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import http.client
 import io
+import os
 import re
 import sys
 import tarfile
@@ -195,7 +196,7 @@ def image_tag(inputs: dict[str, bytes], base_key: str) -> str:
     """Return `comet-worker:<12 hex digits>`, the same for the same inputs on the same base."""
     digest = hashlib.sha256(base_key.encode())
     for name, content in sorted(inputs.items()):
-        digest.update(f"\0{name}\0{len(content)}\0".encode() + content)
+        digest.update(b"\0%b\0%d\0" % (os.fsencode(name), len(content)) + content)  # A name may be no UTF-8.
     return f"{REPOSITORY}:{digest.hexdigest()[:12]}"
 
 

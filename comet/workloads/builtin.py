@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import os
 import sys
 from dataclasses import asdict, replace
 from typing import Any
@@ -102,5 +103,5 @@ def code_digest(package: str) -> str:
     digest = hashlib.sha256(sys.version.encode())
     for folder in (package, "fault_rules"):
         for path in sorted((SOURCES / folder).rglob("*.py")):
-            digest.update(str(path.relative_to(SOURCES)).encode() + path.read_bytes())
+            digest.update(os.fsencode(path.relative_to(SOURCES)) + path.read_bytes())
     return digest.hexdigest()[:16]

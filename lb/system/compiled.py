@@ -68,7 +68,7 @@ def folder_name() -> str:
     digest = blake2b(digest_size=10)
     for path in sorted(SOURCES.rglob("*.py")):
         text = path.read_bytes()
-        digest.update(b"%s %d\n" % (str(path.relative_to(SOURCES)).encode(), len(text)))
+        digest.update(b"%s %d\n" % (os.fsencode(path.relative_to(SOURCES)), len(text)))
         digest.update(text)
     return f"{digest.hexdigest()}{EXTENSION_SUFFIXES[0]}"
 

@@ -75,6 +75,15 @@ def test_every_change_of_the_sources_gives_another_tag(sources: Path, change: st
     assert tag() != before
 
 
+def test_a_source_whose_name_is_no_utf_8_is_packed(sources: Path) -> None:
+    before, name = tag(), os.fsdecode(b"bad\xffname.py")
+    (sources / name).touch()
+    assert tag() != before
+    packed = worker_image.context(worker_image.image_inputs(["Flask"]), [])
+    with tarfile.open(fileobj=packed) as tar:
+        assert f"worker_app/{name}" in tar.getnames()
+
+
 def test_what_python_compiles_and_touched_files_change_nothing(sources: Path) -> None:
     before = tag()
     (sources / "__pycache__").mkdir()
