@@ -141,7 +141,7 @@ WORKER = (
     ),
     Fault("reset", "share of requests whose connection is cut without an answer", slot=1, remark="of connections cut"),
     Fault("truncate", "share of answers that end in the middle of their body", slot=2, remark="of answers cut short"),
-    Fault("slow-body", "speed of the answer's body", "B/s", slot=4, remark="0: at once"),
+    Fault("slow-body", "speed of the answer's body", "B/s", slot=4, remark="(0: at once)"),
     Fault(
         "cpu", "processor time burnt by each request", "ms", label="CPU burnt", remark="per request", worker_only=True,
     ),
@@ -181,7 +181,7 @@ FRONT = (
 NETWORK = (
     Fault("partition", "whether no packet reaches the worker or leaves it", "", default=False, switch=True),
     Fault("loss", "share of the packets to and from the worker that are lost", remark="of packets"),
-    Fault("bandwidth", "speed above which packets to and from the worker are lost, each way", "B/s", remark="0: any"),
+    Fault("bandwidth", "speed above which packets to and from the worker are lost, each way", "B/s", remark="(0: any)"),
     Fault(
         "network-delay", "time that each packet from the worker waits before it leaves", "ms", most=60_000.0,
         remark="per packet sent",

@@ -178,6 +178,7 @@ def test_faults_show_what_is_effective_and_refuse_to_change_nothing(browser: Bro
         page = watched.page
         press(page, "faults")
         assert page.get_attribute("#f-hang", "placeholder") == "differs"
+        expect(page.locator("p.field", has=page.locator("#f-slow-body"))).to_contain_text("B/s (0: at once)")
         page.select_option("#f-target", "worker-2")
         assert (page.input_value("#f-hang"), page.input_value("#f-failure")) == ("100", "12")
         page.click("#ask-yes")

@@ -2,6 +2,7 @@
 else.
 """
 
+import itertools
 from typing import Any
 
 import pytest
@@ -23,6 +24,13 @@ OVERLAPS = """() => {
   return [...wide, ...over].map((each) => each.textContent);
 }"""
 """Figures that run into the next one, and names on the time line that run into their bars."""
+
+
+LABELS = """() => {
+  const shown = [...document.querySelectorAll("#timeline g.mark text")].filter((each) => each.textContent);
+  return shown.map((each) => [each.textContent, each.getBoundingClientRect()]);
+}"""
+"""The words next to marks of the time line, with their places."""
 
 
 def drawn(watched: Watched) -> Page:
@@ -179,6 +187,24 @@ def test_no_step_of_a_recovery_ends_before_it_begins(browser: Browser) -> None:
         page.locator('.mark.back[aria-label*="lb-0"]').first.hover()
         expect(page.locator("#tip")).to_contain_text("ready+22.0 ms")
         expect(page.locator("#tip")).to_contain_text("first answer+22.0 ms")
+
+
+def test_the_words_of_neighboring_marks_do_not_touch(browser: Browser) -> None:
+    """One stands after its mark and the other one before its own: at every distance there is room for both, or none."""
+    scene = scenes.Scene(workers=12)
+    for number in range(12):
+        scene.death(54 + 1.5 * number, f"worker-{number}", 2.6)
+        scene.death(9, f"worker-{number}", 2.11)
+    with opened(browser, (1280, 900), behind=Backstage(scene.as_dict())) as watched:
+        page = drawn(watched)
+        page.evaluate(STILL)
+        rows: dict[float, list[Any]] = {}
+        for words, box in page.evaluate(LABELS):
+            rows.setdefault(box["top"], []).append((box["left"], box["right"], words))
+        pairs = [pair for row in rows.values() for pair in itertools.pairwise(sorted(row))]
+        assert {(one[2], other[2]) for one, other in pairs} == {("1.16 s", "943 ms")}
+        assert all(one[1] <= other[0] for one, other in pairs)
+        watched.shoot("neighbors")
 
 
 def test_a_recovery_tells_its_steps_to_pointer_and_keyboard(browser: Browser) -> None:

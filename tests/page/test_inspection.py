@@ -44,6 +44,14 @@ def test_a_process_and_a_container_are_shown_side_by_side(browser: Browser, behi
         watched.shoot("inspect-wide-light")
 
 
+def test_whose_namespaces_count_as_the_hosts_is_said_in_the_pages_words(browser: Browser, behind: Backstage) -> None:
+    known, machine = balancer(), replace(MACHINE, reference="this command")
+    behind.inspect = lambda names: (200, rows.report([known], machine))
+    with opened(browser, behind=behind) as watched:
+        watched.page.click("#inspect-open")
+        expect(watched.page.locator("#inspect-state")).to_contain_text("means: like this page")
+
+
 def test_replicas_are_chosen_and_read_again(browser: Browser, behind: Backstage) -> None:
     with opened(browser, behind=behind) as watched:
         page = watched.page

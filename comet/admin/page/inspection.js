@@ -95,7 +95,7 @@ function oneOfEach(model) {
 
 function summary(report) {
   const count = report.rows.filter((row) => row.differs).length;
-  const host = report.machine.host === "PID 1" ? "" : ` “host’s” means: like ${report.machine.host}’s.`;
+  const host = report.machine.host === "PID 1" ? "" : " “host’s” means: like this page’s server’s.";
   return `${report.rows.length} rows; ${count} differ (≠). Kernel ${report.machine.kernel}.${host}`;
 }
 

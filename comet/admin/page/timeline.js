@@ -147,13 +147,20 @@ export class Timeline {
       line.forEach((mark, index) => {
         const x = this.x(mark.at);
         const words = mark.recovery ? ms(mark.recovery.own) : !mark.lane && !narrow ? noteWord(mark) : "";
-        const long = words.length * 6.4 + 14;
+        const long = this.widthOf(words) + 18;
         const after = index + 1 < line.length ? this.x(line[index + 1].at) - 9 : this.right + 10;
         mark.before = x + long > after && x - long > taken;
         mark.words = x + long <= after || mark.before ? words : "";
         taken = mark.words && !mark.before ? x + long : x + 9;
       });
     }
+  }
+
+  /** The width of the words next to a mark, as the style sheet sets them. */
+  widthOf(words) {
+    this.ruler ??= document.createElement("canvas").getContext("2d");
+    this.ruler.font = `650 12px ${getComputedStyle(this.root).fontFamily}`;
+    return this.ruler.measureText(words).width;
   }
 
   mark(mark) {
