@@ -224,7 +224,7 @@ class SqliteStore:
         return self._overwritten
 
     def _lost_side_files(self) -> bool:
-        """Return whether the connection's side files are no longer at the path: whoever connects sees other ones."""
+        """Return whether the connection's side files are no longer at the path: later connections open other ones."""
         return self._connection is not None and (None in self._side_files or self._side_files_now() != self._side_files)
 
     def reopen(self) -> None:

@@ -487,7 +487,7 @@ NEEDED = {
 def test_a_user_who_may_read_and_write_the_tables_needs_no_other_right(
     postgres_server: postgres.Server, place: postgres.Database
 ) -> None:
-    """And one who lacks any of these rights is told at the start."""
+    """A user who lacks any of these rights is refused at the start."""
     with postgres_server.superuser() as session:
         session.execute("CREATE ROLE clerk LOGIN PASSWORD 's3cret'")
     database.create(place.url)
