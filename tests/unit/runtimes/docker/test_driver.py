@@ -153,13 +153,15 @@ def hanging(call: MagicMock) -> Iterator[None]:
 def test_an_engine_that_hangs_is_lost_until_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its event stream stays open."""
     monkeypatch.setattr("comet.runtimes.docker.driver.SWEEP_INTERVAL", 0.01)
-    monkeypatch.setattr("comet.runtimes.docker.driver.HANG_TIMEOUT", 0.1)
 
     async def story() -> None:
         stage = Stage()
         stage.driver.start(WORKER, 1)
         assert isinstance(await stage.saw(), Started)
-        with hanging(stage.engine.api.containers):
+        with monkeypatch.context() as patched, hanging(stage.engine.api.containers):
+            patched.setattr("comet.runtimes.docker.driver.HANG_TIMEOUT", 0.1)
+            # The timer of the sweep that hangs is as long as it was when that was begun.
+            stage.driver._schedule_sweep()
             assert await stage.heard() == "engine_lost"
             assert stage.driver.lost == UNREACHABLE
         assert await stage.heard() == "engine_back"
@@ -172,24 +174,26 @@ def test_an_engine_that_hangs_is_lost_until_it_answers(monkeypatch: pytest.Monke
 
 def test_a_signal_that_the_engine_does_not_send_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that waits behind another call that hangs is not sent later."""
-    monkeypatch.setattr("comet.runtimes.docker.driver.ORDER_TIMEOUT", 0.05)
 
     async def story() -> None:
         stage = Stage()
+        kill, signal = stage.engine.api.kill, stage.driver.send_signal
         stage.driver.start(WORKER, 1)
         assert isinstance(await stage.saw(), Started)
-        await stage.driver.send_signal("worker-0", 10)
-        assert stage.engine.api.kill.call_args.args == ("1" * 64, 10)
-        with hanging(stage.engine.api.kill):
-            for number in (9, 12):
-                with pytest.raises(UserError, match=f"worker-0: {UNREACHABLE}"):
-                    await stage.driver.send_signal("worker-0", number)
-        monkeypatch.setattr("comet.runtimes.docker.driver.ORDER_TIMEOUT", 600)
-        await stage.driver.send_signal("worker-0", 15)
-        assert [call.args[1] for call in stage.engine.api.kill.call_args_list] == [10, 9, 15]
-        stage.engine.api.kill.side_effect = requests.exceptions.ReadTimeout("Read timed out. (read timeout=60)")
+        await signal("worker-0", 10)
+        with hanging(kill):
+            first = asyncio.create_task(signal("worker-0", 9))
+            while kill.call_count < 2:
+                await asyncio.sleep(0.01)
+            with monkeypatch.context() as patched, pytest.raises(UserError, match=f"worker-0: {UNREACHABLE}; "):
+                patched.setattr("comet.runtimes.docker.driver.ORDER_TIMEOUT", 0.01)
+                await signal("worker-0", 12)
+        await first
+        await signal("worker-0", 15)
+        assert [call.args for call in kill.call_args_list] == [("1" * 64, number) for number in (10, 9, 15)]
+        kill.side_effect = requests.exceptions.ReadTimeout("Read timed out. (read timeout=60)")
         with pytest.raises(UserError, match=f"worker-0: {UNREACHABLE}$"):
-            await stage.driver.send_signal("worker-0", 9)
+            await signal("worker-0", 9)
         stage.close()
 
     asyncio.run(story())
