@@ -337,7 +337,7 @@ class RunningCluster:
         """Return once all replicas are ready, also those that were just killed; TimeoutError names those that are not.
 
         A replica that is killed is seen dead a moment later. One that got a signal which it may handle is waited for
-        as long as `shutdown_grace` says, and a second more.
+        as long as `shutdown_grace` says, and three seconds more.
         """
         require_seconds("wait_ready", timeout)
         deadline = time.monotonic() + timeout

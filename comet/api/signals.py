@@ -12,7 +12,7 @@ from comet.api.event_log import Event
 SURVIVABLE = frozenset(("SIGCHLD", "SIGURG", "SIGWINCH", "SIGCONT", "SIGSTOP", "SIGTSTP", "SIGTTIN", "SIGTTOU"))
 """Signals that never end a process (signal(7)); any other does, unless the process handles or ignores it."""
 
-SURVIVED = 1.0
+SURVIVED = 3.0
 """Seconds beyond `shutdown_grace` after which a replica that got a signal counts as one that has handled it."""
 
 

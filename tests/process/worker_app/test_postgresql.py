@@ -196,9 +196,7 @@ def test_a_reader_delays_no_reset_and_no_worker(tmp_path: Path, place: postgres.
         assert worker.get("/api/v1/hello")[0] == 200
         with reader.transaction():
             assert reader.execute("SELECT count(*) FROM counted_requests").fetchone() == (1,)
-            began = time.monotonic()
             database.reset(place.url, [str(worker.pid)])
-            assert time.monotonic() - began < postgres_database.LOCK_TIMEOUT
             assert worker.get("/api/v1/hello")[0] == 200
         assert place.sql("SELECT count(*) FROM counted_requests") == [(1,)]
         assert worker.totals() == (1, 0)

@@ -185,9 +185,10 @@ def test_a_signal_that_the_engine_does_not_send_is_an_error(monkeypatch: pytest.
             first = asyncio.create_task(signal("worker-0", 9))
             while kill.call_count < 2:
                 await asyncio.sleep(0.01)
-            with monkeypatch.context() as patched, pytest.raises(UserError, match=f"worker-0: {UNREACHABLE}; "):
+            with monkeypatch.context() as patched:
                 patched.setattr("comet.runtimes.docker.driver.ORDER_TIMEOUT", 0.01)
-                await signal("worker-0", 12)
+                with pytest.raises(UserError, match=f"worker-0: {UNREACHABLE}; "):
+                    await signal("worker-0", 12)
         await first
         await signal("worker-0", 15)
         assert [call.args for call in kill.call_args_list] == [("1" * 64, number) for number in (10, 9, 15)]
