@@ -213,14 +213,19 @@ def test_a_disk_that_its_own_wal_fills_stops_no_worker(tmp_path: Path) -> None:
     assert integrity(tmp_path / "stats.db") == "ok"
 
 
+def three(stack: contextlib.ExitStack, folder: Path) -> tuple[list[Worker], list[int]]:
+    """Three workers of one database, and their ports."""
+    workers = [stack.enter_context(Worker(folder, f"worker-{number}")) for number in range(3)]
+    return workers, [worker.port for worker in workers]
+
+
 # The database last: where it is missed before the others are gone, a new one is made, which would lose them.
 @pytest.mark.parametrize("suffixes", [("",), ("-wal", "-shm", "")])
 def test_a_database_deleted_while_running_is_made_anew(tmp_path: Path, suffixes: tuple[str, ...]) -> None:
     """What is answered after the deletion is counted in the new one, by each of three workers."""
     before, after = Clients(), Clients()
     with contextlib.ExitStack() as stack:
-        workers = [stack.enter_context(Worker(tmp_path, f"worker-{number}")) for number in range(3)]
-        ports = [worker.port for worker in workers]
+        workers, ports = three(stack, tmp_path)
         asyncio.run(before.many(ports, 12, 20))
         for suffix in suffixes:
             os.unlink(str(workers[0].database) + suffix)
@@ -236,8 +241,7 @@ def test_side_files_removed_while_running_lose_no_count(tmp_path: Path, suffixes
     """A worker that starts later counts in the same database."""
     before, after, late = Clients(), Clients(), Clients()
     with contextlib.ExitStack() as stack:
-        workers = [stack.enter_context(Worker(tmp_path, f"worker-{number}")) for number in range(3)]
-        ports = [worker.port for worker in workers]
+        workers, ports = three(stack, tmp_path)
         asyncio.run(before.many(ports, 12, 20))
         for suffix in suffixes:
             os.unlink(str(workers[0].database) + suffix)
@@ -273,8 +277,7 @@ def test_a_database_spoilt_under_workers_counts_later_answers(tmp_path: Path, sp
     before, after = Clients(), Clients()
     path = tmp_path / "stats.db"
     with contextlib.ExitStack() as stack:
-        workers = [stack.enter_context(Worker(tmp_path, f"worker-{number}")) for number in range(3)]
-        ports = [worker.port for worker in workers]
+        workers, ports = three(stack, tmp_path)
         asyncio.run(before.many(ports, 12, 20))
         with contextlib.closing(sqlite3.connect(path)) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
