@@ -2,7 +2,7 @@
 # All checks and all tests: scripts/test.sh [--full] [--unit | --process | --docker | --swarm | --security | --page | --bench] [pytest arguments]
 #
 #   --full      where a promise names large counts, run those instead of small ones (COMET_TEST_FULL=1)
-#   --unit      only the pure tests (tests/unit): no Docker engine, no processes; some 16 s on two cores
+#   --unit      only the pure tests (tests/unit) that are quick: no Docker engine, no processes; some 14 s on two cores
 #   --process   only tests of processes (tests/process) that need no Docker engine
 #   --docker    only tests that need a Docker engine, but for those in a swarm
 #   --swarm, --security, --page, --bench   only those of that folder

@@ -205,6 +205,7 @@ def test_a_reason_in_our_own_words_is_shown(reason: str, kept: bool) -> None:
     assert time.process_time() - began < 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [
@@ -268,6 +269,7 @@ def test_other_messages_stay_as_they_are(text: str) -> None:
     assert concealed(text) == text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "piece", ["a", "a:", "://a:", "password", "password=", "'token': ", "--token ", "x@", "a.password", "%3d", '"']
 )

@@ -25,6 +25,7 @@ def test_folders_of_living_processes_stay(temporary: Path) -> None:
     assert not one.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["pid", "birth", "boot"])
 def test_folders_of_dead_processes_go(temporary: Path, change: str) -> None:
     kept = folders.made()

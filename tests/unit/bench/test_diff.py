@@ -86,6 +86,7 @@ DAMAGES: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGES, ids=str)
 def test_a_damaged_result_is_one_line(
     tmp_path: Path, damage: dict[str, Any], capsys: pytest.CaptureFixture[str]

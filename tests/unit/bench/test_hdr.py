@@ -46,6 +46,7 @@ def wrk_corrects(counts: dict[int, int], expected: int) -> dict[int, int]:
     return {value: count for value, count in data.items() if count}
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.dictionaries(st.integers(1, 400), st.integers(1, 50), min_size=1), st.integers(1, 150))
 def test_what_wrk_measured_is_found_again_in_what_it_reports(counts: dict[int, int], expected: int) -> None:

@@ -17,6 +17,8 @@ from scripts import docs
 from tests.support import pages
 from tests.support.pages import ROOT, names, quoted, rows, section
 
+pytestmark = pytest.mark.slow
+
 LANGUAGES = {"python", "sh", "text", "console", "json", "yaml"}
 
 

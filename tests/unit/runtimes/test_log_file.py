@@ -57,6 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("logs")
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(
     parts=st.lists(st.sampled_from([b"a", b"bc", b"\n", b"\n", b"\r\n", b"\xff"]), max_size=30),

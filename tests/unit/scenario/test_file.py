@@ -181,6 +181,7 @@ def test_a_replica_is_expected_only_where_the_cluster_has_it() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_faults_a_step_could_not_clear_are_cleared_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, Any]] = []
 

@@ -149,6 +149,7 @@ def test_no_second_supervisor_whatever_becomes_of_the_file(cluster: Cluster, mis
     lock.release()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mishap", MISHAPS)
 def test_its_holder_makes_the_file_again(cluster: Cluster, mishap: str) -> None:
     lock = Lock(cluster)

@@ -68,6 +68,7 @@ def test_the_board_compares_a_worker_with_itself_and_a_load_balancer_apart() -> 
     ) in [line.plain for line in lines]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [200, 120, 80, 60, 40, 20])
 @pytest.mark.parametrize("height", [50, 24, 12, 5])
 @pytest.mark.parametrize("page", ["board", "help", "leave"])

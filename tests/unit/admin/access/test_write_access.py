@@ -20,6 +20,8 @@ from tests.support.admin_samples import TOKEN, view_model
 from tests.support.cluster import TestCluster, free_ports, open_cluster
 from tests.support.user_clients import ALICE, BOB
 
+pytestmark = pytest.mark.slow
+
 SELF = {"Host": "localhost:5040", "Origin": "http://localhost:5040"}
 
 

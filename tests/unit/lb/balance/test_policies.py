@@ -85,6 +85,7 @@ def test_equal_shares_and_all_of_it_when_one_goes(balance: str) -> None:
     assert made.pick((), requests[0]) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("balance", [each for each in BALANCES if each != "peak-ewma"])
 def test_weights_are_shares(balance: str) -> None:
     made = pool(2, balance=balance, balance_key="path", weights="w1=3")

@@ -134,6 +134,7 @@ def test_a_head_that_does_not_match_is_parsed_in_full(was: bytes, now: bytes) ->
     assert taught(raw).match_template(raw.replace(was, now, 1)) is None
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(
     some.integers(0, 80),

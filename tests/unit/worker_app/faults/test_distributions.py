@@ -13,6 +13,8 @@ import pytest
 
 from fault_rules import DISTRIBUTIONS, LOGNORMAL_SIGMA
 
+pytestmark = pytest.mark.slow
+
 DRAWS = 20_000
 CRITICAL = 1.95 / math.sqrt(DRAWS)  # Kolmogorov-Smirnov at a level of 0.1 %
 

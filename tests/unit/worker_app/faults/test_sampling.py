@@ -34,6 +34,7 @@ def test_f19_failure_is_an_exact_probability(failure: float, chance: float, fail
     assert sample(FaultSettings(failure=failure), chance, 0.5).fails() is fails
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failure", [0.5, 12.0, 50.0])
 def test_failures_obey_their_rate(failure: float) -> None:
     failed = sum(item.fails() for item in draws(FaultSettings(failure=failure)))
