@@ -208,7 +208,7 @@ def test_a_drain_serves_connections_whose_handshake_has_begun(one: dict[str, Any
 
 
 def test_a_drain_does_not_wait_for_silent_handshakes(one: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a port scanner leaves them: clients are told to go at once, and the silent ones have no more time."""
+    """As a port scanner leaves them: the drain begins at once, and they get no time beyond the grace."""
     monkeypatch.setattr(tls, "HANDSHAKE_TIMEOUT", 3600.0)
     with (
         lb_and_workers(count=1, shutdown_grace=0.5, **one) as (lb, _),

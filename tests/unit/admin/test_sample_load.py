@@ -87,6 +87,7 @@ def test_it_speaks_tls_where_the_load_balancers_do(balancer: Balancer, tmp_path:
     load.send(rate=50, seconds=300)
     wait_until(lambda: len(balancer.paths) >= 5, what="requests over TLS")
     load.send(rate=0, seconds=1)
+    assert set(balancer.paths) == {"/api/v1/hello"}
 
 
 @pytest.mark.slow
