@@ -17,7 +17,7 @@ from lb.http.fields import Refusal
 from lb.interface.counters import ABORTED, EDGE_ERRORS, EDGE_INJECTED_ERRORS, IN_FLIGHT, RETRIES, UPSTREAM_ERRORS
 from lb.proxy import connection_end
 from lb.proxy.client_connection import Downstream
-from lb.proxy.response_errors import ResponseErrorLog
+from lb.proxy.refusal_log import RefusalLog
 from lb.proxy.upstream_connection import CONNECTING, UpstreamConnection
 from lb.proxy.upstream_pool import Upstream, within_budget
 from lb.system.shortage import is_local_shortage
@@ -31,7 +31,7 @@ class Retries:
 
     def __init__(self, proxy: "Dispatcher") -> None:
         self._proxy = proxy
-        self._error_log = ResponseErrorLog()
+        self._error_log = RefusalLog()
 
     def log_error(self, upstream: Upstream, client: Downstream, why: str, data: bytes = b"") -> None:
         """Log why a client gets no complete response to the request that this upstream served."""

@@ -22,7 +22,7 @@ MODULES: Final = (
     "lb.proxy.request_body",
     "lb.http.chunked",
     "lb.proxy.connection_end",
-    "lb.proxy.response_errors",
+    "lb.proxy.refusal_log",
     "lb.proxy.upstream_connection",
     "lb.interface.counters",
     "lb.proxy.client_connection",

@@ -20,7 +20,7 @@ TARGET: Final = 200
 """Bytes of a request line in a line."""
 
 
-class ResponseErrorLog:
+class RefusalLog:
     """Writes the log lines and limits their rate."""
 
     def __init__(self) -> None:
