@@ -21,6 +21,7 @@ from lb.process.proxy_header import ProxyHeaderReader
 from lb.process.tls import Certificate
 from lb.proxy.connection_end import IDLE, LINGER
 from lb.proxy.dispatcher import Dispatcher
+from lb.proxy.refusal_log import RefusalLog
 from lb.system.shortage import is_local_shortage
 from lb.system.sockets import descriptor, readable
 
@@ -94,6 +95,7 @@ class Admission:
         self._resume_at = 0.0
         self._closed = False
         self._eviction_scheduled = False
+        self._refusals = RefusalLog()
 
     async def open(self) -> None:
         """Start to accept; raise OSError if that fails."""
@@ -189,7 +191,7 @@ class Admission:
         if certificate is None:
             self._keep(self._loop.connect_accepted_socket(self._admit, sock))
             return True
-        self._keep(tls.accept(self._loop, sock, certificate, self._proxy.readers, self._admit_tls))
+        self._keep(tls.accept(self._loop, sock, certificate, self._proxy.readers, self._admit_tls, self._log_header))
         if len(self.handshakes) + len(self._proxy.clients) + 2 > self._client_limit:
             self._pause(QUICK_POLL_INTERVAL)  # Handshakes need descriptors, too.
         return True
@@ -218,7 +220,10 @@ class Admission:
         """Return the protocol of a new connection: a client, or what reads a PROXY protocol's header before it."""
         client = self._admit_tls()
         awaits_header = self._diverted is None and bool(self._proxy.readers.networks)
-        return ProxyHeaderReader(client) if awaits_header else client
+        return ProxyHeaderReader(client, self._log_header) if awaits_header else client
+
+    def _log_header(self, peer: bytes, why: str, data: bytes) -> None:
+        self._refusals.write(peer.decode(), b"PROXY protocol", why, data)
 
     def _admit_tls(self) -> Any:
         self._accepted += 1

@@ -5,6 +5,7 @@ request. The connection is a client from its first moment, so that deadlines and
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import cast
 
 from lb.http.proxy_protocol import read
@@ -12,10 +13,14 @@ from lb.proxy.client_connection import Downstream
 
 
 class ProxyHeaderReader(asyncio.Protocol):
-    """Stands in for `client` until the header, or something else, has arrived."""
+    """Stands in for `client` until the header, or something else, has arrived.
 
-    def __init__(self, client: Downstream) -> None:
+    A malformed header ends the connection; `refused` gets the peer, why, and the bytes.
+    """
+
+    def __init__(self, client: Downstream, refused: Callable[[bytes, str, bytes], None]) -> None:
         self._client = client
+        self._refused = refused
         self._data = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -28,7 +33,8 @@ class ProxyHeaderReader(asyncio.Protocol):
         self._data += data
         try:
             header = read(self._data)
-        except ValueError:
+        except ValueError as error:
+            self._refused(self._client.peer, str(error), self._data)
             self._transport.abort()
             return
         if header is None:

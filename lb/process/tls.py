@@ -48,12 +48,16 @@ async def accept(
     certificate: ssl.SSLContext,
     readers: Readers,
     make_client: Callable[[], Any],
+    refused: Callable[[bytes, str, bytes], None],
 ) -> None:
-    """Make a TLS connection of an accepted socket, whose protocol `make_client` returns; close it if that fails."""
+    """Make a TLS connection of an accepted socket, whose protocol `make_client` returns; close it if that fails.
+
+    `refused` gets the peer of a malformed header of the PROXY protocol, why, and the bytes.
+    """
     try:
         async with asyncio.timeout(HANDSHAKE_TIMEOUT):
-            trusted = readers.trusts(client_address(sock.getpeername()))
-            header = await _header(loop, sock) if trusted else NO_HEADER
+            peer = client_address(sock.getpeername())
+            header = await _header(loop, sock, peer, refused) if readers.trusts(peer) else NO_HEADER
             await loop.connect_accepted_socket(
                 lambda: _Addressed(make_client(), header) if header.address is not None else make_client(),
                 sock,
@@ -67,13 +71,19 @@ async def accept(
         raise
 
 
-async def _header(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> ProxyHeader:
+async def _header(
+    loop: asyncio.AbstractEventLoop, sock: socket.socket, peer: bytes, refused: Callable[[bytes, str, bytes], None]
+) -> ProxyHeader:
     """Take the PROXY protocol's header, if there is one, from a socket; leave what follows."""
     while True:
         data = sock.recv(MAX_V2, socket.MSG_PEEK) if await _readable(loop, sock) else b""
         if not data:
             raise ConnectionError("closed before the handshake")
-        header = read(data)
+        try:
+            header = read(data)
+        except ValueError as error:
+            refused(peer, str(error), data)
+            raise
         if header is not None:
             sock.recv(header.size) if header.size else None
             return header

@@ -1,7 +1,7 @@
-"""Logs each response that could not be forwarded completely: worker, request, violated rule, offending bytes.
+"""Logs what a worker or a trusted proxy sent and a load balancer refused: peer, subject, violated rule, offending bytes.
 
-A worker may send anything, so the bytes are escaped and limited. A broken worker fails every request in the same way,
-so the number of lines is limited too: lines above BURST per second are counted, and the next line contains that count.
+A peer may send anything, so the bytes are escaped and limited. A broken worker fails every request in the same way, so
+the number of lines is limited too: lines above BURST per second are counted, and the next line contains that count.
 """
 
 import logging
@@ -14,10 +14,10 @@ BURST: Final = 10
 """Lines per second."""
 
 EXCERPT: Final = 120
-"""Bytes of a response in a line."""
+"""Bytes of what was refused in a line."""
 
 TARGET: Final = 200
-"""Bytes of a request line in a line."""
+"""Bytes of the subject in a line."""
 
 
 class RefusalLog:
@@ -28,8 +28,10 @@ class RefusalLog:
         self._lines = 0
         self._dropped = 0
 
-    def write(self, worker: str, request: bytes, why: str, data: bytes = b"") -> None:
-        """Log that a response of `worker` was refused or cut off: the request's first line, the reason, the bytes."""
+    def write(self, peer: str, subject: bytes, why: str, data: bytes = b"") -> None:
+        """Log that something of `peer` was refused or cut off: the first line of the request or the name of the
+        protocol, the reason, the bytes.
+        """
         now = monotonic()
         if now - self._since >= 1.0:
             self._since, self._lines = now, 0
@@ -41,8 +43,8 @@ class RefusalLog:
         self._dropped = 0
         logger.warning(
             "%s: %s: %s%s%s",
-            worker,
-            excerpt(request, TARGET)[2:-1],
+            peer,
+            excerpt(subject, TARGET)[2:-1],
             why,
             f": {excerpt(data, EXCERPT)}" if data else "",
             more,

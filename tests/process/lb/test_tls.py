@@ -195,6 +195,18 @@ def test_the_proxy_protocol_comes_before_tls(one: dict[str, Any], header: bytes)
                 assert client.ask(GET).status == 200
 
 
+@pytest.mark.parametrize("header", [b"PROXY TCP4 nonsense\r\n", v2(0x31, 0x11, FOUR)])
+def test_a_malformed_header_before_tls_is_logged(
+    one: dict[str, Any], header: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        lb_and_workers(count=1, trusted_proxies=PROXY, **one) as (lb, _),
+        socket.create_connection(("127.0.0.1", lb.port), source_address=(PROXY, 0)) as sock,
+    ):
+        sock.sendall(header)
+        wait_until(lambda: any(f"{PROXY}: PROXY protocol: " in record.getMessage() for record in caplog.records))
+
+
 def test_a_drain_serves_connections_whose_handshake_has_begun(one: dict[str, Any]) -> None:
     with (
         lb_and_workers(count=1, **one) as (lb, _),

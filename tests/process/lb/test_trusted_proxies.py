@@ -145,7 +145,7 @@ def test_from_an_untrusted_peer_it_is_no_request(header: bytes, trusted: str | N
 
 
 @pytest.mark.parametrize("data", [b"PROXY TCP4 nonsense\r\n", v2(0x31, 0x11, FOUR)])
-def test_after_a_malformed_or_second_header_the_connection_ends(data: bytes) -> None:
+def test_after_a_malformed_or_second_header_the_connection_ends(data: bytes, caplog: pytest.LogCaptureFixture) -> None:
     with lb_and_workers(count=1, trusted_proxies=PROXY) as (lb, (worker,)):
         for header in (data, b"PROXY UNKNOWN\r\n" + data):
             with socket.create_connection(("127.0.0.1", lb.port), source_address=(PROXY, 0)) as sock:
@@ -156,6 +156,9 @@ def test_after_a_malformed_or_second_header_the_connection_ends(data: bytes) -> 
                     answer = b""
                 assert not answer or b" 400 " in answer
         assert worker.requests == []
+    assert [record.getMessage().split(": ")[:2] for record in caplog.records if record.name == "lb"] == [
+        [PROXY, "PROXY protocol"]
+    ]
 
 
 def test_the_address_behind_trusted_proxies_is_the_key() -> None:
