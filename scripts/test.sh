@@ -63,7 +63,7 @@ case $tier in
 esac
 if [ "$tier" = unit ]; then
   # Plugins that only slow tests use cost more than these tests do.
-  set -- -p no:schemathesis -p no:anyio -p no:xdist "$@"
+  set -- -p no:schemathesis -p no:anyio -p no:xdist -p no:logging "$@"
 else
   if [ "$tier" != process ]; then ensure_engine "${given[@]}"; fi
   case $tier in '' | page) ensure_browser ;; esac
@@ -78,9 +78,13 @@ else
 fi
 if [ -z "$tier" ]; then scripts/check.sh || checks=$?; fi
 
-# run_pytest NAME [ARGUMENT ...]: its report is NAME.xml; a test that hangs shows where, in place of a silent log.
+# A test that hangs shows where, in place of a silent log. pytest's watch costs a thread for each test, a twentieth of the time of pure
+# tests: the limit is for all of these together, and pytest answers ABRT with where each thread is.
+if [ "$tier" = unit ]; then limit=(timeout --foreground -s ABRT 300) watch=0; else limit=() watch=300; fi
+
+# run_pytest NAME [ARGUMENT ...]: its report is NAME.xml.
 run_pytest() {
-  "$VENV/bin/python" -m pytest --junit-xml="$work/$1.xml" -o faulthandler_timeout=300 "${@:2}"
+  "${limit[@]}" "$VENV/bin/python" -m pytest --junit-xml="$work/$1.xml" -o faulthandler_timeout="$watch" "${@:2}"
 }
 
 # run_lane NUMBER [ARGUMENT ...]: the files of one process, with ports that no other uses.

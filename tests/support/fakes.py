@@ -1,30 +1,13 @@
 """A clock that moves when told, and a loop that remembers what is due."""
 
-import os
 from collections.abc import Callable
 from typing import Any
-
-from hypothesis import HealthCheck, settings
 
 from comet.events.event import Event
 from comet.reconcile.replica import ManagedReplica, ReplicaSpec
 from comet.reconcile.restart_policy import RestartPolicy
 from comet.supervisor.reconcile_loop import Supervisor
 from tests.support.fake_driver import FakeDriver, Script, healthy
-
-
-def histories(few: int, many: int, steps: int) -> settings:
-    """For random histories of up to so many steps: the same few of them each time, or with COMET_TEST_FULL many
-    others.
-    """
-    full = bool(os.environ.get("COMET_TEST_FULL"))
-    return settings(
-        max_examples=many if full else few,
-        stateful_step_count=steps,
-        deadline=None,
-        derandomize=not full,
-        suppress_health_check=list(HealthCheck),
-    )
 
 
 class Timer:

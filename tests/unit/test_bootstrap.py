@@ -5,12 +5,15 @@ import re
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+import pytest
+
 from comet.bootstrap import NEEDED
 from comet.host.packages import DISTRIBUTION, needed_packages
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_the_list_is_that_of_setup_cfg() -> None:
     parser = configparser.ConfigParser()
     parser.read(ROOT / "setup.cfg")

@@ -118,6 +118,7 @@ def test_what_is_known_to_be_harmless_is_shown() -> None:
     assert told["events"][0]["text"] == "reload refused: (hidden)"
 
 
+@pytest.mark.slow
 def test_who_may_write_sees_all_but_the_databases_password() -> None:
     told = served().get("/api/v1/cluster", headers=BEARER).get_json()
     assert ["DB_PASSWORD", SECRET] in told["config"]["worker-environment"]

@@ -1,12 +1,8 @@
 """Latencies as HDR histograms, against values that are known."""
 
-from collections import Counter
-
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from scripts.bench.hdr import corrected, curve, decoded, encoded, from_pairs, percentile_ms, summed, uncorrected
+from scripts.bench.hdr import corrected, curve, decoded, encoded, from_pairs, percentile_ms, summed
 
 
 @pytest.mark.slow
@@ -17,6 +13,7 @@ def test_percentiles_of_known_values_are_within_a_thousandth() -> None:
     assert percentile_ms(from_pairs(), 99.0) is None
 
 
+@pytest.mark.slow
 def test_a_stall_stands_for_all_that_were_not_asked_in_it() -> None:
     # Gil Tene's example: 1 ms each for 100 s at 100 requests a second, then one stall of 100 s.
     measured = [(1_000, 10_000), (100_000_000, 1)]
@@ -33,24 +30,6 @@ def test_what_did_not_stall_is_not_corrected() -> None:
     assert corrected([(5, 3), (19, 1)], 10) == [(5, 3), (19, 1)]
     with pytest.raises(ValueError, match="positive"):
         corrected([(5, 3)], 0)
-
-
-def wrk_corrects(counts: dict[int, int], expected: int) -> dict[int, int]:
-    """wrk's stats_correct (src/stats.c), statement by statement."""
-    data = Counter(counts)
-    for n in range(expected * 2, max(data, default=0) + 1):
-        count, m = data[n], n - expected
-        while count and m > expected:
-            data[m] += count
-            m -= expected
-    return {value: count for value, count in data.items() if count}
-
-
-@pytest.mark.slow
-@settings(deadline=None)
-@given(st.dictionaries(st.integers(1, 400), st.integers(1, 50), min_size=1), st.integers(1, 150))
-def test_what_wrk_measured_is_found_again_in_what_it_reports(counts: dict[int, int], expected: int) -> None:
-    assert dict(uncorrected(sorted(wrk_corrects(counts, expected).items()), expected)) == counts
 
 
 def test_histograms_add_up_and_survive_as_text() -> None:

@@ -73,6 +73,7 @@ def test_a_taken_port_is_bad_and_its_holder_named(folder: Path) -> None:
     assert [f"port {port} is taken by" in each.text and f"(PID {os.getpid()})" in each.text for each in bad] == [True]
 
 
+@pytest.mark.slow
 def test_no_secret_is_in_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_API_KEY", "hunter2")
     monkeypatch.setenv("DOCKER_HOST", "tcp://me:hunter2@192.0.2.1:2375")
@@ -92,6 +93,7 @@ def test_a_look_that_fails_is_a_finding_and_not_the_end(folder: Path, monkeypatc
     assert of(found, "config")
 
 
+@pytest.mark.slow
 def test_the_command_prints_advice_below_what_it_is_about(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config(folder)
     assert main(["doctor"]) == 0

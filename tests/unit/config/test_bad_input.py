@@ -96,7 +96,11 @@ def test_each_control_character_in_the_config_is_named_by_line(where: str) -> No
         ("a: &a {b: *a}", "config.yaml:1: not valid YAML: nested more than 20 levels deep, aliases included"),
         (ALIASES, "config.yaml:1: not valid YAML: more than 20000 values, aliases included"),
         (MERGES, "config.yaml:3: not valid YAML: more than 20000 values, aliases included"),
-        ("worker: " + "[" * 100_000, "config.yaml:1: not valid YAML: nested more than 20 levels deep"),
+        pytest.param(
+            "worker: " + "[" * 100_000,
+            "config.yaml:1: not valid YAML: nested more than 20 levels deep",
+            marks=pytest.mark.slow,
+        ),
         ("- " * 20_000, "config.yaml:1: not valid YAML: nested more than 20 levels deep"),
         (b"#" * 300_000, "config.yaml:1: the file has 300000 bytes (allowed: at most 262144)"),
     ],

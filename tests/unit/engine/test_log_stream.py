@@ -49,6 +49,7 @@ def test_lines_of_the_other_stream_wait_for_a_split_line() -> None:
     assert put_together(told) == long + b"\nerror\n" + other + b"\nafter\n"
 
 
+@pytest.mark.slow
 def test_what_waits_is_bounded_and_told_at_the_end() -> None:
     begun = Message("1", OUT, b"L" * CHUNK_BYTES)
     assembler = Assembler(True)

@@ -114,6 +114,7 @@ def test_following_yields_whole_lines_written_from_now_on(tmp_path: Path, monkey
         assert next(follower) == b"half and half"
 
 
+@pytest.mark.slow
 def test_what_a_task_prints_while_it_is_followed_is_neither_lost_nor_told_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,7 +20,8 @@ from comet.reconcile.observations import (
 )
 from comet.reconcile.replica import SERVING, State, Wanted
 from tests.support.fake_driver import broken, healthy, slow
-from tests.support.fakes import SupervisorHarness, histories, spec
+from tests.support.fakes import SupervisorHarness, spec
+from tests.support.histories import histories
 
 pytestmark = pytest.mark.slow  # Random histories, and many of them.
 

@@ -3,6 +3,8 @@
 import sys
 from types import FrameType
 
+import pytest
+
 from comet.balancers.routing_table import table
 from comet.reconcile.observations import Endpoint, Exit, Found, Health, Hung, Lost, Ready, Revived
 from comet.reconcile.replica import Wanted
@@ -194,6 +196,7 @@ def calls_of_one_crash(replicas: int) -> int:
     return counted
 
 
+@pytest.mark.slow
 def test_a_ticks_cost_grows_linearly_with_the_replicas() -> None:
     small, large = calls_of_one_crash(20), calls_of_one_crash(400)
     assert large <= 20 * small

@@ -26,7 +26,8 @@ from comet.statistics.database import Access
 from comet.supervisor import operations, rolling_update
 from tests.support.fake_driver import Script, broken, healthy, slow
 from tests.support.fake_runtime import FakeFleet
-from tests.support.fakes import SupervisorHarness, histories
+from tests.support.fakes import SupervisorHarness
+from tests.support.histories import histories
 
 pytestmark = pytest.mark.slow  # Random histories, and many of them.
 

@@ -167,6 +167,7 @@ def test_a_new_worker_gets_one_request_before_its_first_response() -> None:
     assert counts(made, [None] * 20, hold=True)["w1"] == 1
 
 
+@pytest.mark.slow
 def test_when_one_goes_only_its_keys_move_evenly_and_return_with_it() -> None:
     made = pool(5, balance="consistent-hash", balance_key="path")
     before = homes(made)

@@ -10,6 +10,7 @@ from lb.http.chunked import ChunkedReader, frame, last
 from lb.http.fields import Refusal
 from lb.http.request import RequestReader
 from tests.support import lb_fuzz as fuzz
+from tests.unit.lb.http.test_head_templates import MODEL, agrees, head, taught
 
 pytestmark = pytest.mark.slow  # Random input, and much of it.
 
@@ -49,3 +50,15 @@ def status_of_refusal(data: bytes) -> int:
     with pytest.raises(Refusal) as caught:
         RequestReader(8192, 100, b"lb").read(data[: data.index(b"\r\n\r\n") + 4])
     return caught.value.status
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.integers(0, 80),
+    st.integers(0, 12),
+    st.binary(max_size=6) | st.sampled_from([b"\r\n", b": ", b"\t", b"\r\nVia: x"]),
+)
+def test_head_templates_and_the_parser_agree_on_changed_bytes(at: int, size: int, new: bytes) -> None:
+    raw = head(*MODEL)
+    changed = raw[:at] + new + raw[at + size :]
+    assert agrees(taught(raw), changed) or taught(raw).match_template(changed) is None

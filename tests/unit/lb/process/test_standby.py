@@ -51,6 +51,7 @@ def test_a_failed_warm_up_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -
     assert descriptors() <= before
 
 
+@pytest.mark.slow
 def test_a_standby_runs_with_the_arguments_of_its_order(
     pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:

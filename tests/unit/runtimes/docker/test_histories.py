@@ -24,7 +24,8 @@ from comet.runtimes.docker.container_spec import ContainerLaunch
 from comet.runtimes.docker.driver import ContainerDriver
 from comet.supervisor.reconcile_loop import Supervisor
 from lb.interface.settings import UP
-from tests.support.fakes import FakeTime, histories, spec
+from tests.support.fakes import FakeTime, spec
+from tests.support.histories import histories
 
 pytestmark = pytest.mark.slow  # Random histories, and many of them.
 

@@ -43,6 +43,7 @@ def test_failures_obey_their_rate(failure: float) -> None:
     assert chi_square < 10.83  # one degree of freedom, 0.1 %
 
 
+@pytest.mark.slow
 def test_each_kind_has_its_own_rate() -> None:
     settings = FaultSettings(hang=5.0, reset=10.0, truncate=15.0, failure=20.0)
     counts = Counter(item.kind for item in draws(settings))
@@ -66,6 +67,7 @@ def test_failures_come_at_once(kind: str) -> None:
     assert sample(settings, 0.3, 0.9) == Sample(kind, 0.0, settings)
 
 
+@pytest.mark.slow
 def test_successes_take_half_to_one_and_a_half_of_the_average() -> None:
     delays = [item.delay for item in draws(FaultSettings(avg_delay=200.0, failure=0.0))]
     assert 0.1 <= min(delays) < 0.101
