@@ -2,7 +2,7 @@
 # All checks and all tests: scripts/test.sh [--full] [--unit | --process | --docker | --swarm | --security | --page | --bench] [pytest arguments]
 #
 #   --full      where a promise names large counts, run those instead of small ones (COMET_TEST_FULL=1)
-#   --unit      only the pure tests (tests/unit) that are quick: no Docker engine, no processes; some 14 s on two cores
+#   --unit      only the pure tests (tests/unit) that are quick: no Docker engine, no processes; some 10 s on two cores
 #   --process   only tests of processes (tests/process) that need no Docker engine
 #   --docker    only tests that need a Docker engine, but for those in a swarm
 #   --swarm, --security, --page, --bench   only those of that folder
@@ -62,8 +62,8 @@ case $tier in
   *) set -- -m "$tier" "$@" ;;
 esac
 if [ "$tier" = unit ]; then
-  # Plugins that only slow tests use cost more than these tests do.
-  set -- -p no:schemathesis -p no:anyio -p no:xdist -p no:logging "$@"
+  # Plugins that only slow tests use, or none, cost more than these tests do.
+  set -- -p no:schemathesis -p no:anyio -p no:xdist -p no:logging -p no:doctest -p no:unittest "$@"
 else
   if [ "$tier" != process ]; then ensure_engine "${given[@]}"; fi
   case $tier in '' | page) ensure_browser ;; esac

@@ -216,6 +216,9 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "machine(lacks): lacks() says what of it this machine lacks; empty where that is nothing"
     )
     config.stash[LEFT_OUT] = {}
+    if str(config.getoption("markexpr")) == "unit":
+        # In seconds little garbage comes together; to look for it while thousands of tests are collected takes one.
+        gc.set_threshold(100_000, 50, 1000)
 
 
 @pytest.hookimpl(tryfirst=True)
