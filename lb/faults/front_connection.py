@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 
-from lb.faults.front_heads import CHUNKED, UNTIL_CLOSE, Head, framing, own_answer, read_head, without
+from lb.faults.front_heads import CHUNKED, UNTIL_CLOSE, Head, framing, own_answer, read_head, same_resource, without
 from lb.faults.front_rules import FrontSample, FrontSettings, Request
 from lb.faults.streams import CHUNK_SIZE, MAX_SIZE, PACE_INTERVAL, Streams, copy, reset
 from lb.http.chunked import ChunkedReader, frame, last
@@ -150,7 +150,7 @@ class FrontConnection:
                 pass
         settings = sample.settings
         if sample.kind == "redirect":
-            settings = FrontSettings(status=302, headers=(f"Location: {head.request.target}",), body="")
+            settings = FrontSettings(status=302, headers=(f"Location: {same_resource(head.request.target)}",), body="")
         self._writer.write(own_answer(settings, head.request.method == "HEAD", keeps))
         await self._writer.drain()
         return keeps

@@ -19,6 +19,7 @@ _SINGLE: Final = ("host", "content-length", "transfer-encoding")
 """Fields that are the data path's alone to judge where they appear twice."""
 
 _REQUEST_LINE = re.compile(r"([!#-'*+.0-9A-Z^_`a-z|~-]+) (\S+) HTTP/1\.([01])").fullmatch
+_ORIGIN = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*://[^/?]*)?(.*)", re.DOTALL).fullmatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,19 @@ def own_answer(settings: FrontSettings, head_only: bool, keeps: bool) -> bytes:
         lines.append("Connection: close")
     head = "\r\n".join([*lines, "", ""]).encode("latin-1", "replace")
     return head if head_only or status in (204, 304) else head + body
+
+
+def same_resource(target: str) -> str:
+    """Return a reference that leads a client back to the target of its request, on the same host.
+
+    A path that begins with `//`, or with `/\\` for browsers, would name another host (RFC 3986 section 4.2); `/.` in
+    front of it changes nothing of the path (section 5.2.4).
+    """
+    match = _ORIGIN(target)
+    path = match[1] if match is not None else ""
+    if not path.startswith("/"):
+        path = f"/{path}" if path.startswith("?") else "/"
+    return f"/.{path}" if path[1:2] in ("/", "\\") else path
 
 
 def framing(raw: bytes) -> tuple[int, bool]:

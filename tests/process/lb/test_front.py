@@ -202,6 +202,27 @@ def test_a_redirect_leads_to_itself(served: tuple[Balancer, Worker], order: Call
             assert (found.status, found["location"]) == (302, "/a")
 
 
+@pytest.mark.parametrize(
+    ("target", "location"),
+    [
+        (b"//other.example/x", "/.//other.example/x"),
+        (b"/\\other.example/x", "/./\\other.example/x"),
+        (b"http://other.example/y?z", "/y?z"),
+        (b"HTTPS://other.example?z", "/?z"),
+        (b"http://other.example//third.example", "/.//third.example"),
+        (b"*", "/"),
+    ],
+)
+def test_a_redirect_never_leads_elsewhere(
+    served: tuple[Balancer, Worker], order: Callable[..., None], target: bytes, location: str
+) -> None:
+    lb, _ = served
+    order(redirect=100)
+    with lb.connect() as client:
+        found = client.ask(b"OPTIONS " + target + b" HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert (found.status, found["location"]) == (302, location)
+
+
 def test_any_answer_takes_the_place_of_the_service(served: tuple[Balancer, Worker], order: Callable[..., None]) -> None:
     lb, worker = served
     before = len(worker.requests)
