@@ -75,9 +75,9 @@ def own_answer(settings: FrontSettings, head_only: bool, keeps: bool) -> bytes:
 
 
 def same_resource(target: str) -> str:
-    """Return a reference that leads a client back to the target of its request, on the same host.
+    r"""Return a reference that leads a client back to the target of its request, on the same host.
 
-    A path that begins with `//`, or with `/\\` for browsers, would name another host (RFC 3986 section 4.2); `/.` in
+    A path that begins with `//`, or with `/\` for browsers, would name another host (RFC 3986 section 4.2); `/.` in
     front of it changes nothing of the path (section 5.2.4).
     """
     match = _ORIGIN(target)

@@ -1,4 +1,4 @@
-"""Logs what a worker or a trusted proxy sent and a load balancer refused: peer, subject, violated rule, offending bytes.
+"""Logs what a worker or a trusted proxy sent and a load balancer refused: peer, subject, violated rule, bytes.
 
 A peer may send anything, so the bytes are escaped and limited. A broken worker fails every request in the same way, so
 the number of lines is limited too: lines above BURST per second are counted, and the next line contains that count.
@@ -29,9 +29,7 @@ class RefusalLog:
         self._dropped = 0
 
     def write(self, peer: str, subject: bytes, why: str, data: bytes = b"") -> None:
-        """Log that something of `peer` was refused or cut off: the first line of the request or the name of the
-        protocol, the reason, the bytes.
-        """
+        """Log that what `peer` sent was refused or cut off: request line or protocol, the reason, the bytes."""
         now = monotonic()
         if now - self._since >= 1.0:
             self._since, self._lines = now, 0
