@@ -46,6 +46,16 @@ def child_with(parent: int, word: str) -> psutil.Process:
     raise AssertionError(word)
 
 
+def board_of(cluster: TestCluster) -> psutil.Process | None:
+    """The process of the board, from its first moment on."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            words = process.cmdline()
+            if "--feed-fd" in words and words[-1].startswith(f"{cluster.folder}/"):
+                return process
+    return None
+
+
 def rows_of(text: str) -> list[str]:
     return re.findall(r"^((?:supervisor|lb-\d+|worker-\d+) +.*(?:ready|starting|backoff).*)$", text, re.MULTILINE)
 
@@ -143,6 +153,17 @@ def test_leaving_an_attached_board_keeps_the_cluster_running(make_cluster: Calla
     assert "\x1b" not in piped
     assert len(rows_of(piped)) == 5
     cluster.stop()
+
+
+def test_ctrl_c_while_the_board_starts_leaves_no_traceback(make_cluster: Callable[..., TestCluster]) -> None:
+    cluster = make_cluster(runtime="process", worker=1, pool=1)
+    with terminal(in_shell(cluster), cluster.folder) as shown:
+        wait_until(lambda: board_of(cluster)).send_signal(signal.SIGINT)
+        text = shown.shows("LAST EVENTS")
+        assert "Traceback" not in text
+        assert "the board has ended" not in text
+        shown.type("\x03")
+        shown.shows("code 0")
 
 
 def test_killed_boards_and_supervisors_restore_the_terminal(make_cluster: Callable[..., TestCluster]) -> None:

@@ -258,11 +258,7 @@ def run_attached(cluster: Cluster) -> None:
 
 
 def run_window(cluster: Cluster, feed: FeedReader) -> int:
-    """Show what the supervisor at the other end of the feed reports; return the exit code.
-
-    Ctrl-C is for the supervisor: this process ignores SIGINT.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Show what the supervisor at the other end of the feed reports; return the exit code."""
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)
     Board(cluster, feed).run()
     return 0

@@ -8,10 +8,12 @@ terminal.
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import termios
 import threading
+from typing import Any
 
 from comet.config.schema import Config
 from comet.host import files
@@ -46,7 +48,7 @@ class Window:
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join(filter(None, (str(SOURCES), os.environ.get("PYTHONPATH"))))
         }
-        self._board = subprocess.Popen(argv, env=environment, pass_fds=(read_fd,))
+        self._board = _spawn_uninterrupted(argv, env=environment, pass_fds=(read_fd,))
         os.close(read_fd)
         self._stderr = os.dup(2)
         log = files.append(cluster.path("logs", "supervisor.log"))
@@ -107,6 +109,19 @@ class Window:
             fd = os.open(os.ttyname(1), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
             with os.fdopen(fd, "wb", 0) as terminal:
                 terminal.write(RESTORE.encode())
+
+
+def _spawn_uninterrupted(argv: list[str], **options: Any) -> "subprocess.Popen[bytes]":
+    """Start a process in the terminal's foreground that ignores Ctrl-C, which is for the supervisor.
+
+    It ignores SIGINT from its first moment (a shell leaves its `trap ''` to what it executes), and until then it has
+    the signal blocked: a handler of its own would come after all its imports.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return subprocess.Popen(["/bin/sh", "-c", "trap '' INT; exec \"$@\"", "sh", *argv], **options)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _attributes() -> list[int | list[bytes | int]] | None:
