@@ -280,7 +280,11 @@ def connect_manager() -> docker.DockerClient:
     import docker.utils
     import requests
 
+    from comet.engine.remote_errors import certificate_error, reason
+
     address = address_of(os.environ)
+    if not address.startswith("ssh://") and not address.partition("://")[2]:
+        raise EngineError(ErrorKind.ABSENT, f"{chosen_by(os.environ)} names no engine: {address} has no host or path")
     if address.startswith("unix://"):
         ping(address.removeprefix("unix://"), chosen=chosen_by(os.environ))
     if address.startswith("ssh://"):
@@ -305,12 +309,14 @@ def connect_manager() -> docker.DockerClient:
             made.api.trust_env = False
         return made
 
+    if address == os.environ.get("DOCKER_HOST") and (wrong := certificate_error(os.environ)) is not None:
+        raise EngineError(ErrorKind.SILENT, f"the Docker engine at {address} cannot be used: {wrong}")
     try:
         with contextlib.closing(client(docker.constants.MINIMUM_DOCKER_API_VERSION)) as first:
             version = first.version(api_version=False)["ApiVersion"]
         return client(version)
-    except (docker.errors.DockerException, requests.RequestException, OSError) as error:
-        words = " ".join(str(error).split())
+    except (docker.errors.DockerException, requests.RequestException, OSError, ValueError) as error:
+        words = reason(error, MANAGER_TIMEOUT)
         raise EngineError(ErrorKind.SILENT, f"the Docker engine at {address} cannot be used: {words}") from None
 
 
