@@ -5,13 +5,13 @@ nothing else is tried in its place: a command that ends or removes something mus
 """
 
 import argparse
+import contextlib
 import os
 import stat
 import sys
 from pathlib import Path
 
 from comet.common.errors import NOTHING_RUNS, UserError
-from comet.host import files
 from comet.host.checkout import SOURCES
 from comet.host.files import STATE_FOLDER, Directory
 from comet.state.directory import Cluster
@@ -67,10 +67,10 @@ def cluster_of(options: argparse.Namespace) -> Cluster:
     """
     cluster = Cluster(config_path(options).absolute().parent)
     require_access(cluster)
-    found = files.lstat(cluster.state)
-    if found is not None and not stat.S_ISDIR(found.st_mode):
-        with Directory.based(cluster.folder) as folder:
-            folder.child(cluster.state.name).close()
+    with contextlib.suppress(FileNotFoundError), Directory.based(cluster.folder) as folder:
+        found = folder.lstat(STATE_FOLDER)
+        if found is not None and not stat.S_ISDIR(found.st_mode):
+            folder.child(STATE_FOLDER).close()
     return cluster
 
 
