@@ -90,6 +90,13 @@ class OpenModel:
             task.add_done_callback(self._outstanding.discard)
             self.sent += 1
 
+    def redirect(self, addresses: Sequence[Address]) -> None:
+        """Send to these addresses from now on; connections to others are closed once they are idle."""
+        self._addresses = addresses
+        for gone in self._idle.keys() - set(addresses):
+            for connection in self._idle.pop(gone):
+                connection.close()
+
     def retire(self) -> None:
         """Close what is idle, and each connection after its answer; nothing more is sent.
 
@@ -136,8 +143,8 @@ class OpenModel:
             raise
         else:
             self._note(CompletedRequest(number, address, due, sent, clock(), waited, answer))
-            if self._keeps:
-                idle.append(connection)
+            if self._keeps and address in self._addresses:
+                self._idle[address].append(connection)
             else:
                 connection.close()
         finally:

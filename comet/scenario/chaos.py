@@ -1,8 +1,8 @@
 """Kills and freezes replicas of a running cluster at random while clients ask, and accounts for every request.
 
-Requests fall due at a constant rate. One without an answer is explained by the death of the load balancer that had it:
-its connections end with it (docs/http.md promises no more). Every other error is unexplained, and fails the run, as
-does a replica that is not ready again.
+Requests fall due at a constant rate. One without an answer is explained by the end of the load balancer that had it,
+by a kill or by a command: its connections end with it (docs/http.md promises no more). Every other error is
+unexplained, and fails the run, as does a replica that is not ready again.
 """
 
 import asyncio
@@ -10,14 +10,14 @@ import contextlib
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from comet.common.errors import UserError
 from comet.events import journal
 from comet.load.closed_model import INJECTED, RequestSpec, percentile_ms
-from comet.load.open_model import CompletedRequest, OpenModel
+from comet.load.open_model import Address, CompletedRequest, OpenModel
 from comet.scenario.cluster_stop import unless_stopped
 from comet.scenario.deaths import Deaths
 from comet.scenario.victims import Chooser
@@ -36,6 +36,11 @@ FAULT: Mapping[str, Any] = {"failure": 50, "for": 2}
 DEATH_SPAN = 1.0
 """Seconds around the death of a load balancer in which its connections may end."""
 
+STOPPED_STATES = ("stopping", "stopped")
+
+FOLLOW_PAUSE = 0.1
+"""Seconds between two looks which load balancers there are."""
+
 SETTLE_TIMEOUT = 60.0
 """Seconds that the replicas have at the end to be ready again."""
 
@@ -53,10 +58,14 @@ class ChaosAction:
 
 @dataclass
 class ChaosRun:
-    """One run on this cluster; `addresses` are those of the load balancers by name."""
+    """One run on this cluster.
+
+    `addresses` are those of the load balancers by name, also of those that a command has stopped. `absences` has the
+    times between which each of these stops began: the load balancer was last seen before, and it was missed.
+    """
 
     cluster: Cluster
-    addresses: Mapping[str, tuple[str, int]]
+    addresses: dict[str, Address]
     path: str
     seconds: float
     seed: int
@@ -67,6 +76,7 @@ class ChaosRun:
     tls: bool = False
     actions: list[ChaosAction] = field(default_factory=list)
     requests: list[CompletedRequest] = field(default_factory=list)
+    absences: list[tuple[str, float, float]] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
     complete: bool = False
     played: float = 0.0
@@ -75,6 +85,7 @@ class ChaosRun:
         self._chooser = Chooser(random.Random(self.seed), {kind: KINDS[kind] for kind in self.kinds})  # nosec B311
         self._deaths = Deaths(journal.Tail(self.cluster.path("events.jsonl")))
         self._frozen: set[str] = set()
+        self._seen = dict.fromkeys(self.addresses, time.monotonic())
 
     def run(self) -> None:
         """Run to the end; what is frozen goes on, however this ends."""
@@ -88,15 +99,34 @@ class ChaosRun:
     async def _run(self) -> None:
         asks = [RequestSpec(self.path, tls=self.tls)]
         load = OpenModel(list(self.addresses.values()), asks, self.rate, self.requests.append, timeout=self.timeout)
-        sending = asyncio.create_task(load.send())
+        tasks = [asyncio.create_task(each) for each in (load.send(), self._follow(load))]
         try:
             await unless_stopped(self.cluster, self._act_all())
         finally:
-            sending.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await sending
+            for task in tasks:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
             await load.drained()
             await load.end()
+
+    async def _follow(self, load: OpenModel) -> None:
+        """Send to the load balancers that there are, as commands change them; one that has died is still sent to."""
+        while True:
+            with contextlib.suppress(UserError):  # Without a supervisor nothing changes them.
+                looked = time.monotonic()
+                self._note_balancers(await asyncio.to_thread(self._rows), looked)
+                load.redirect([self.addresses[name] for name in self._seen] or list(self.addresses.values()))
+            await asyncio.sleep(FOLLOW_PAUSE)
+
+    def _note_balancers(self, rows: Collection[Mapping[str, Any]], looked: float) -> None:
+        host = next(iter(self.addresses.values()))[0]
+        there = {row["name"]: row for row in rows if row["role"] == "lb" and row["state"] not in STOPPED_STATES}
+        for name in self._seen.keys() - there.keys():
+            self.absences.append((name, self._seen.pop(name), time.monotonic()))
+        for name, row in there.items():
+            if name in self._seen or row["state"] == "ready":
+                self._seen[name], self.addresses[name] = looked, (host, row["port"])
 
     async def _act_all(self) -> None:
         began = time.monotonic()
@@ -138,8 +168,8 @@ class ChaosRun:
             self._frozen.add(name)
             self._call("kill", name=name, signal="STOP")
         else:
-            self._call("kill", name=name, signal="KILL")
-            self._deaths.expect(name)
+            with self._deaths.killing(name):
+                self._call("kill", name=name, signal="KILL")
 
     def _thaw(self, name: str) -> None:
         with contextlib.suppress(UserError):  # It has died meanwhile.
@@ -157,7 +187,7 @@ class ChaosRun:
             if not self.left and not away:
                 return
             if time.monotonic() > ends:
-                self.left = self.left or [f"{name} not ready again" for name in away]
+                self.left = self.left or [f"{name} not ready again" for name in dict.fromkeys(away)]
                 return
             await asyncio.sleep(0.1)
 
@@ -215,7 +245,10 @@ class ChaosRun:
             each.action == "lb" and each.replica == lb and request.sent - DEATH_SPAN <= each.at <= request.ended
             for each in self.actions
         )
-        return "explained" if died else request.failure
+        left = any(
+            name == lb and request.sent <= missed and seen <= request.ended for name, seen, missed in self.absences
+        )
+        return "explained" if died or left else request.failure
 
 
 def _of(recoveries: Sequence[tuple[str, float | None]], name: str) -> list[float]:

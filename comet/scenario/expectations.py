@@ -77,11 +77,13 @@ class Outcome:
     """What an expectation is compared with, apart from the counts.
 
     `recoveries` has the milliseconds from the death of each replica that the step killed until it was ready again, None
-    where it was not. `states` are the replicas' states at the end of the step.
+    where it was not. `states` are the replicas' states at the end of the step. `stopped` are killed replicas that a
+    command stopped before they were ready again.
     """
 
     recoveries: Sequence[tuple[str, float | None]] = ()
     states: Mapping[str, str] = field(default_factory=dict)
+    stopped: Sequence[str] = ()
 
 
 def parse(name: str, value: Any) -> Expectation:
@@ -124,7 +126,7 @@ def judged(step: str | None, expectation: Expectation, counts: ResultCounts, out
     if expectation.unit == "state":
         return _judged_states(step, expectation, outcome.states)
     if expectation.name == "recovery":
-        return _judged_recovery(step, expectation, outcome.recoveries)
+        return _judged_recovery(step, expectation, outcome)
     found = _found(expectation, counts)
     if found is None:
         return Finding(step, expectation, "no request was answered", False)
@@ -156,11 +158,11 @@ def _judged_states(step: str | None, expectation: Expectation, states: Mapping[s
     return Finding(step, expectation, found, bool(of) and not others)
 
 
-def _judged_recovery(
-    step: str | None, expectation: Expectation, recoveries: Sequence[tuple[str, float | None]]
-) -> Finding:
-    back = [(ms, name) for name, ms in recoveries if ms is not None]
-    away = [name for name, ms in recoveries if ms is None]
+def _judged_recovery(step: str | None, expectation: Expectation, outcome: Outcome) -> Finding:
+    back = [(ms, name) for name, ms in outcome.recoveries if ms is not None]
+    away = list(dict.fromkeys(name for name, ms in outcome.recoveries if ms is None))
+    if outcome.stopped and not away and not back:
+        return Finding(step, expectation, f"{', '.join(outcome.stopped)} stopped by a command", True)
     if away or not back:
         return Finding(step, expectation, f"{', '.join(away)} not ready again" if away else "nothing died", False)
     slowest, name = max(back)

@@ -143,7 +143,8 @@ class ScenarioPlayer:
                 yield judged(each.step.name, expectation, each.counts, each.outcome)
         if self._played:
             recoveries = [pair for each in self._played for pair in each.outcome.recoveries]
-            last = Outcome(recoveries, self._played[-1].outcome.states)
+            stopped = dict.fromkeys(name for each in self._played for name in each.outcome.stopped)
+            last = Outcome(recoveries, self._played[-1].outcome.states, list(stopped))
             for expectation in self.scenario.expected:
                 yield judged(None, expectation, self._total(), last)
 
@@ -281,17 +282,17 @@ class ScenarioPlayer:
         """Do an action; a kill or a signal needs no live replica."""
         for command, fields in action.orders(self._names() if action.names else [], self._choice):
             with contextlib.suppress(UserError) if command == "kill" else contextlib.nullcontext():
-                self._call(command, **fields)
+                is_death = command == "kill" and _signal(fields) == "KILL"
+                with self._deaths.killing(fields["name"]) if is_death else contextlib.nullcontext():
+                    self._call(command, **fields)
                 self.notify(f"  {command} {' '.join(str(value) for value in fields.values())}".rstrip())
                 self._remember(command, fields)
 
     def _remember(self, command: str, fields: Mapping[str, Any]) -> None:
-        """Note which death is to be followed, and what has to be undone at the end."""
+        """Note what has to be undone at the end."""
         name = str(fields.get("name", ""))
-        if command == "kill" and fields["signal"].upper().removeprefix("SIG") == "KILL":
-            self._deaths.expect(name)
         undo = {"kill": ("kill", {"name": name, "signal": "CONT"}), "drain": ("undrain", {"name": name})}
-        if command == "drain" or (command == "kill" and fields["signal"].upper().removeprefix("SIG") == "STOP"):
+        if command == "drain" or (command == "kill" and _signal(fields) == "STOP"):
             self._undo[command, name] = undo[command]
         elif command == "pause":
             self._undo["pause", ""] = ("resume", {})
@@ -311,7 +312,7 @@ class ScenarioPlayer:
             states = {row["name"]: row["state"] for row in self._rows()}
         except UserError:
             states = {}
-        return Outcome(self._deaths.recoveries(), states)
+        return Outcome(self._deaths.recoveries(), states, self._deaths.stopped())
 
     def _clear_faults(self) -> None:
         for command, fields in self._undo.values():
@@ -335,6 +336,10 @@ class ScenarioPlayer:
             return call(self.cluster, command, timeout=timeout, **fields)
         except ConnectionError as error:
             raise Unreachable(f"the supervisor no longer answers ({error})") from None
+
+
+def _signal(fields: Mapping[str, Any]) -> str:
+    return str(fields["signal"]).upper().removeprefix("SIG")
 
 
 async def _to_its_end(command: Callable[..., None], *arguments: Any) -> None:

@@ -6,6 +6,8 @@ import signal
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.support.cluster import open_cluster
 
 
@@ -47,4 +49,32 @@ def test_a_run_that_is_broken_off_reports_the_time_that_it_played(tmp_path: Path
         assert run.returncode == 130
         assert told["complete"] is False
         assert 0 < told["seconds"] < 100
+        cluster.stop()
+
+
+@pytest.mark.parametrize(
+    "commands",
+    [
+        [("scale", "pool=1")],
+        [("restart", "all"), ("scale", "worker=2", "pool=3"), ("scale", "worker=3", "pool=2")],
+    ],
+    ids=["fewer", "restart and scale"],
+)
+def test_what_a_command_stops_is_no_death(tmp_path: Path, commands: list[tuple[str, ...]]) -> None:
+    with open_cluster(tmp_path, runtime="process", worker=3, pool=2, avg_delay=0, failure=0) as cluster:
+        cluster.start()
+        with subprocess.Popen(
+            [*cluster.command, "chaos", "--for", "6s", "--seed", "3", "--kinds", "lb,worker", "--rate", "99", "--json"],
+            cwd=cluster.folder, env=os.environ | cluster.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True,
+        ) as run:  # fmt: skip
+            assert run.stderr is not None
+            next(line for line in run.stderr if line.startswith("  "))
+            for command in commands:
+                done = cluster.comet(*command)
+                assert done.returncode == 0, done.stderr
+            told = json.loads(run.communicate(timeout=120)[0])
+        assert (run.returncode, told["not_ready"], told["unexplained"]) == (0, [], {}), told
+        assert all(len(row["recovery_ms"]) <= row["times"] for row in told["actions"])
+        assert all(max(row["recovery_ms"], default=0) < 20_000 for row in told["actions"])
         cluster.stop()

@@ -102,6 +102,23 @@ steps:
     assert sorted(cluster.replicas()) == ["lb-0", "lb-1", "worker-0", "worker-1"]
 
 
+def test_a_death_that_a_command_ends_is_no_missed_recovery(cluster: TestCluster) -> None:
+    done = play(
+        cluster,
+        """
+clients: 0
+expect: {recovery: 60s}
+steps:
+  - {name: fewer, for: 500ms, do: [{kill: lb-1}, {scale: {lb: 1}}], expect: {recovery: 60s, replicas: {all: ready}}}
+  - {name: more, for: 500ms, do: [{scale: {lb: 2}}]}
+  - {name: both, for: 500ms, do: [{kill: worker-1}, {restart: worker}], expect: {recovery: 60s}}
+""",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "held    fewer: recovery at most 60 s: lb-1 stopped by a command" in done.stdout
+    await_lives(cluster)
+
+
 def test_random_kills_follow_their_seed(cluster: TestCluster) -> None:
     text = "seed: 11\nclients: 0\nsteps: [{for: 900ms, kill: random, every: 400ms}]\n"
     seen = []

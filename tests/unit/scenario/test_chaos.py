@@ -66,3 +66,25 @@ def test_only_the_death_of_its_own_load_balancer_explains_an_error(
     run.requests, run.complete = found, True
     report = run.report()
     assert (report["passed"], report["broken_with_lb"]) == (passed, broken)
+
+
+def test_the_stop_of_a_load_balancer_explains_what_it_broke_and_ends_what_is_sent_to_it(tmp_path: Path) -> None:
+    run = ChaosRun(Cluster(tmp_path), {"lb-0": LB, "lb-1": OTHER}, "/", 5, 1, ["lb"], 10, 1, lambda line: None)
+
+    def balancers(*states: str) -> list[dict[str, Any]]:
+        return [
+            {"name": f"lb-{number}", "role": "lb", "state": state, "port": 5050 + number}
+            for number, state in enumerate(states)
+        ]
+
+    run._note_balancers(balancers("ready", "backoff", "starting"), 10.0)
+    assert (list(run._seen), run.absences) == (["lb-0", "lb-1"], [])
+    run._note_balancers(balancers("ready", "stopping", "ready"), 11.0)
+    ((name, seen, missed),) = run.absences
+    assert (name, seen, list(run._seen)) == ("lb-1", 10.0, ["lb-0", "lb-2"])
+    assert run._outcome(request(OTHER, 9.9, 10.2, None)) == "explained"
+    assert run._outcome(request(OTHER, 9.0, 9.9, None)) == "reset"
+    assert run._outcome(request(OTHER, missed + 1, missed + 2, None)) == "reset"
+    assert run._outcome(request(LB, 9.9, 10.2, None)) == "reset"
+    run._note_balancers(balancers("ready", "ready"), 12.0)
+    assert run._seen == {"lb-0": 12.0, "lb-1": 12.0}

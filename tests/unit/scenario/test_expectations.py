@@ -58,6 +58,10 @@ def test_recoveries_and_states_are_compared() -> None:
         == "worker-0 not ready again"
     )
     assert not judged(None, wanted, counts(), Outcome()).holds
+    stopped = judged(None, wanted, counts(), Outcome(stopped=["lb-1"]))
+    assert (stopped.found, stopped.holds) == ("lb-1 stopped by a command", True)
+    assert not judged(None, wanted, counts(), Outcome([("lb-0", None)], stopped=["lb-1"])).holds
+    assert not judged(None, wanted, counts(), Outcome([("lb-0", 1200.0)], stopped=["lb-1"])).holds
     states = Outcome(states={"lb-0": "ready", "worker-0": "ready", "worker-1": "backoff"})
     assert judged(None, parse_states("lb", "ready"), counts(), states).holds
     assert judged(None, parse_states("all", "ready"), counts(), states).found == "worker-1 backoff"
