@@ -19,6 +19,7 @@ from comet.common.values import url_host
 from comet.config.schema import Config, load
 from comet.host.checkout import resource
 from comet.runtimes import discovery
+from comet.scenario import client_command
 from comet.scenario import file as scenarios
 from comet.scenario.file import Scenario, unknown_names
 from comet.scenario.junit import junit
@@ -35,6 +36,7 @@ def scenario(options: argparse.Namespace) -> int:
     plan = scenarios.parse(
         content_of(_scenario_file(options.file), "name a file; scenarios/ has examples"), str(options.file)
     )
+    client_command.require(options.client)
     if options.junit is not None:
         write_report(options.junit, "")  # A report that cannot be written is no news for the end of a long scenario.
     if options.client and not plan.has_load:

@@ -1,7 +1,9 @@
 """Runs the user's own client next to a scenario: a command with the addresses in its environment."""
 
+import errno
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +16,13 @@ END_TIMEOUT = 10.0
 """Seconds that the client has after SIGTERM."""
 
 
+def require(words: Sequence[str]) -> None:
+    """Raise UserError unless there is a program of the client's name."""
+    if words and shutil.which(words[0]) is None:
+        reason = os.strerror(errno.EACCES if os.path.exists(words[0]) else errno.ENOENT)
+        raise UserError(f"{words[0]}: cannot be run: {reason}", 2)
+
+
 class ClientCommand:
     """The client; its output goes to stderr, so that stdout has the report alone."""
 
@@ -23,7 +32,7 @@ class ClientCommand:
         try:
             self._process = subprocess.Popen(self._words, env=environment, stdout=sys.stderr.fileno())
         except OSError as error:
-            raise UserError(f"{self._words[0]}: cannot be run: {error.strerror}", 2) from None
+            raise UserError(f"{self._words[0]}: cannot be run: {error.strerror}") from None
 
     @property
     def exit_code(self) -> int | None:

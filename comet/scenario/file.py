@@ -8,6 +8,7 @@ The faults of a step last exactly as long as the step. A step without faults is 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 from comet.common.values import Key, brief, shown, text, whole
@@ -224,25 +225,50 @@ def parse(content: str | bytes, file: str) -> Scenario:
     )
 
 
+Present = tuple[Collection[str], Collection[str]]
+"""The names of workers and of load balancers that there are at one time."""
+
+
 def unknown_names(scenario: Scenario, workers: Collection[str], balancers: Collection[str]) -> Iterator[str]:
-    """Yield a problem for each name in the scenario that the cluster does not have."""
-    workers, balancers = _with_scaled(scenario, "worker", workers), _with_scaled(scenario, "lb", balancers)
-    replicas = [*balancers, *workers]
+    """Yield a problem for each name that the cluster does not have when it is used, after the scaling before."""
+    ever = [*_with_scaled(scenario, "lb", balancers), *_with_scaled(scenario, "worker", workers)]
+    present: Present = workers, balancers
     for step in scenario.steps:
         where = f"{scenario.file}:{step.line}: {step.name}"
+        stages = list(accumulate(step.actions, _scaled, initial=present))
+        present = stages[-1]
         for name in step.faults:
-            if name not in ("all", FRONT) and name not in workers:
-                others = there_are(name, workers, ("all", FRONT))
+            if name not in ("all", FRONT) and name not in stages[0][0]:
+                others = there_are(name, stages[0][0], ("all", FRONT))
                 yield f"{where}: faults: {label(name)}: no such worker ({others})"
-        listed = [("kill", name) for name in step.kill]
-        listed += [(action.command, name) for action in step.actions for name in action.names]
-        for command, name in listed:
-            known = workers if command in ("drain", "undrain") else replicas
-            if name not in known and name not in (*RANDOM, *(ROLES if command == "restart" else ())):
-                which = "worker" if known is workers else "replica"
-                yield f"{where}: {command}: {label(name)}: no such {which} ({there_are(name, known)})"
-        yield from _not_expected(step.expected, where, replicas)
-    yield from _not_expected(scenario.expected, scenario.file, replicas)
+        killed: Present = stages[0]
+        if step.every is not None:  # It is repeated after the actions.
+            killed = [*killed[0], *present[0]], [*killed[1], *present[1]]
+        uses = [(Action("kill", step.kill), killed), *zip(step.actions, stages[:-1], strict=True)]
+        for action, (workers, balancers) in uses:
+            replicas = [*balancers, *workers]
+            known = workers if action.command in ("drain", "undrain") else replicas
+            for name in action.names:
+                if name not in known and name not in (*RANDOM, *(ROLES if action.command == "restart" else ())):
+                    which = "worker" if known is workers else "replica"
+                    there = there_are(name, dict.fromkeys(known))
+                    yield f"{where}: {action.command}: {label(name)}: no such {which} ({there})"
+        yield from _not_expected(step.expected, where, ever)
+    yield from _not_expected(scenario.expected, scenario.file, ever)
+
+
+def _scaled(present: Present, action: Action) -> Present:
+    """Return what there is after the action."""
+    workers, balancers = present
+    return scaled_names(action, "worker", workers), scaled_names(action, "lb", balancers)
+
+
+def scaled_names(action: Action, role: str, names: Collection[str]) -> Collection[str]:
+    """Return the names of a role after an action, which may scale it."""
+    key = "pool" if role == "lb" else role
+    if action.command != "scale" or key not in action.fields:
+        return names
+    return [f"{role}-{number}" for number in range(action.fields[key])]
 
 
 def _not_expected(expected: Iterable[Expectation], where: str, replicas: Collection[str]) -> Iterator[str]:
@@ -254,9 +280,8 @@ def _not_expected(expected: Iterable[Expectation], where: str, replicas: Collect
 
 def _with_scaled(scenario: Scenario, role: str, names: Collection[str]) -> list[str]:
     """Return the names of a role, with those that the scenario's own scaling adds."""
-    key = "pool" if role == "lb" else role
-    numbers = [action.fields.get(key, 0) for step in scenario.steps for action in step.actions]
-    return list(dict.fromkeys([*names, *(f"{role}-{number}" for number in range(max(numbers, default=0)))]))
+    actions = [action for step in scenario.steps for action in step.actions]
+    return list(dict.fromkeys([*names, *(name for action in actions for name in scaled_names(action, role, ()))]))
 
 
 def _step(value: Any, index: int, begin: str, file: str, common: Mapping[str, Any], problems: list[str]) -> Step:

@@ -32,7 +32,7 @@ from comet.scenario.client_command import ClientCommand
 from comet.scenario.cluster_stop import ClusterStopped, unless_stopped
 from comet.scenario.deaths import Deaths
 from comet.scenario.expectations import Finding, Outcome, judged
-from comet.scenario.file import Scenario, Step
+from comet.scenario.file import Scenario, Step, scaled_names
 from comet.scenario.load import Load
 from comet.state.control_socket import NotAnswering, call
 from comet.state.directory import Cluster
@@ -82,7 +82,7 @@ class ScenarioPlayer:
     scenario: Scenario
     cluster: Cluster
     addresses: list[tuple[str, int]]
-    workers: list[str]
+    workers: Collection[str]
     notify: Callable[[str], None]
     client: tuple[str, ...] = ()
     urls: tuple[str, ...] = ()
@@ -104,7 +104,8 @@ class ScenarioPlayer:
     def run(self) -> None:
         """Play the scenario to its end, or until one of INTERRUPT_SIGNALS arrives.
 
-        On a signal, `interrupted` is its number. Raises UserError if the supervisor cannot be reached.
+        On a signal, `interrupted` is its number. Raises UserError, always with exit code 1, if the supervisor cannot be
+        reached or refuses what a step does.
         """
         name = os.path.basename(self.scenario.file)
         self._owner = f"{name} (PID {os.getpid()})"
@@ -186,6 +187,9 @@ class ScenarioPlayer:
             self._complete = True
         except ClusterStopped:
             is_over = True
+            raise
+        except UserError as error:
+            error.exit_code = 1  # What a command refuses as bad usage comes after the steps before it.
             raise
         finally:
             if not is_over:
@@ -285,6 +289,7 @@ class ScenarioPlayer:
                 is_death = command == "kill" and _signal(fields) == "KILL"
                 with self._deaths.killing(fields["name"]) if is_death else contextlib.nullcontext():
                     self._call(command, **fields)
+                self.workers = scaled_names(action, "worker", self.workers)
                 self.notify(f"  {command} {' '.join(str(value) for value in fields.values())}".rstrip())
                 self._remember(command, fields)
 
@@ -351,7 +356,7 @@ async def _to_its_end(command: Callable[..., None], *arguments: Any) -> None:
         await running
 
 
-def targets(step: Step, workers: list[str], used: Collection[str]) -> Mapping[str, dict[str, Any]]:
+def targets(step: Step, workers: Collection[str], used: Collection[str]) -> Mapping[str, dict[str, Any]]:
     """Return the fault commands for a step: one for `all` if all workers get the same faults, else one per worker.
 
     `used` are the targets of the whole scenario: others are left alone. The front's command comes last, as one for

@@ -128,6 +128,40 @@ def test_random_kills_follow_their_seed(cluster: TestCluster) -> None:
     assert seen[0][0] == seen[1][0]
 
 
+def test_an_action_on_what_an_earlier_one_removes_changes_nothing(cluster: TestCluster) -> None:
+    done = play(cluster, "steps: [{name: a, for: 500ms, do: [{scale: {worker: 1}}, {drain: worker-1}]}]\n")
+    said = "s.yaml:1: a: drain: worker-1: no such worker (there are worker-0)\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
+    assert sorted(cluster.replicas()) == ["lb-0", "lb-1", "worker-0", "worker-1"]
+
+
+def test_an_error_of_a_step_that_has_begun_is_a_failure(cluster: TestCluster) -> None:
+    port = cluster.config["load-balancer-port"]
+    cluster.write(load_balancer_port=port + 20)
+    try:
+        done = play(cluster, "clients: 0\nsteps: [{for: 500ms, do: [{scale: {worker: 3}}, reload]}]\n")
+        assert (done.returncode, "stop it, then run" in done.stderr) == (1, True), done
+        assert "worker-2" in cluster.replicas()
+    finally:
+        cluster.write(load_balancer_port=port)
+        assert cluster.comet("scale", "worker=2").returncode == 0
+
+
+def test_faults_are_of_the_workers_that_scaling_leaves(cluster: TestCluster) -> None:
+    done = play(
+        cluster,
+        """
+rate: 40
+steps:
+  - {name: more, for: 200ms, do: [{scale: {worker: 3}}]}
+  - {name: new, for: 1s, faults: {worker-2: {failure: 100}}, expect: {injected: ">= 1"}}
+  - {name: fewer, for: 200ms, do: [{scale: {worker: 2}}]}
+  - {name: old, for: 1s, faults: {worker-1: {failure: 100}}, expect: {injected: ">= 1"}}
+""",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 CLIENT = """
 import os, sys, urllib.request
 for url in os.environ["COMET_URLS"].split():
@@ -149,6 +183,9 @@ def test_the_users_client_counts(cluster: TestCluster, code: int) -> None:
 
 
 def test_a_client_that_does_not_exist_is_one_line(cluster: TestCluster) -> None:
-    done = play(cluster, "steps: [{for: 500ms}]\n", "--", "/nonexistent/client")
+    done = play(cluster, "steps: [{for: 500ms, do: [{scale: {worker: 3}}]}]\n", "--", "/nonexistent/client")
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1] == "/nonexistent/client: cannot be run: No such file or directory"
+    assert done.stderr == "/nonexistent/client: cannot be run: No such file or directory\n"
+    assert done.stdout == ""
+    done = play(cluster, "steps: [{for: 500ms}]\n", "--", str(cluster.folder / "config.yaml"))
+    assert (done.returncode, done.stderr.endswith("config.yaml: cannot be run: Permission denied\n")) == (2, True)

@@ -168,6 +168,27 @@ def test_names_of_actions_are_checked_by_what_the_action_takes() -> None:
     ]
 
 
+def test_names_are_those_that_earlier_scaling_leaves() -> None:
+    made = parse(
+        "steps:\n"
+        "  - {name: a, for: 1s, faults: {worker-1: {hang: 1}}, kill: [lb-1, worker-3],"
+        " do: [{drain: worker-1}, {scale: {worker: 4}}, {drain: worker-3}, {scale: {worker: 1, lb: 1}},"
+        " {undrain: [worker-1, worker-2]}, {restart: lb-1}]}\n"
+        "  - {name: b, for: 1s, faults: {worker-1: {hang: 1}}, kill: [worker-0, lb-1]}\n"
+        "  - {name: c, for: 1s, kill: lb-1, every: 100ms, do: [{scale: {lb: 2}}]}\n"
+        "  - {name: d, for: 1s, kill: lb-1, do: [reload, {pause: 1s}, resume, {kill: lb-1}]}\n",
+        "s.yaml",
+    )
+    assert list(unknown_names(made, ["worker-0", "worker-1"], ["lb-0", "lb-1"])) == [
+        "s.yaml:2: a: kill: worker-3: no such replica (there are lb-0, lb-1, worker-0, worker-1)",
+        "s.yaml:2: a: undrain: worker-1: no such worker (there are worker-0)",
+        "s.yaml:2: a: undrain: worker-2: no such worker (there are worker-0)",
+        "s.yaml:2: a: restart: lb-1: no such replica (there are lb-0, worker-0)",
+        "s.yaml:3: b: faults: worker-1: no such worker (there are worker-0)",
+        "s.yaml:3: b: kill: lb-1: no such replica (there are lb-0, worker-0)",
+    ]
+
+
 def test_a_replica_is_expected_only_where_the_cluster_has_it() -> None:
     made = parse(
         "expect: {replicas: {lb-3: ready}}\nsteps:\n"
