@@ -19,8 +19,8 @@ here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
 . "$here/lib/packages.sh"
 
 given=("$@")
-names=$(cd -- "$ROOT/examples" && printf '%s ' */)
-usage="scripts/example.sh NAME [supervisor.py arguments], with NAME one of: ${names//\/ / }"
+names=$(cd -- "$ROOT/examples" && printf '%s ' */prepare.sh)
+usage="scripts/example.sh NAME [supervisor.py arguments], with NAME one of: ${names//\/prepare.sh/}"
 
 case ${1:-} in
   '' | -h | --help)

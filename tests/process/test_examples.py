@@ -209,4 +209,4 @@ def test_an_example_that_does_not_exist_is_told_in_one_line() -> None:
     )
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "there is no example apache" in done.stderr
-    assert "caddy nginx pypi" in done.stderr
+    assert done.stderr.rstrip().endswith("NAME one of: caddy nginx pypi")
