@@ -217,20 +217,23 @@ def explain(error: BaseException, path: str) -> str:
         return f"damaged, or not a SQLite database ({reason}); move it away to start with empty statistics"
     if "readonly" in reason or isinstance(original, PermissionError) or "unable to open" in reason:
         return f"cannot be written by uid {os.geteuid()} ({reason}); SQLite needs to write the file and its directory"
-    if "disk is full" in reason or ("disk I/O error" in reason and _is_full(path)):
+    if "disk is full" in reason or ("disk I/O error" in reason and is_full(os.path.dirname(path) or ".")):
         return f"the disk is full ({reason}); free some space"
     if "locked" in reason:
         return "locked by another program for too long"
     return reason
 
 
-def _is_full(path: str) -> bool:
-    """Return whether the file system is full: SQLite maps the WAL index, so a full disk is an I/O error."""
+def is_full(place: str | int) -> bool:
+    """Return whether the file system of this path or descriptor is full.
+
+    SQLite maps the WAL index, so a full disk may be an I/O error.
+    """
     try:
-        found = os.statvfs(os.path.dirname(path) or ".")
+        found = os.statvfs(place)
     except OSError:
         return False
-    return found.f_bavail * found.f_frsize < MIN_FREE_BYTES
+    return found.f_blocks > 0 and found.f_bavail * found.f_frsize < MIN_FREE_BYTES
 
 
 def is_current(connection: sqlite3.Connection) -> bool:

@@ -1,7 +1,8 @@
 """Writes one worker's row to a SQLite database: registers it, adds group commits, and restores it when it disappears.
 
 By default SQLite writes the WAL back into the file during some commit, with two fsyncs while responses wait. Here that
-is maintenance, done after the responses are released.
+is maintenance, done after the responses are released. On a full disk it comes before each commit: what room there is
+must serve to write the WAL back, which makes the WAL reusable, and not to append to it.
 
 A commit uses the driver's connection: a few statements with fixed texts, whatever the size of the batch. It adds to the
 row and never sets it, so that it does not undo a reset from outside, and it inserts the row again after a reset has
@@ -75,6 +76,7 @@ class SqliteStore:
         self._updated = 0.0
         self._waits = True
         self._commits_since_checkpoint = 0
+        self._was_full = False  # and since then not all of the WAL was written back
 
     @property
     def path(self) -> str:
@@ -113,15 +115,22 @@ class SqliteStore:
         self._connection, self._must_reopen, self._overwritten = connection, False, False
         self._waits = True
         self._side_files = self._side_files_now()
+        with contextlib.suppress(NotCommitted):
+            self._write_back(connection)  # There may be a WAL that was left on a full disk.
 
     def commit(self, batch: Batch) -> None:
-        if self._connection is None or self._must_reopen:
+        needs_room = self._needs_room()
+        # What is written back must not reach a file that was put in the database's place.
+        gone = needs_room and (self.replaced() or self._lost_side_files())
+        if self._connection is None or self._must_reopen or gone:
             self.reopen()
         assert self._connection is not None
+        if needs_room and not self._write_back(self._connection):
+            raise NotCommitted("another worker is writing the WAL back")
         self._transact(self._connection, batch, wait=True)
 
     def try_commit(self, batch: Batch) -> bool:
-        if self._connection is None or self._must_reopen:
+        if self._connection is None or self._must_reopen or self._needs_room():
             return False
         try:
             self._transact(self._connection, batch, wait=False)
@@ -131,6 +140,14 @@ class SqliteStore:
 
     def maintenance_due(self) -> bool:
         return self._commits_since_checkpoint >= CHECKPOINT_EVERY
+
+    def _needs_room(self) -> bool:
+        """Return whether the WAL is to be written back before anything is appended to it.
+
+        Free space is asked for, too: another worker may have met the full disk, and a WAL that takes the last of it
+        could not be written back.
+        """
+        return self._was_full or sqlite.is_full(self._header)
 
     def _transact(self, connection: sqlite3.Connection, batch: Batch, wait: bool) -> None:
         self._batch_number += 1
@@ -162,7 +179,6 @@ class SqliteStore:
         except sqlite3.Error as error:
             self._roll_back(connection)
             self._check_file(error)
-            self._checkpoint_if_full(connection, error)
             raise NotCommitted(str(error)) from None
         try:
             connection.execute("COMMIT")
@@ -170,29 +186,34 @@ class SqliteStore:
             self._roll_back(connection)
             if self.verify():
                 return
-            self._checkpoint_if_full(connection, error)
+            self._check_file(error)
             raise NotCommitted(str(error)) from None
         self._updated = now
         self._commits_since_checkpoint += 1
 
     def _check_file(self, error: sqlite3.Error) -> None:
-        """Set `_must_reopen` if the error has a lasting cause: a dropped table, or other files at the path."""
+        """Set `_must_reopen` if the error has a lasting cause: a dropped table, or other files at the path.
+
+        Set `_was_full` if a file could not grow.
+        """
+        self._was_full = self._was_full or (getattr(error, "sqlite_errorcode", 0) & 0xFF) in DISK_FULL_CODES
         reason = str(error)
         if "locked" not in reason and ("no such table" in reason or self.replaced() or self._lost_side_files()):
             self._must_reopen = True
 
-    def _checkpoint_if_full(self, connection: sqlite3.Connection, error: sqlite3.Error) -> None:
-        """Write the WAL back if a file could not grow, so that the next commit reuses it.
+    def _write_back(self, connection: sqlite3.Connection) -> bool:
+        """Write the WAL back as far as readers allow; return False if another worker is about it.
 
-        The WAL itself may fill a small disk.
+        NotCommitted: there is no room.
         """
-        if (getattr(error, "sqlite_errorcode", 0) & 0xFF) not in DISK_FULL_CODES:
-            return
         try:
-            self._use_lock_timeout(connection, True)
-            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-        except sqlite3.Error as problem:
-            log.warning("writing the WAL back: %s", problem)
+            ((busy, frames, written),) = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        except sqlite3.Error as error:
+            self._check_file(error)
+            raise NotCommitted(f"writing the WAL back: {error}") from None
+        self._commits_since_checkpoint = 0
+        self._was_full = self._was_full and bool(busy or written < frames)
+        return not busy
 
     def _use_lock_timeout(self, connection: sqlite3.Connection, wait: bool) -> None:
         if wait != self._waits:
@@ -251,9 +272,8 @@ class SqliteStore:
             return
         try:
             self._use_lock_timeout(connection, True)
-            if self.maintenance_due():
-                self._commits_since_checkpoint = 0
-                connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            if self.maintenance_due() or self._needs_room():
+                self._write_back(connection)
             missing = connection.execute("SELECT 1 FROM workers WHERE name = ?", (self.name,)).fetchone() is None
         except sqlite3.Error as error:
             self._check_file(error)

@@ -11,8 +11,9 @@ import resource
 import shutil
 import signal
 import sqlite3
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -211,6 +212,67 @@ def test_a_disk_that_its_own_wal_fills_stops_no_worker(tmp_path: Path) -> None:
         # So many commits need several times as much.
         assert 300_000 < (tmp_path / "stats.db-wal").stat().st_size <= 400_000
     assert integrity(tmp_path / "stats.db") == "ok"
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 1 MiB that holds nothing yet."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    as_root = [] if os.getuid() == 0 else ["sudo", "-n"]
+    subprocess.run([*as_root, "mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], check=True)
+    yield disk
+    subprocess.run([*as_root, "umount", "-l", str(disk)], check=True)
+
+
+def occupy(disk: Path) -> Path:
+    """Fill the disk with a file, and return it."""
+    filler = disk / "filler"
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        while file.write(b"x" * 4096):
+            pass
+    return filler
+
+
+IMPATIENT = f"import worker_app.http.exchange as e; e.COMMIT_TIMEOUT = {0.5 * PATIENCE}"
+
+
+@pytest.mark.parametrize("both_noticed", [True, False])
+def test_little_room_on_a_full_disk_is_kept_for_writing_the_wal_back(tiny_disk: Path, both_noticed: bool) -> None:
+    """Two workers, of which one may have been idle while the disk was full."""
+    before, after = Clients(), Clients()
+    database = tiny_disk / "stats.db"
+    with contextlib.ExitStack() as stack:
+        workers = [
+            stack.enter_context(
+                Worker(
+                    tiny_disk.parent,
+                    f"worker-{number}",
+                    args=("--request-ledger",),
+                    database=database,
+                    prelude=IMPATIENT,
+                )
+            )
+            for number in range(2)
+        ]
+        ports = [worker.port for worker in workers]
+        asyncio.run(before.many(ports, 2, 20))
+        assert dict(before.seen) == {200: 40}
+        filler = occupy(tiny_disk)
+        while not before.seen[503]:
+            asyncio.run(before.many(ports if both_noticed else ports[:1], 10, 2))
+        # Each of these requests waits for several attempts, of which none but the first may write to the log.
+        asyncio.run(before.many(ports if both_noticed else ports[:1], 2, 4))
+        os.truncate(filler, filler.stat().st_size - (48 << 10))
+        asyncio.run(after.many(ports[::-1], 2, 200))
+        assert dict(after.seen) == {200: 400}
+        assert workers[0].totals() == (before.seen[200] + 400, 0)
+        for worker in workers:
+            # One episode, which may be noticed while the disk is full and once more while the room is scarce.
+            assert worker.log.read_text().count("disk is full") <= 2, worker.log.read_text()
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        assert connection.execute("SELECT count(*) FROM counted_requests").fetchone() == (before.seen[200] + 400,)
+    assert integrity(database) == "ok"
 
 
 def three(stack: contextlib.ExitStack, folder: Path) -> tuple[list[Worker], list[int]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import subprocess
+import sys
 import time
 from typing import Any
 
@@ -17,6 +19,8 @@ from worker_app.common.errors import NotCommitted
 from worker_app.common.identity import CONTAINER, PROCESS
 from worker_app.stats import schema
 from worker_app.stats.batch import Batch, Record, batch_of
+from worker_app.stats.sqlite_store import SqliteStore
+from worker_app.stats.store import Store
 
 
 def test_rows_stand_in_order_of_first_start_zeros_included(where: str) -> None:
@@ -97,9 +101,9 @@ def test_a_locked_database_is_an_error_that_leaves_no_trace(where: str) -> None:
     assert rows(where)[0][1] == 8
 
 
-def test_a_full_disk_is_an_error_that_leaves_no_trace_and_passes(path: str) -> None:
-    store = opened(path)
-    store.commit(some(1))
+def run_full(store: Store) -> sqlite3.Connection:
+    """Have a commit meet a full disk, which then has room again."""
+    assert isinstance(store, SqliteStore)
     connection = store._connection
     assert connection is not None
     pages = connection.execute("PRAGMA page_count").fetchone()[0]
@@ -109,10 +113,65 @@ def test_a_full_disk_is_an_error_that_leaves_no_trace_and_passes(path: str) -> N
     with pytest.raises(NotCommitted, match="full"):
         store.commit(filler)
     connection.execute("PRAGMA max_page_count = 1000000")
+    return connection
+
+
+def test_a_full_disk_is_an_error_that_leaves_no_trace_and_passes(path: str) -> None:
+    store = opened(path)
+    store.commit(some(1))
+    run_full(store)
+    assert not store.try_commit(some(1))
+    store.commit(some(1))
+    assert store.try_commit(some(1))
+    store.close()
+    assert rows(path)[0][1] == 3
+    assert sql(path, "PRAGMA integrity_check") == [("ok",)]
+
+
+def test_a_reader_that_holds_the_wal_after_a_full_disk_stops_no_commit(path: str) -> None:
+    """It can be written back up to what the reader sees; the rest follows once the reader has ended."""
+    store = opened(path)
+    reader = sqlite3.connect(path, isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT * FROM workers").fetchall()
+    store.commit(some(1))
+    connection = run_full(store)
+    for _ in range(2):
+        assert not store.try_commit(some(1))
+        store.commit(some(1))
+    reader.execute("ROLLBACK")
+    reader.close()
+    store.tick(time.time())
+    assert store.try_commit(some(1))
+    ((_, frames, written),) = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+    assert frames == written
+    store.close()
+    assert rows(path)[0][1] == 4
+
+
+@pytest.mark.slow
+def test_a_wal_that_another_worker_writes_back_after_a_full_disk_is_not_added_to(path: str) -> None:
+    store = opened(path)
+    store.commit(some(1))
+    run_full(store)
+    # SQLite's lock of whoever writes the WAL back (WAL_CKPT_LOCK), held by another process.
+    code = (
+        "import fcntl, sys; file = open(sys.argv[1], 'r+b'); "
+        "fcntl.lockf(file, fcntl.LOCK_EX, 1, 121); print(flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, f"{path}-shm"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        with pytest.raises(NotCommitted, match="another worker is writing the WAL back"):
+            store.commit(some(1))
+        holder.communicate(b"\n")
     store.commit(some(1))
     store.close()
     assert rows(path)[0][1] == 2
-    assert sql(path, "PRAGMA integrity_check") == [("ok",)]
 
 
 def test_a_reset_under_a_living_worker_is_not_undone(where: str) -> None:
