@@ -64,6 +64,13 @@ class Database(Protocol):
     def session(self) -> Session:
         """Connect; every statement is a transaction of its own until one of them is BEGIN."""
 
+    def forget(self, session: Any, page: int, seconds: float) -> int | None:
+        """Delete request ids from this page of their table on, in transactions of their own, while workers commit.
+
+        Return the page to go on with where that takes longer, or None at the end. Where one statement deletes all of
+        them in a moment, it does nothing.
+        """
+
     def engine(self) -> Engine:
         """Return an engine that keeps no connection open, for uses of the tables' definition."""
 

@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import gc
 import json
+import math
 import sys
 import time
 from collections import Counter
@@ -51,7 +52,9 @@ def stats(where: str) -> str:
 def report(where: str) -> str:
     """Return everything that is stored per worker as JSON, including what `/worker/stats` does not show."""
     database = address.database_at(where)
-    with _transaction(database, database.READING) as session:
+    with _session(database) as session:
+        for statement in database.READING:
+            session.execute(statement)
         found = session.execute(f"SELECT {', '.join(_COLUMNS)} FROM workers ORDER BY first_started, id").fetchall()  # nosec B608
         rows = [_checked(dict(zip(_COLUMNS, row, strict=True))) for row in found]
         buckets: dict[str, dict[int, int]] = {}
@@ -105,37 +108,40 @@ def _figures(row: Mapping[str, Any], buckets: dict[int, int], injected: dict[str
     }
 
 
-def reset(where: str, keep: Sequence[str] = ()) -> None:
+def reset(where: str, keep: Sequence[str] = (), page: int = 0, seconds: float = math.inf) -> int | None:
     """Set the workers in `keep` to zero and delete all other rows, in one transaction.
 
     A running worker that is not in `keep` registers again, with zeros, within about a second. There may be millions of
     request ids: they are deleted before the workers have to wait, and those that were added meanwhile at the end.
-    (TRUNCATE would wait for all readers, and the workers behind it.)
+    (TRUNCATE would wait for all readers, and the workers behind it.) Where that takes longer than `seconds`, return the
+    `page` of the ids for the call that goes on.
     """
     database = address.database_at(where)
-    with _transaction(database, database.CHANGING) as session:
+    with _session(database) as session:
         has_requests = session.execute(database.HAS_REQUESTS).fetchone() != (0,)  # An older one gets it when opened.
-        forget_requests = ("DELETE FROM counted_requests",) if has_requests else ()
-        for statement in (*forget_requests, *database.EXCLUDING, *forget_requests):
+        if has_requests and (next_page := database.forget(session, page, seconds)) is not None:
+            return next_page
+        for statement in (*database.CHANGING, *database.EXCLUDING):
             session.execute(statement)
+        if has_requests:
+            session.execute("DELETE FROM counted_requests")
         session.execute("DELETE FROM latency")
         session.execute("DELETE FROM injections")
         rows = session.execute("SELECT id, name FROM workers").fetchall()
         gone = [str(int(row)) for row, name in rows if name not in keep]
         session.execute(f"DELETE FROM workers WHERE id IN ({', '.join(gone) or 'NULL'})")  # nosec B608
         session.execute(f"UPDATE workers SET {', '.join(f'{name} = 0' for name in _SUMS)}, updated = {time.time()}")  # nosec B608
+        session.execute("COMMIT")
+    return None
 
 
 @contextlib.contextmanager
-def _transaction(database: Database, begin: Sequence[str]) -> Iterator[Session]:
-    """Run a transaction of an existing database; raise WorkerError with one line that begins with its name."""
+def _session(database: Database) -> Iterator[Session]:
+    """Connect to an existing database; raise WorkerError with one line that begins with its name."""
     database.require()
     try:
         with contextlib.closing(database.session()) as session:
-            for statement in begin:
-                session.execute(statement)
             yield session
-            session.execute("COMMIT")
     except database.errors as error:
         raise WorkerError(f"{database.name}: {database.explain(error)}") from None
     except ValueError as error:
@@ -154,6 +160,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands.add_parser("report", help="print all that is stored per worker, as JSON")
     resetting = commands.add_parser("reset", help="set the counters to zero and delete the rows of former workers")
     resetting.add_argument("--keep", nargs="*", default=[], metavar="NAME", help="workers whose rows stay, with zeros")
+    resetting.add_argument("--page", type=int, default=0, help="where an earlier call ended with the request ids")
+    resetting.add_argument(
+        "--seconds",
+        type=float,
+        default=math.inf,
+        help="delete request ids for no longer, and print the page to go on with",
+    )
     options = parser.parse_args(argv)
     sqlite.follow_links = not options.no_links
     try:
@@ -165,7 +178,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         elif options.command == "report":
             print(report(where))
         else:
-            reset(where, options.keep)
+            page = reset(where, options.keep, options.page, options.seconds)
+            if page is not None:
+                print(page)
     except WorkerError as error:
         print(error, file=sys.stderr)
         return 1

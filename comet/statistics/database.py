@@ -34,6 +34,9 @@ from comet.statistics.database_files import Place as Place
 MAX_NAME = 200
 """Bytes of the name of a database file; its side files and rotated ones have longer names."""
 
+RESET_TIME = 5.0
+"""Seconds in which one call of a reset deletes request ids, so that what it does ends within the limit of a call."""
+
 SOCKET_FOLDERS = ("/var/run/postgresql", "/tmp")  # nosec B108  # nothing is made there
 """Folders of the socket of a server whose URL names no host: Debian's, and PostgreSQL's own."""
 
@@ -151,7 +154,11 @@ def reset(where: Place | Server, owner: Owner, living: Collection[str] = ()) -> 
         names = []
         with contextlib.suppress(UserError):  # Unreadable rows are dropped; living workers create theirs again.
             names = [worker["name"] for worker in report(where, owner)["workers"]] if living else []
-        _run(where, owner, "reset", "--keep", *rows_of(living, names))
+        page = "0"
+        while page:  # A call that has not yet deleted all request ids says where the next one goes on.
+            page = _run(
+                where, owner, "reset", "--page", page, "--seconds", f"{RESET_TIME}", "--keep", *rows_of(living, names)
+            ).strip()
 
 
 def _require_database(where: Place | Server, owner: Owner) -> None:

@@ -87,7 +87,7 @@ class Session(psycopg.Connection[tuple[Any, ...]]):
                 if not events:
                     gen.close()
                     self.pgconn.finish()
-                    raise ServerTimeout(f"the server does not respond within {self.timeout:g} s")
+                    raise ServerTimeout(f"the server did not answer a statement within {self.timeout:g} s")
                 mask = events[0][1]
                 ready = (_READ if mask & ~select.POLLOUT else 0) | (_WRITE if mask & select.POLLOUT else 0)
                 wanted = gen.send(ready & wanted or wanted)
@@ -136,7 +136,7 @@ class Session(psycopg.Connection[tuple[Any, ...]]):
         poll.register(self.pgconn.socket, events)
         if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
             self.pgconn.finish()
-            raise ServerTimeout(f"the server does not respond within {self.timeout:g} s")
+            raise ServerTimeout(f"the server did not answer a statement within {self.timeout:g} s")
 
     def lost(self) -> bool:
         """Return whether the server has closed the session; send nothing."""
@@ -289,6 +289,8 @@ def is_current(session: Session) -> bool:
 
 HINTS = (
     ("does not respond within", "is it stopped, or does a firewall drop the packets?"),
+    ("did not answer a statement within", "is it stopped, or is the connection to it cut?"),
+    ("statement timeout", "the server is slow or busy; run the command again: a reset goes on with what is left"),
     ("no password supplied", "give the password in the URL, or correct the server's pg_hba.conf"),
     (
         "permission denied for schema",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -19,7 +20,15 @@ LOCK_TIMEOUT = 2.0
 """Seconds a reset waits for a lock: while it does, workers wait behind it, and their responses wait at most 5 s."""
 
 STATEMENT_TIMEOUT = 50.0
-"""Seconds a command waits for one statement, such as the deletion of millions of request ids; the caller waits 60."""
+"""Seconds a command waits for one statement; the caller waits 60. The server ends it a little earlier by itself, since
+a statement whose client is gone runs on."""
+
+PIECE = 1000
+"""Pages of the request ids that one transaction deletes: 8 MB, about a hundred thousand ids."""
+
+_PAGES = """SELECT CASE WHEN has_table_privilege('counted_requests', 'SELECT')
+ THEN pg_relation_size('counted_requests') / current_setting('block_size')::int ELSE 0 END"""
+"""To delete some rows takes the right to read them; without it, all are deleted by one statement."""
 
 WRITE_CHECKS = (
     "INSERT INTO workers"
@@ -104,7 +113,26 @@ class PostgresDatabase:
     def session(self) -> postgres.Session:
         session = postgres.connect(self._params, postgres.TIMEOUT)
         session.timeout = STATEMENT_TIMEOUT
+        session.execute(f"SET statement_timeout = {round(0.9 * STATEMENT_TIMEOUT * 1000)}")
         return session
+
+    def forget(self, session: postgres.Session, page: int, seconds: float) -> int | None:
+        ends = time.monotonic() + seconds
+        ((pages,),) = session.execute(_PAGES).fetchall()
+        if page == 0 < pages:
+            # A reset that cannot have its locks ends before it has deleted anything.
+            for statement in (*self.CHANGING, *self.EXCLUDING, "ROLLBACK"):
+                session.execute(statement)
+        session.execute(f"SET lock_timeout = {round(LOCK_TIMEOUT * 1000)}")
+        while page < pages:
+            piece = f"FROM counted_requests WHERE ctid >= '({page},0)' AND ctid < '({page + PIECE},0)'"
+            session.execute(f"DELETE {piece}")
+            # The first that reads deleted rows makes the server drop them: here no worker waits for it.
+            session.execute(f"SELECT count(*) {piece}")
+            page += PIECE
+            if time.monotonic() >= ends:
+                return page
+        return None
 
     def engine(self) -> Engine:
         from worker_app.stats import schema

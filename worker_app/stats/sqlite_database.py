@@ -112,6 +112,9 @@ class SqliteDatabase:
     def session(self) -> sqlite3.Connection:
         return sqlite.connect(self.name)
 
+    def forget(self, session: sqlite3.Connection, page: int, seconds: float) -> int | None:
+        return None  # A single statement deletes all rows of a table by dropping its pages.
+
     def engine(self) -> Engine:
         from worker_app.stats import schema
 

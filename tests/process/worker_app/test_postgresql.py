@@ -16,8 +16,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
+from comet.config.database_url import parse
+from comet.state.directory import Owner
+from comet.statistics import database as statistics
 from tests.support import postgres
 from tests.support.waiting import PATIENCE, wait_until
 from tests.support.workers import PATIENT, Clients, Worker
@@ -235,6 +239,87 @@ def test_a_reset_under_load_leaves_an_id_for_each_count(tmp_path: Path, place: p
         under_load(worker, reset, clients)
         assert set(clients.seen) == {200}
         assert place.sql("SELECT successful - (SELECT count(*) FROM counted_requests) FROM workers") == [(0,)]
+
+
+def with_ids(place: postgres.Database, number: int) -> None:
+    database.create(place.url)
+    place.sql(f"INSERT INTO counted_requests SELECT 'w', 'id-' || n, false FROM generate_series(1, {number}) AS n")
+
+
+def server_of(place: postgres.Database) -> statistics.Server:
+    return statistics.Server(parse(place.url), "config.yaml:1: stats-dir")
+
+
+def test_a_reset_of_many_request_ids_is_made_in_pieces_that_stay(
+    place: postgres.Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each call has little time, and the next goes on where it ended; none excludes a worker before the last."""
+    with_ids(place, 300_000)
+    monkeypatch.setattr(postgres_database, "PIECE", 100)
+    left, page, calls = [300_000], 0, 0
+    with place.superuser() as reader:
+        while True:
+            next_page = database.reset(place.url, page=page, seconds=0.0 if calls % 2 else 0.02)
+            calls += 1
+            left += [count for (count,) in reader.execute("SELECT count(*) FROM counted_requests").fetchall()]
+            if next_page is None:
+                break
+            assert next_page >= page
+            page = next_page
+    assert calls > 3
+    assert left == sorted(left, reverse=True)
+    assert left[-1] == 0
+
+
+def test_a_reset_goes_on_as_long_as_it_gets_on(place: postgres.Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command's limit is one of each call, in a process of its own."""
+    with_ids(place, 300_000)
+    calls = []
+    run = statistics._run
+
+    def counted_run(where: statistics.Place | statistics.Server, owner: Owner, *command: str) -> str:
+        calls.append(command)
+        return run(where, owner, *command)
+
+    monkeypatch.setattr(statistics, "_run", counted_run)
+    monkeypatch.setattr(statistics, "RESET_TIME", 0.01)
+    statistics.reset(server_of(place), Owner(os.getuid(), os.getgid()))
+    assert len(calls) > 1
+    assert place.sql("SELECT count(*) FROM counted_requests") == [(0,)]
+
+
+def test_a_reset_that_gets_no_lock_deletes_no_request_id(place: postgres.Database) -> None:
+    with_ids(place, 1000)
+    with place.locked(), pytest.raises(WorkerError, match="lock timeout"):
+        database.reset(place.url)
+    assert place.sql("SELECT count(*) FROM counted_requests") == [(1000,)]
+
+
+def test_a_statement_that_takes_too_long_ends_on_the_server_and_is_told_as_that(
+    place: postgres.Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_ids(place, 1000)
+    place.sql(
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.1); RETURN OLD; END';"
+        "CREATE TRIGGER slow BEFORE DELETE ON counted_requests FOR EACH ROW EXECUTE FUNCTION slow()"
+    )
+    monkeypatch.setattr(postgres_database, "STATEMENT_TIMEOUT", 2.0)
+    with pytest.raises(WorkerError, match=r"statement timeout \(the server is slow or busy; run the command again"):
+        database.reset(place.url)
+    running = (
+        "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND starts_with(query, 'DELETE FROM counted')"
+    )
+    assert place.sql(running) == [(0,)]
+
+
+def test_a_server_that_falls_silent_in_a_statement_is_told_as_that(
+    place: postgres.Database, postgres_server: postgres.Server
+) -> None:
+    with contextlib.closing(postgres_client.connect(postgres_client.parameters(place.url), 5.0)) as session:
+        session.timeout = 0.5
+        with pytest.raises(psycopg.Error) as caught, postgres.frozen(postgres_server, 0.0):
+            session.execute("SELECT 1")
+    assert "did not answer a statement within 0.5 s (is it stopped" in postgres_client.explain(caught.value)
 
 
 @pytest.mark.parametrize("dropped", ["workers", "workers, latency, injections, counted_requests, comet_schema"])
