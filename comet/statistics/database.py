@@ -150,20 +150,27 @@ def report(where: Place | Server, owner: Owner) -> dict[str, Any]:
 
 def reset(where: Place | Server, owner: Owner, living: Collection[str] = ()) -> None:
     """Reset the statistics; the rows of the workers whose ids are `living` stay, with zeros."""
-    if isinstance(where, Server) or database_files.exists(where, owner):
-        names = []
-        with contextlib.suppress(UserError):  # Unreadable rows are dropped; living workers create theirs again.
-            names = [worker["name"] for worker in report(where, owner)["workers"]] if living else []
-        page = "0"
-        while page:  # A call that has not yet deleted all request ids says where the next one goes on.
-            page = _run(
-                where, owner, "reset", "--page", page, "--seconds", f"{RESET_TIME}", "--keep", *rows_of(living, names)
-            ).strip()
+    _require_database(where, owner)
+    names = []
+    with contextlib.suppress(UserError):  # Unreadable rows are dropped; living workers create theirs again.
+        names = [worker["name"] for worker in report(where, owner)["workers"]] if living else []
+    page = "0"
+    while page:  # A call that has not yet deleted all request ids says where the next one goes on.
+        page = _run(
+            where, owner, "reset", "--page", page, "--seconds", f"{RESET_TIME}", "--keep", *rows_of(living, names)
+        ).strip()
 
 
 def _require_database(where: Place | Server, owner: Owner) -> None:
-    if isinstance(where, Place) and not database_files.exists(where, owner):
-        raise UserError(f"there are no statistics yet: {where.link} does not exist (start the cluster first)", 3)
+    if isinstance(where, Server) or database_files.exists(where, owner):
+        return
+    if where.link.is_symlink():
+        problem = f"{where.file} does not exist (start the cluster first)"
+    elif where.link.exists():
+        problem = f"{where.link} is not in use (start the cluster: it takes the file over, or says why not)"
+    else:
+        problem = f"{where.link} does not exist (start the cluster first)"
+    raise UserError(f"there are no statistics yet: {problem}", 3)
 
 
 def rows_of(living: Collection[str], names: Sequence[str]) -> list[str]:

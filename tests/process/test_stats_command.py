@@ -1,8 +1,11 @@
 """The statistics as a user reads and resets them while a real cluster runs."""
 
+import contextlib
 import json
+import sqlite3
 from collections.abc import Callable
 
+import pytest
 import requests
 
 from tests.support.cluster import TestCluster
@@ -64,3 +67,28 @@ def test_stats_shows_percentiles_injections_and_fixed_json(make_cluster: Callabl
     answer = requests.get(f"{cluster.lb()}/worker/stats", timeout=10)
     assert cluster.comet("stats", "--json").stdout == answer.text + "\n"
     cluster.stop()
+
+
+@pytest.mark.parametrize("arguments", [["--reset"], ["--reset", "--json"], ["--json"], []], ids=" ".join)
+def test_a_database_that_a_start_has_refused_is_told_as_not_in_use(
+    make_cluster: Callable[..., TestCluster], arguments: list[str]
+) -> None:
+    cluster = make_cluster(worker=1, pool=1, runtime="process")
+    file = cluster.folder / "worker-stats.db"
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        connection.execute("CREATE TABLE comet_schema (version)")
+        connection.execute("INSERT INTO comet_schema VALUES (99)")
+        connection.commit()
+    before = file.read_bytes()
+    done = cluster.comet("run")
+    assert done.returncode == 1
+    assert "made by a newer Comet" in done.stderr
+    done = cluster.comet("stats", *arguments)
+    remedy = "start the cluster: it takes the file over, or says why not"
+    said = f"there are no statistics yet: {file} is not in use ({remedy})\n"
+    assert (done.returncode, done.stdout, done.stderr) == (3, "", said)
+    assert file.read_bytes() == before
+    file.unlink()
+    done = cluster.comet("stats", *arguments)
+    said = f"there are no statistics yet: {file} does not exist (start the cluster first)\n"
+    assert (done.returncode, done.stdout, done.stderr) == (3, "", said)
