@@ -115,8 +115,9 @@ class SqliteStore:
         self._connection, self._must_reopen, self._overwritten = connection, False, False
         self._waits = True
         self._side_files = self._side_files_now()
-        with contextlib.suppress(NotCommitted):
-            self._write_back(connection)  # There may be a WAL that was left on a full disk.
+        if self._needs_room():
+            with contextlib.suppress(NotCommitted):
+                self._write_back(connection)  # There may be a WAL that was left on a full disk.
 
     def commit(self, batch: Batch) -> None:
         needs_room = self._needs_room()
