@@ -263,7 +263,7 @@ def envoy(folder: Path, port: int, workers: Sequence[int], config: str = ENVOY) 
     servers = ", ".join(f"{{endpoint: {{address: {socket % worker}}}}}" for worker in workers)
     path = folder / "envoy.yaml"
     path.write_text(config.format(port=port, servers=servers))
-    words = ["--concurrency", "1", "--log-level", "warning", "--use-dynamic-base-id"]
+    words = ["--concurrency", "1", "--log-level", "warning", "--disable-hot-restart"]
     return [str(programs.VENV / "bin" / "envoy"), "-c", str(path), *words]
 
 

@@ -129,6 +129,8 @@ class Server:
         for process in self.processes():
             with contextlib.suppress(psutil.Error):
                 process.send_signal(signal.SIGCONT)
+        with contextlib.suppress(AssertionError):  # It does not run.
+            self.stop("immediate")  # What SIGKILL ends leaves its shared memory behind.
         self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
