@@ -44,7 +44,7 @@ def certificate_error(environ: Mapping[str, str]) -> str | None:
         return None
     files = Path(folder) if folder else Path("~/.docker").expanduser()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    advice = f"DOCKER_CERT_PATH names the folder of {AUTHORITY}, {CERTIFICATE} and {KEY}"
+    advice = f"for TLS, DOCKER_CERT_PATH names the folder of {AUTHORITY}, {CERTIFICATE} and {KEY}"
     for name in (CERTIFICATE, KEY) if verify is None else (AUTHORITY, CERTIFICATE, KEY):
         try:
             (files / name).open("rb").close()

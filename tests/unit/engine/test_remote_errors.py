@@ -57,7 +57,8 @@ def test_a_silent_engine_is_said_in_plain_words(monkeypatch: pytest.MonkeyPatch)
 def test_the_files_of_tls_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     settings = {"DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": str(tmp_path)}
     for name in ("ca.pem", "cert.pem", "key.pem"):
-        assert f"{tmp_path}/{name}: No such file or directory" in line_for(monkeypatch, "tcp://127.0.0.1:1", **settings)
+        line = line_for(monkeypatch, "tcp://127.0.0.1:1", **settings)
+        assert f"{tmp_path}/{name}: No such file or directory; for TLS, DOCKER_CERT_PATH names the folder" in line
         (tmp_path / name).write_text("nothing")
     assert f"{tmp_path}/ca.pem holds no certificate" in line_for(monkeypatch, "tcp://127.0.0.1:1", **settings)
     del settings["DOCKER_TLS_VERIFY"]
