@@ -24,6 +24,7 @@ ODD = [
 NAMES = [name for name in ODD if name != "."]
 
 
+@pytest.mark.slow
 def test_a_url_may_name_the_same_file_percent_encoded() -> None:
     assert sqlite.path_of("sqlite:////a%3Fb%2541.db") == "/a?b%41.db"
     assert sqlite.path_of("sqlite:////a/%FF.db?mode=ro") == "/a/\udcff.db"

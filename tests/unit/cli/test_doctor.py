@@ -51,6 +51,7 @@ def test_a_missing_engine_is_bad_where_one_is_needed(folder: Path, runtime: str,
     assert (found[1].state, "no such socket" in found[1].text) == (state, True)
 
 
+@pytest.mark.slow
 def test_doctor_reports_config_errors_by_line_and_goes_on(folder: Path) -> None:
     found = findings(config(folder, "avg-delay: soon", "failure: 120"))
     problems = of(found, "config")
@@ -60,6 +61,7 @@ def test_doctor_reports_config_errors_by_line_and_goes_on(folder: Path) -> None:
     assert of(findings(Subject.of(folder / "nowhere.yaml")), "config")[0].state == BAD
 
 
+@pytest.mark.slow
 def test_a_taken_port_is_bad_and_its_holder_named(folder: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

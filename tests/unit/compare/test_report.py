@@ -114,6 +114,7 @@ def test_others_at_work_during_a_block_are_told() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_the_terminal_tells_all_tables_and_all_sentences(capsys: pytest.CaptureFixture[str]) -> None:
     found = findings()
     terminal.show(made(found))

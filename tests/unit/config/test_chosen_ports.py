@@ -69,6 +69,7 @@ def test_the_next_port_is_taken_first(cluster: Cluster, ports: ChosenPorts, monk
     assert after.port("worker", 1) == (taken or after.port("worker", 1))
 
 
+@pytest.mark.slow
 def test_clusters_side_by_side_never_share_a_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = find_free("127.0.0.1", 60)
     monkeypatch.setenv(PORTS_VARIABLE, f"{first}-{first + 59}")

@@ -123,6 +123,7 @@ def test_an_unhealthy_end_is_known_to_the_next_supervisor(tmp_path: Path) -> Non
     assert life.restarts == Life(tmp_path).restarts == {"lb-0": {"unhealthy": 1}}
 
 
+@pytest.mark.slow
 def test_a_journal_that_was_lost_costs_no_count_but_its_own(tmp_path: Path) -> None:
     life = Life(tmp_path)
     life.die(times=2 * RECORDS_PER_CHECKPOINT)

@@ -182,6 +182,7 @@ def test_when_one_goes_only_its_keys_move_evenly_and_return_with_it() -> None:
     assert homes(made) == before
 
 
+@pytest.mark.slow
 def test_one_more_worker_takes_its_share_and_moves_no_other_key() -> None:
     made = pool(4, balance="consistent-hash", balance_key="path")
     before = homes(made)
@@ -191,6 +192,7 @@ def test_one_more_worker_takes_its_share_and_moves_no_other_key() -> None:
     assert sum(before[key] != after[key] for key in before) == pytest.approx(600, rel=0.2)
 
 
+@pytest.mark.slow
 def test_every_load_balancer_chooses_alike() -> None:
     made = pool(5, balance="consistent-hash", balance_key="path")
     other = pool(5, balance="consistent-hash", balance_key="path")
