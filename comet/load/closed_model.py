@@ -185,7 +185,11 @@ class Connection:
 
     def close(self) -> None:
         if self._streams is not None:
-            self._streams[1].close()
+            transport = self._streams[1].transport
+            if transport.get_extra_info("ssl_object") is None:
+                transport.close()
+            else:
+                transport.abort()  # The end of TLS waits for the peer's, which may come after the loop has ended.
             self._streams = None
 
     async def _send_once(self, spec: RequestSpec, repeated: bool) -> Answer:
