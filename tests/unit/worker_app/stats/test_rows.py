@@ -154,7 +154,7 @@ def test_a_wal_that_another_worker_writes_back_after_a_full_disk_is_not_added_to
     store = opened(path)
     store.commit(some(1))
     run_full(store)
-    # SQLite's lock of whoever writes the WAL back (WAL_CKPT_LOCK), held by another process.
+    # SQLite's lock for writing the WAL back (WAL_CKPT_LOCK), held by another process.
     code = (
         "import fcntl, sys; file = open(sys.argv[1], 'r+b'); "
         "fcntl.lockf(file, fcntl.LOCK_EX, 1, 121); print(flush=True); input()"
