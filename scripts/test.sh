@@ -90,7 +90,7 @@ run_pytest() {
 # run_lane NUMBER [ARGUMENT ...]: the files of one process, with ports that no other uses.
 run_lane() {
   local first=$((10000 + 900 * ($1 % 16)))
-  COMET_TEST_PORTS=${COMET_TEST_PORTS:-$first-$((first + 899))} run_pytest "$1" --basetemp="$folders/$1" "${@:2}" $(<"$work/$1.files")
+  COMET_TEST_PORTS=${COMET_TEST_PORTS:-$first-$((first + 899))} run_pytest "$1" -p no:cacheprovider --basetemp="$folders/$1" "${@:2}" $(<"$work/$1.files")
 }
 
 # Each file in one of as many processes as there are processors: neighbors together, as they import the same modules. To hand tests out as
