@@ -12,7 +12,6 @@ from comet.inspection import text, values
 from comet.inspection.facts import Fact, Facts, Machine, Memory, Missing
 
 Json: TypeAlias = Any
-Read: TypeAlias = Callable[[Facts, Machine], Fact[Json]]
 
 
 MOST_REPLICAS = 8
@@ -45,7 +44,7 @@ class Row:
     key: str
     heading: str
     meaning: str
-    read: Read
+    read: values.Read
     show: Callable[[Json], str] = str
     differs: Callable[[Sequence[Json]], bool] = field(default=unequal)
 
@@ -89,7 +88,7 @@ GROUPS: Mapping[str, tuple[Row, ...]] = {
         Row("no_new_privileges", "No new privileges", "set-user-ID programs gain nothing", values.no_new_privileges,
             text.yes_no),
         Row("seccomp", "Seccomp", "system calls it may make", values.seccomp, text.seccomp),
-        Row("label", "LSM label", "security module's rules for it", lambda facts, machine: facts.process.label, str),
+        Row("label", "LSM label", "security module's rules for it", values.label, str),
     ),
     "Namespaces": (
         _namespace("mnt", "Mount", "file systems that it sees"),

@@ -5,13 +5,15 @@ read it is in `comet.inspection.text`.
 """
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 from comet.inspection import proc_text
-from comet.inspection.facts import CgroupFacts, Fact, Facts, Limit, Machine, Memory, Missing, Mount, Status
+from comet.inspection.facts import CgroupFacts, Fact, Facts, Limit, Machine, Memory, Missing, Mount
 
 T = TypeVar("T")
 Value = Fact[Any]
+Read = Callable[[Facts, Machine], Value]
 
 PROCESS_HAS_NONE = Missing("none", "its files are the host's", absent=True)
 HOSTS_TREE = Missing("everything", "the host's own tree", absent=True)
@@ -24,79 +26,52 @@ def _of(known: Fact[T], make: Callable[[T], Value]) -> Value:
     return known if isinstance(known, Missing) else make(known)
 
 
-def _status(facts: Facts, make: Callable[[Status], Value]) -> Value:
-    return _of(facts.process.status, make)
+def _from(source: Callable[[Facts], Fact[T]]) -> Callable[[Callable[[T], Value]], Read]:
+    """Return what turns a function of this fact into a reader; where the fact is missing, that is the value."""
+    return lambda make: lambda facts, machine: _of(source(facts), make)
 
 
-def _group(facts: Facts, make: Callable[[CgroupFacts], Value]) -> Value:
-    return _of(facts.cgroup, make)
+_process = _from(lambda facts: facts.process)
+_status = _from(lambda facts: facts.process.status)
+_group = _from(lambda facts: facts.cgroup)
+_mounts = _from(lambda facts: facts.process.mounts)
 
 
 def unknown(value: T | None) -> Fact[T]:
     return Missing("not known", "this kernel does not say") if value is None else value
 
 
+def plain(known: Fact[T]) -> T | None:
+    return None if isinstance(known, Missing) else known
+
+
 # Process
 
-
-def chain(facts: Facts, machine: Machine) -> Value:
-    return [{"pid": link.pid, "name": link.name} for link in facts.chain]
-
-
-def pid(facts: Facts, machine: Machine) -> Value:
-    return facts.process.pid
-
-
-def inside_pid(facts: Facts, machine: Machine) -> Value:
-    return _status(facts, lambda it: {"pid": it.inside[-1], "own_numbers": len(it.inside) > 1})
-
-
-def command(facts: Facts, machine: Machine) -> Value:
-    return facts.process.command
-
-
-def age(facts: Facts, machine: Machine) -> Value:
-    return round(facts.process.age, 1)
-
-
-def threads(facts: Facts, machine: Machine) -> Value:
-    return _status(facts, lambda it: it.threads)
+chain = _from(lambda facts: facts.chain)(lambda it: [asdict(link) for link in it])
+pid = _process(lambda it: it.pid)
+inside_pid = _status(lambda it: {"pid": it.inside[-1], "own_numbers": len(it.inside) > 1})
+command = _process(lambda it: it.command)
+age = _process(lambda it: round(it.age, 1))
+threads = _status(lambda it: it.threads)
 
 
 # User and rights
 
-
-def user(facts: Facts, machine: Machine) -> Value:
-    return _status(
-        facts,
-        lambda it: {
-            "uid": it.uids[0],
-            "gid": it.gids[0],
-            "effective_uid": it.uids[1],
-            "effective_gid": it.gids[1],
-            "groups": list(it.groups),
-        },
-    )
-
-
-def user_map(facts: Facts, machine: Machine) -> Value:
-    return _of(facts.process.uid_map, lambda it: [list(row) for row in it])
-
-
-def effective(facts: Facts, machine: Machine) -> Value:
-    return _status(facts, lambda it: proc_text.capabilities(it.effective))
-
-
-def bounding(facts: Facts, machine: Machine) -> Value:
-    return _status(facts, lambda it: proc_text.capabilities(it.bounding))
-
-
-def no_new_privileges(facts: Facts, machine: Machine) -> Value:
-    return _status(facts, lambda it: unknown(it.no_new_privileges))
-
-
-def seccomp(facts: Facts, machine: Machine) -> Value:
-    return _status(facts, lambda it: _of(unknown(it.seccomp), lambda mode: {"mode": mode, "filters": it.filters}))
+user = _status(
+    lambda it: {
+        "uid": it.uids[0],
+        "gid": it.gids[0],
+        "effective_uid": it.uids[1],
+        "effective_gid": it.gids[1],
+        "groups": list(it.groups),
+    }
+)
+user_map = _from(lambda facts: facts.process.uid_map)(lambda it: [list(row) for row in it])
+effective = _status(lambda it: proc_text.capabilities(it.effective))
+bounding = _status(lambda it: proc_text.capabilities(it.bounding))
+no_new_privileges = _status(lambda it: unknown(it.no_new_privileges))
+seccomp = _status(lambda it: _of(unknown(it.seccomp), lambda mode: {"mode": mode, "filters": it.filters}))
+label = _process(lambda it: it.label)
 
 
 # Namespaces
@@ -112,76 +87,34 @@ def namespace(facts: Facts, machine: Machine, name: str) -> Value:
 # Limits
 
 
-def group(facts: Facts, machine: Machine) -> Value:
+@_group
+def group(it: CgroupFacts) -> Value:
     """Return the paths of the control groups, shortest list first: most controllers share one path."""
-
-    def made(it: CgroupFacts) -> Value:
-        main = it.paths.get("memory", it.paths.get("", ""))
-        others = {controller or "version 2": path for controller, path in it.paths.items() if path != main}
-        return {"version": it.version, "path": main, "others": others}
-
-    return _group(facts, made)
+    main = it.paths.get("memory", it.paths.get("", ""))
+    others = {controller or "version 2": path for controller, path in it.paths.items() if path != main}
+    return {"version": it.version, "path": main, "others": others}
 
 
-def _limit(facts: Facts, controller: str, name: str, read: Callable[[CgroupFacts], Fact[Limit]], **more: Any) -> Value:
+def _limit(it: CgroupFacts, controller: str, name: str, found: Fact[Limit], **more: Any) -> Value:
     """Return a limit, the group that sets it, and whether that is one above the replica's own."""
-
-    def made(it: CgroupFacts) -> Value:
-        own = it.paths.get(controller, it.paths.get(""))
-        return _of(
-            read(it),
-            lambda limit: {
-                name: limit.value,
-                "group": limit.group,
-                "inherited": limit.group not in (None, own),
-                **more,
-            },
-        )
-
-    return _group(facts, made)
+    own = (None, it.paths.get(controller, it.paths.get("")))
+    return _of(
+        found, lambda limit: {name: limit.value, "group": limit.group, "inherited": limit.group not in own, **more}
+    )
 
 
-def memory_limit(facts: Facts, machine: Machine) -> Value:
-    return _limit(facts, "memory", "limit", lambda it: it.memory_limit)
+@_group
+def memory_used(it: CgroupFacts) -> Value:
+    more = {"limit_hits": plain(it.memory_hits), "members": plain(it.members)}
+    return _of(it.memory_used, lambda used: {"used": used, **more})
 
 
-def memory_used(facts: Facts, machine: Machine) -> Value:
-    def made(it: CgroupFacts) -> Value:
-        more = {"limit_hits": plain(it.memory_hits), "members": plain(it.members)}
-        return _of(it.memory_used, lambda used: {"used": used, **more})
-
-    return _group(facts, made)
-
-
-def plain(known: Fact[T]) -> T | None:
-    return None if isinstance(known, Missing) else known
-
-
-def cpu_limit(facts: Facts, machine: Machine) -> Value:
-    weight = _group(facts, lambda it: it.weight)
-    return _limit(facts, "cpu", "cores", lambda it: it.cpus, weight=plain(weight))
-
-
-def cpus(facts: Facts, machine: Machine) -> Value:
-    return _status(facts, lambda it: it.cpus or unknown(None))
-
-
-def throttled(facts: Facts, machine: Machine) -> Value:
-    return _group(facts, lambda it: _of(it.throttled, lambda pair: {"throttled": pair[0], "periods": pair[1]}))
-
-
-def tasks_limit(facts: Facts, machine: Machine) -> Value:
-    tasks = _group(facts, lambda it: it.tasks)
-    return _limit(facts, "pids", "limit", lambda it: it.tasks_limit, tasks=plain(tasks))
-
-
-def pressure(facts: Facts, machine: Machine) -> Value:
-    return _group(
-        facts,
-        lambda it: _of(
-            it.pressure, lambda p: {"cpu": p.cpu, "memory": p.memory, "io": p.io, "own": p.own}
-        ),
-    )  # fmt: skip
+memory_limit = _group(lambda it: _limit(it, "memory", "limit", it.memory_limit))
+cpu_limit = _group(lambda it: _limit(it, "cpu", "cores", it.cpus, weight=plain(it.weight)))
+cpus = _status(lambda it: it.cpus or unknown(None))
+throttled = _group(lambda it: _of(it.throttled, lambda pair: {"throttled": pair[0], "periods": pair[1]}))
+tasks_limit = _group(lambda it: _limit(it, "pids", "limit", it.tasks_limit, tasks=plain(it.tasks)))
+pressure = _group(lambda it: _of(it.pressure, asdict))
 
 
 # Files
@@ -193,13 +126,10 @@ def _root(mounts: tuple[Mount, ...]) -> Fact[Mount]:
     return found[-1] if found else unknown(None)
 
 
-def root(facts: Facts, machine: Machine) -> Value:
-    return _of(
-        facts.process.mounts,
-        lambda it: _of(
-            _root(it), lambda at: {"kind": at.kind, "source": at.source, "device": at.device, "read_only": at.read_only}
-        ),
-    )  # fmt: skip
+@_mounts
+def root(it: tuple[Mount, ...]) -> Value:
+    keys = ("kind", "source", "device", "read_only")
+    return _of(_root(it), lambda at: {key: getattr(at, key) for key in keys})
 
 
 def layers(facts: Facts, machine: Machine) -> Value:
@@ -226,8 +156,7 @@ def image(facts: Facts, machine: Machine) -> Value:
     }
 
 
-def mounts(facts: Facts, machine: Machine) -> Value:
-    return _of(facts.process.mounts, len)
+mounts = _mounts(len)
 
 
 def binds(facts: Facts, machine: Machine) -> Value:
@@ -245,31 +174,17 @@ def binds(facts: Facts, machine: Machine) -> Value:
     )
 
 
-def descriptors(facts: Facts, machine: Machine) -> Value:
-    return _of(
-        facts.process.descriptors,
-        lambda it: {
-            "open": it.sockets + it.pipes + it.files + it.others,
-            "sockets": it.sockets,
-            "pipes": it.pipes,
-            "files": it.files,
-            "others": it.others,
-            "limit": it.limit,
-        },
-    )
+descriptors = _from(lambda facts: facts.process.descriptors)(
+    lambda it: {"open": it.sockets + it.pipes + it.files + it.others, **asdict(it)}
+)
 
 
 # Network
 
-
-def interfaces(facts: Facts, machine: Machine) -> Value:
-    return _of(
-        facts.process.interfaces, lambda it: [{"name": each.name, "addresses": list(each.addresses)} for each in it]
-    )
-
-
-def gateway(facts: Facts, machine: Machine) -> Value:
-    return facts.process.gateway if isinstance(facts.process.gateway, Missing) else {"gateway": facts.process.gateway}
+interfaces = _from(lambda facts: facts.process.interfaces)(
+    lambda it: [{"name": each.name, "addresses": list(each.addresses)} for each in it]
+)
+gateway = _from(lambda facts: facts.process.gateway)(lambda it: {"gateway": it})
 
 
 def listeners(facts: Facts, machine: Machine) -> Value:
@@ -290,24 +205,12 @@ def rules(facts: Facts, machine: Machine) -> Value:
 # Memory and rest
 
 
-def memory(part: Callable[[Memory], int]) -> Callable[[Facts, Machine], Value]:
+def memory(part: Callable[[Memory], int]) -> Read:
     """Return the reader of one part of a replica's memory."""
-    return lambda facts, machine: _of(facts.process.memory, part)
+    return _from(lambda facts: facts.process.memory)(part)
 
 
-def together(facts: Facts, machine: Machine) -> Value:
-    return facts.together
-
-
-def page_cache(facts: Facts, machine: Machine) -> Value:
-    return _group(
-        facts, lambda it: _of(it.page_cache, lambda size: {"bytes": size, "members": plain(it.members)})
-    )  # fmt: skip
-
-
-def environment(facts: Facts, machine: Machine) -> Value:
-    return _of(facts.process.environment, lambda it: {"variables": it[0], "bytes": it[1]})
-
-
-def oom(facts: Facts, machine: Machine) -> Value:
-    return _of(facts.process.oom, lambda it: {"score": it[0], "adjustment": it[1]})
+together = _from(lambda facts: facts.together)(lambda it: it)
+page_cache = _group(lambda it: _of(it.page_cache, lambda size: {"bytes": size, "members": plain(it.members)}))
+environment = _from(lambda facts: facts.process.environment)(lambda it: {"variables": it[0], "bytes": it[1]})
+oom = _from(lambda facts: facts.process.oom)(lambda it: {"score": it[0], "adjustment": it[1]})
