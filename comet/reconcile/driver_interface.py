@@ -19,7 +19,11 @@ class Driver(Protocol):
         """Start an instance -> Started or StartFailed; Exited when it ends."""
 
     def drain(self, name: str) -> None:
-        """Let it finish its requests and accept no new ones -> Drained or Exited, where that can be observed."""
+        """Let it finish its requests and accept no new ones -> Drained or Exited, where that can be observed.
+
+        By default nothing is done: the router has the load balancers drain a worker, and reports when that is done.
+        """
+        return
 
     def terminate(self, name: str) -> None:
         """Send SIGTERM -> Exited."""
@@ -31,10 +35,13 @@ class Driver(Protocol):
         """Remove everything that is left of it -> Removed."""
 
     def release(self, name: str) -> None:
-        """Give up what is held for later instances: it will not be started again."""
+        """Give up what is held for later instances, if anything is: it will not be started again."""
+        return
 
     def rename(self, former: str, name: str) -> None:
-        """Call the replica `former` by the name `name` from now on."""
+        """Call the replica `former` by the name `name` from now on; only a hand-over of a socket needs that."""
+        raise ValueError(f"{former}: it keeps its name")
 
     def close(self) -> None:
         """Close the driver's own threads and connections; replicas stay as they are."""
+        return

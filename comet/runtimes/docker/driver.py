@@ -32,7 +32,7 @@ from comet.engine.traits import EngineTraits
 from comet.events.event import Event
 from comet.host import port_owners
 from comet.host.oom_kills import OomWatch
-from comet.reconcile.driver_interface import Sink
+from comet.reconcile.driver_interface import Driver, Sink
 from comet.reconcile.observations import Exited, Found, Lost, Removed, Revived, Started, StartFailed
 from comet.reconcile.replica import ReplicaSpec
 from comet.runtimes.docker.container_spec import ContainerLaunch
@@ -71,7 +71,7 @@ SWEEP = ""
 """The key of the sweep's work queue, which is no replica's name."""
 
 
-class ContainerDriver:
+class ContainerDriver(Driver):
     """Drives the containers of one cluster, which its label distinguishes from all others."""
 
     def __init__(
@@ -136,9 +136,6 @@ class ContainerDriver:
         # It may have ended since it was found.
         self._queues.put(spec.name, lambda: self._inspect(known))
 
-    def drain(self, name: str) -> None:
-        """Do nothing: the router has the load balancers drain the replica, and reports when that is done."""
-
     def terminate(self, name: str) -> None:
         self.kill(name, Signals.SIGTERM)
 
@@ -172,12 +169,6 @@ class ContainerDriver:
         Raise TimeoutError after `timeout` seconds.
         """
         await self._queues.call(name, lambda: work(self._known.get(name)), timeout)
-
-    def release(self, name: str) -> None:
-        return
-
-    def rename(self, former: str, name: str) -> None:
-        raise ValueError(f"{former}: a container keeps its name")
 
     def close(self) -> None:
         self._closed.set()

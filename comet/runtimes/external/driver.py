@@ -8,7 +8,7 @@ import asyncio
 from dataclasses import dataclass
 
 from comet.common.values import url_host
-from comet.reconcile.driver_interface import Sink
+from comet.reconcile.driver_interface import Driver, Sink
 from comet.reconcile.observations import Endpoint, Observation, Ready, Removed, Replaced, Started
 from comet.reconcile.replica import ReplicaSpec
 
@@ -29,7 +29,7 @@ class Address:
         return Endpoint(self.host, self.port)
 
 
-class ExternalDriver:
+class ExternalDriver(Driver):
     def __init__(self, loop: asyncio.AbstractEventLoop, sink: Sink) -> None:
         self._loop = loop
         self._sink = sink
@@ -42,9 +42,6 @@ class ExternalDriver:
         """Send the requests of this name to another address from now on."""
         self._report(name, Replaced(str(address), address.endpoint, checked=True))
 
-    def drain(self, name: str) -> None:
-        """Do nothing: the router has the load balancers drain the upstream, and reports when that is done."""
-
     def terminate(self, name: str) -> None:
         self._report(name, Removed())
 
@@ -53,15 +50,6 @@ class ExternalDriver:
 
     def remove(self, name: str) -> None:
         self._report(name, Removed())
-
-    def release(self, name: str) -> None:
-        """Do nothing: nothing is held."""
-
-    def rename(self, former: str, name: str) -> None:
-        raise ValueError(f"{former}: an upstream keeps its name")
-
-    def close(self) -> None:
-        """Do nothing: the driver has no resources."""
 
     def _report(self, name: str, observation: Observation, instance: int | None = None) -> None:
         self._loop.call_soon(self._sink, name, instance, observation)

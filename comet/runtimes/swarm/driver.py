@@ -25,7 +25,7 @@ from comet.common.errors import UserError
 from comet.concurrency.work_queues import KeyedWorkQueues
 from comet.engine.errors import UNREACHABLE, engine_errors
 from comet.events.event import Event
-from comet.reconcile.driver_interface import Sink
+from comet.reconcile.driver_interface import Driver, Sink
 from comet.reconcile.observations import Exited, Observation, Removed, Revived, StartFailed
 from comet.reconcile.replica import ReplicaSpec
 from comet.runtimes.swarm.manager import Manager, error_text
@@ -58,7 +58,7 @@ SERVICE = "service"
 UPDATE_END_STATES = ("completed", "paused", "rollback_completed", "rollback_paused")
 
 
-class SwarmDriver:
+class SwarmDriver(Driver):
     """Drives the workers' service of one cluster."""
 
     def __init__(
@@ -113,9 +113,6 @@ class SwarmDriver:
         self._assignments[spec.name] = SlotAssignment(spec.name, instance, task)
         self._schedule_apply()
 
-    def drain(self, name: str) -> None:
-        """Do nothing: the router has the load balancers drain the replica, and reports when that is done."""
-
     def release(self, name: str) -> None:
         if name in self._assignments:
             self._assignments[name] = replace(self._assignments[name], leaving=True, waiting=False)
@@ -152,9 +149,6 @@ class SwarmDriver:
             self._loop.call_soon(self._sink, name, instance, Removed())
         else:
             self._queues.put(SERVICE, lambda: self._remove(name, instance))
-
-    def rename(self, former: str, name: str) -> None:
-        raise ValueError(f"{former}: a task keeps its replica's name")
 
     def close(self) -> None:
         self._closed.set()
