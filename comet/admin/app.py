@@ -13,7 +13,7 @@ import os
 import re
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,7 +25,7 @@ from werkzeug.security import safe_join
 from comet.admin import html_table, schemas
 from comet.admin.access import request_guard
 from comet.admin.access.sessions import SESSION_LIFE, Keys
-from comet.admin.access.write_access import Access, new_keys
+from comet.admin.access.write_access import Access
 from comet.admin.view_model import ViewModel
 from comet.commands.table import over_http
 from comet.common.errors import Busy, Unknown, UserError
@@ -64,21 +64,6 @@ INSPECTION_WAIT = 5.0
 """Seconds that a request waits for another client's inspection: they run one at a time, as each reads much of /proc."""
 
 
-def own_uid() -> int | None:
-    """Return the uid of this process, which is the caller where there is no connection."""
-    return os.getuid()
-
-
-def nothing_to_inspect(names: list[str]) -> dict[str, Any]:
-    """Stand for the inspection where the application has no cluster."""
-    raise Unknown(f"{', '.join(names)}: no such replica runs")
-
-
-def no_logs(names: list[str], lines: int) -> list[dict[str, str]]:
-    """Stand for the logs where the application has no cluster."""
-    raise Unknown(f"{', '.join(names)}: no such replica")
-
-
 @dataclass(frozen=True)
 class Services:
     """The services that the application needs from its process.
@@ -92,10 +77,10 @@ class Services:
     token: str
     command: Command
     metrics: Callable[[], bytes]
-    peer: Callable[[], int | None] = own_uid
-    keys: Keys = field(default_factory=new_keys)
-    inspect: Inspect = nothing_to_inspect
-    logs: ReadLogs = no_logs
+    peer: Callable[[], int | None]
+    keys: Keys
+    inspect: Inspect
+    logs: ReadLogs
 
 
 def create_app(services: Services) -> Flask:

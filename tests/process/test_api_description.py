@@ -13,9 +13,8 @@ from schemathesis.specs.openapi.checks import (
     unsupported_method,
 )
 
-from comet.admin.app import Services, create_app
-from comet.admin.metrics import renderer
-from tests.support.admin_samples import TOKEN, view_model
+from comet.admin.app import create_app
+from tests.support.admin_samples import services, view_model
 from tests.unit.admin.test_api import BEARER, Asked, Inspected
 
 CHECKS: list[Any] = [
@@ -28,7 +27,7 @@ CHECKS: list[Any] = [
 def api_schema() -> Any:
     seen = view_model()
     return schemathesis.openapi.from_wsgi(
-        "/api/v1/openapi.json", create_app(Services(seen, TOKEN, Asked(), renderer(seen.snapshot), inspect=Inspected()))
+        "/api/v1/openapi.json", create_app(services(seen, Asked(), inspect=Inspected()))
     )
 
 

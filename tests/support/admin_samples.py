@@ -1,11 +1,16 @@
 """A picture as the supervisor would send it, for tests of the admin server without a cluster."""
 
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 from comet.admin import view_model as view_model_module
+from comet.admin.access.write_access import new_keys
+from comet.admin.app import Command, Services
+from comet.admin.metrics import renderer
 from comet.admin.view_model import ViewModel
+from comet.common.errors import Unknown
 from comet.config.schema import parse
 from comet.events.restart_history import RestartHistory
 from comet.reconcile.replica import Replica, ReplicaSpec, State
@@ -17,6 +22,16 @@ from tests.unit.config.test_schema import WHERE
 TOKEN = "t" * 43
 
 view_model_module.FIRST_USAGE_PERIOD = 0.0  # The usage of processes is made up here: nothing is to be measured.
+
+
+def _nothing_runs(*asked: object) -> Any:
+    raise Unknown("no such replica runs")
+
+
+def services(seen: ViewModel, command: Command, **more: Any) -> Services:
+    """What the application needs of its process, where there is no cluster and the caller is this process."""
+    lacking = {"peer": os.getuid, "keys": new_keys(), "inspect": _nothing_runs, "logs": _nothing_runs}
+    return Services(seen, TOKEN, command, renderer(seen.snapshot), **lacking | more)
 
 
 def counted(requests: int, errors: int = 0, bucket: int = 48) -> Counted:

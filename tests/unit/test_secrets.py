@@ -13,8 +13,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from comet.admin.access import masking
-from comet.admin.app import Services, create_app
-from comet.admin.metrics import renderer
+from comet.admin.app import create_app
 from comet.admin.view_model import ViewModel
 from comet.common.errors import UserError
 from comet.common.redaction import concealed
@@ -25,7 +24,7 @@ from comet.events.event import Event
 from comet.events.journal import Journal
 from comet.supervisor.admin_feed import public_config
 from comet.telemetry.snapshot import Edge, Usage
-from tests.support.admin_samples import TOKEN, message
+from tests.support.admin_samples import TOKEN, message, services
 from tests.support.cluster import TestCluster, free_ports, open_cluster
 from tests.support.user_clients import ALICE
 from tests.unit.config.test_schema import WHERE
@@ -90,9 +89,7 @@ def served(text: str = CONFIG, events: list[dict[str, Any]] = EVENTS) -> FlaskCl
     past = [{"at": "2026-11-24T10:00:00.000Z", "number": number + 1, **record} for number, record in enumerate(events)]
     view_model.apply({"type": "past", "events": past, "samples": cluster.pop("samples")})
     view_model.apply(told)
-    return create_app(
-        Services(view_model, TOKEN, lambda name, fields: {}, renderer(view_model.snapshot), lambda: ALICE)
-    ).test_client()
+    return create_app(services(view_model, lambda name, fields: {}, peer=lambda: ALICE)).test_client()
 
 
 @pytest.fixture(scope="module")

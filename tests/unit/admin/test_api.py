@@ -13,11 +13,10 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from comet.admin.app import MAX_BODY, Services, create_app
-from comet.admin.metrics import renderer
+from comet.admin.app import MAX_BODY, create_app
 from comet.common.errors import Busy, Unknown, UserError
 from comet.state.control_socket import NotAnswering
-from tests.support.admin_samples import TOKEN, view_model
+from tests.support.admin_samples import TOKEN, services, view_model
 
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 
@@ -44,7 +43,7 @@ class Asked:
 def shared() -> tuple[Asked, Flask]:
     """An application for all tests here, as its routes take longer to compile than most requests do."""
     asked, seen = Asked(), view_model()
-    return asked, create_app(Services(seen, TOKEN, asked, renderer(seen.snapshot)))
+    return asked, create_app(services(seen, asked))
 
 
 @pytest.fixture
@@ -324,7 +323,7 @@ def inspected() -> Inspected:
 @pytest.fixture
 def inspecting(asked: Asked, inspected: Inspected) -> FlaskClient:
     seen = view_model()
-    return create_app(Services(seen, TOKEN, asked, renderer(seen.snapshot), inspect=inspected)).test_client()
+    return create_app(services(seen, asked, inspect=inspected)).test_client()
 
 
 def test_an_inspection_is_for_those_who_may_write(inspecting: FlaskClient, inspected: Inspected) -> None:
@@ -402,7 +401,7 @@ def test_logs_are_for_those_who_may_write(asked: Asked) -> None:
             raise Unknown("worker-9: no such replica")
         return [{"name": name, "text": "a <b>line</b>"} for name in names]
 
-    client = create_app(Services(seen, TOKEN, asked, renderer(seen.snapshot), peer=lambda: 1, logs=logs)).test_client()
+    client = create_app(services(seen, asked, peer=lambda: 1, logs=logs)).test_client()
     refused = client.get("/api/v1/logs?name=worker-0")
     assert refused.status_code == 401
     assert "reading logs needs" in refused.get_json()["error"]

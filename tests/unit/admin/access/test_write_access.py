@@ -12,11 +12,10 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from comet.admin.access import peers, sessions, write_access
-from comet.admin.app import Services, create_app
-from comet.admin.metrics import renderer
+from comet.admin.app import create_app
 from comet.host import sock_diag
 from comet.host.sock_diag import Entry
-from tests.support.admin_samples import TOKEN, view_model
+from tests.support.admin_samples import TOKEN, services, view_model
 from tests.support.cluster import TestCluster, free_ports, open_cluster
 from tests.support.user_clients import ALICE, BOB
 
@@ -35,9 +34,8 @@ class Page:
 
     def served(self) -> FlaskClient:
         """The application as a server that is started now has it."""
-        seen = view_model()
-        services = Services(seen, TOKEN, lambda name, fields: {}, renderer(seen.snapshot), lambda: self.uid, self.keys)
-        return create_app(services).test_client(use_cookies=False)
+        served = services(view_model(), lambda name, fields: {}, peer=lambda: self.uid, keys=self.keys)
+        return create_app(served).test_client(use_cookies=False)
 
     def get(self, path: str = "/", method: str = "GET", protocol: str = "HTTP/1.1", **headers: str) -> TestResponse:
         sent = {"Host": "localhost:5040"} | {name.replace("_", "-"): value for name, value in headers.items()}
