@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 from worker_app.common.errors import WorkerError
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
-
     from worker_app.stats.store import ChooseName, StatsReader, Store
 
 EXAMPLES = "sqlite:////directory/file.db or postgresql://user:password@host/database"
@@ -70,9 +68,6 @@ class Database(Protocol):
         Return the page to go on with where that takes longer, or None at the end. Where one statement deletes all of
         them in a moment, it does nothing.
         """
-
-    def engine(self) -> Engine:
-        """Return an engine that keeps no connection open, for uses of the tables' definition."""
 
     def explain(self, error: BaseException) -> str:
         """Return the driver's error as one line for the user, without the database's name."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import TYPE_CHECKING
 
 import psycopg
 
@@ -12,9 +11,6 @@ from worker_app.common.errors import WorkerError
 from worker_app.stats import layout, postgres
 from worker_app.stats.postgres_store import PostgresReader, PostgresStore
 from worker_app.stats.store import ChooseName
-
-if TYPE_CHECKING:
-    from sqlalchemy import Engine
 
 LOCK_TIMEOUT = 2.0
 """Seconds a reset waits for a lock: while it does, workers wait behind it, and their responses wait at most 5 s."""
@@ -133,11 +129,6 @@ class PostgresDatabase:
             if time.monotonic() >= ends:
                 return page
         return None
-
-    def engine(self) -> Engine:
-        from worker_app.stats import schema
-
-        return schema.postgres_engine(self._params)
 
     def explain(self, error: BaseException) -> str:
         return postgres.explain(error)

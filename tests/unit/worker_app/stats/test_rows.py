@@ -11,13 +11,11 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import insert
 
 from tests.support.stats_database import opened, rows, some, sql
-from worker_app import address, database
+from worker_app import database
 from worker_app.common.errors import NotCommitted
 from worker_app.common.identity import CONTAINER, PROCESS
-from worker_app.stats import schema
 from worker_app.stats.batch import Batch, Record, batch_of
 from worker_app.stats.sqlite_store import SqliteStore
 from worker_app.stats.store import Store
@@ -228,20 +226,9 @@ def test_living_workers_are_never_folded(where: str, monkeypatch: pytest.MonkeyP
 
 def test_a_thousand_rows_are_answered(where: str) -> None:
     database.create(where)
-    with address.database_at(where).engine().connect() as connection:
-        former = [
-            {
-                "name": f"w{number:04d}",
-                "first_started": float(number),
-                "updated": 0.0,
-                "successful": 1,
-                "failed": 1,
-                "duration_us": 5,
-            }
-            for number in range(1, 1001)
-        ]
-        connection.execute(insert(schema.workers), former)
-        connection.commit()
+    columns = "name, first_started, updated, successful, failed, unplanned, disconnected, duration_us, last_batch"
+    former = ", ".join(f"('w{number:04d}', {number}, 0, 1, 1, 0, 0, 5, 0)" for number in range(1, 1001))
+    sql(where, f"INSERT INTO workers ({columns}) VALUES {former}")
     answer = json.loads(database.stats(where))
     assert answer["TotalRequests"][0] == {"total": 2000}
     assert len(answer["FailedRequests"]) == 1001
