@@ -72,7 +72,7 @@ def bomb(most: str) -> dict[str, Any]:
         try:
             pid = os.fork()
         except OSError as error:
-            refused = errno.errorcode.get(error.errno or 0, str(error.errno))
+            refused = _name(error)
             break
         if pid == 0:
             time.sleep(DEADLINE)
@@ -109,7 +109,7 @@ def fill(folder: str, mib: str) -> dict[str, Any]:
                 file.write(b"x" * MIB)
                 written += 1
     except OSError as error:
-        refused = errno.errorcode.get(error.errno or 0, str(error.errno))
+        refused = _name(error)
     finally:
         with contextlib.suppress(OSError):
             os.unlink(path)
@@ -122,7 +122,7 @@ def read(path: str) -> dict[str, Any]:
         with open(path) as file:
             return {"read": file.read(64)}
     except OSError as error:
-        return {"read": None, "refused": errno.errorcode.get(error.errno or 0, str(error.errno))}
+        return {"read": None, "refused": _name(error)}
 
 
 def see(mark: str) -> dict[str, Any]:
@@ -152,12 +152,12 @@ def port(number: str) -> dict[str, Any]:
             listener.bind(("0.0.0.0", int(number)))
             listener.listen()
         except OSError as error:
-            return {
-                "bound": False,
-                "refused": errno.errorcode.get(error.errno or 0, str(error.errno)),
-                "network": network,
-            }
+            return {"bound": False, "refused": _name(error), "network": network}
     return {"bound": True, "network": network}
+
+
+def _name(error: OSError) -> str:
+    return errno.errorcode.get(error.errno or 0, str(error.errno))
 
 
 def main() -> None:

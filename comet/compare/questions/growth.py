@@ -86,18 +86,17 @@ def note_memory(sides: list[Side], round_: int, findings: Findings) -> None:
         row = side.replica("worker-0")
         held = meter.memory(meter.tree(row["pid"]))
         kept = meter.memory(meter.keepers([row["pid"]], [row["port"]])) if side.kind == "container" else meter.Memory()
-        findings.measure("memory", "PSS of a worker", "MiB").note(side.kind, round_, held.pss / 2**20)
-        findings.measure("memory", "RSS of a worker", "MiB").note(side.kind, round_, held.rss / 2**20)
-        findings.measure("memory", "PSS with the engine's own processes for it", "MiB").note(
-            side.kind, round_, (held + kept).pss / 2**20
-        )
+        sizes = {
+            "PSS of a worker": held.pss,
+            "RSS of a worker": held.rss,
+            "PSS with the engine's own processes for it": (held + kept).pss,
+        }
         if side.kind == "container" and (cgroup := accounted([row["id"]])) is not None:
-            findings.measure("memory", "accounted by the control group, page cache included", "MiB").note(
-                side.kind, round_, cgroup / 2**20
-            )
-        findings.measure("memory", "disk of a worker without the image", "KiB").note(
-            side.kind, round_, written(side, ["worker-0"]) / 2**10
-        )
+            sizes["accounted by the control group, page cache included"] = cgroup
+        for name, size in sizes.items():
+            findings.measure("memory", name, "MiB").note(side.kind, round_, size / 2**20)
+        disk = written(side, ["worker-0"]) / 2**10
+        findings.measure("memory", "disk of a worker without the image", "KiB").note(side.kind, round_, disk)
 
 
 def written(side: Side, names: list[str]) -> int:

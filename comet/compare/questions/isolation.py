@@ -19,11 +19,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from comet.common.errors import UserError
 from comet.common.figures import percentile
+from comet.compare.layers.running import container
 from comet.compare.questions import attempts, meter
 from comet.compare.questions.life import answers
 from comet.compare.questions.side import Side
@@ -148,9 +150,9 @@ def _fill(kind: Kind, result: dict[str, Any]) -> tuple[bool, str]:
 
 
 def _read(kind: Kind, result: dict[str, Any]) -> tuple[bool, str]:
-    return result["read"] is None, "read it" if result[
-        "read"
-    ] is not None else f"there is no such file in its sight ({result['refused']})"
+    if result["read"] is not None:
+        return False, "read it"
+    return True, f"there is no such file in its sight ({result['refused']})"
 
 
 def _see(kind: Kind, result: dict[str, Any]) -> tuple[bool, str]:
@@ -185,34 +187,25 @@ def run_with_neighbors(
     trial: Trial, kind: Kind, sides: dict[Kind, Side], calm: float
 ) -> tuple[NeighborResults, dict[str, Any] | str]:
     """Run one attempt after `calm` seconds of calm; return what the neighbors met and the attempt's outcome."""
-    before: dict[str, tuple[float | None, int]] = watch_neighbors(sides, lambda: time.sleep(calm))[0]
-    run = (
-        _as_process
-        if kind == "process"
-        else lambda trial, arguments: _in_container(trial, arguments, sides["container"])
-    )
+    before, _ = watch_neighbors(sides, lambda: time.sleep(calm))
+    run = _as_process if kind == "process" else partial(_in_container, sides["container"])
     with decoy() if trial.name == "see" else contextlib.nullcontext():
         during, result = watch_neighbors(sides, lambda: run(trial, trial.arguments(kind)))
-    neighbours: NeighborResults = {}
-    for name in sides:
-        neighbours[name] = {
-            "before_p99_ms": before[name][0],
-            "during_p99_ms": during[name][0],
-            "failures": during[name][1],
-        }
+    neighbours: NeighborResults = {
+        name: {"before_p99_ms": before[name][0], "during_p99_ms": p99, "failures": failures}
+        for name, (p99, failures) in during.items()
+    }
     return neighbours, result
 
 
 def _as_process(trial: Trial, arguments: list[str]) -> dict[str, Any] | str:
     owner = _attacker()
     argv = (sys.executable, "-c", SOURCE, trial.name, *arguments)
-    needs = [
-        *confinement.interpreter(),
-        *([(trial.reaches, trial.reaches, False)] if trial.reaches is not None else []),
-    ]
-    process = confinement.spawn(argv, owner, needs, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                stderr=subprocess.DEVNULL,
-                            cwd="/", text=True, start_new_session=True)  # fmt: skip
+    needs = list(confinement.interpreter())
+    if trial.reaches is not None:
+        needs.append((trial.reaches, trial.reaches, False))
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    process = confinement.spawn(argv, owner, needs, **streams, cwd="/", text=True, start_new_session=True)
     birth = process_identity.birth_of(process.pid)
     try:
         output, _ = process.communicate(timeout=LIMIT)
@@ -225,27 +218,16 @@ def _as_process(trial: Trial, arguments: list[str]) -> dict[str, Any] | str:
     return _parse_result(output) or {"killed_by": f"ended by signal {-process.returncode}"}
 
 
-def _in_container(trial: Trial, arguments: list[str], side: Side) -> dict[str, Any] | str:
+def _in_container(side: Side, trial: Trial, arguments: list[str]) -> dict[str, Any] | str:
     api = connect().api
     worker = api.inspect_container(side.replica("worker-0")["id"])
-    host = worker["HostConfig"] | {"PortBindings": {}}
-    if trial.pids is not None:
-        host["PidsLimit"] = trial.pids
-    container_id = api.create_container(
-        worker["Config"]["Image"],
-        entrypoint=["python3"],
-        command=["-c", SOURCE, trial.name, *arguments],
-        user=worker["Config"]["User"] if trial.own_user else "65534:65534",
-        labels=LABELS,
-        host_config=host,
-    )["Id"]
-    try:
-        api.start(container_id)
-        api.wait(container_id, timeout=LIMIT)
-        state = api.inspect_container(container_id)["State"]
-        output = api.logs(container_id, stdout=True, stderr=False).decode(errors="replace")
-    finally:
-        api.remove_container(container_id, force=True, v=True)
+    argv = ["python3", "-c", SOURCE, trial.name, *arguments]
+    user = None if trial.own_user else "65534:65534"
+    limits = {} if trial.pids is None else {"PidsLimit": trial.pids}
+    with container(worker, argv, LABELS, user, **limits) as (made, _):
+        api.wait(made, timeout=LIMIT)
+        state = api.inspect_container(made)["State"]
+        output = api.logs(made, stdout=True, stderr=False).decode(errors="replace")
     oom = "ended by the kernel's OOM killer" if state["OOMKilled"] else f"ended with exit code {state['ExitCode']}"
     result = _parse_result(output)
     return {"killed_by": oom} if result is None else result | {"own_limit": worker["HostConfig"]["PidsLimit"]}
