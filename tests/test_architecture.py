@@ -155,7 +155,6 @@ ONLY_IN = {
         "comet.inspection.replicas": "gives that module its client",
     },
     "psutil": {
-        "comet.runtimes.process.driver": "drives processes",
         "comet.compare.questions.meter": "reads what it compares",
         "comet.telemetry.process_usage": "the listing's CPU and memory",
         "comet.host.sockets": "names the owner of a taken port",

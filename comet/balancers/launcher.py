@@ -30,9 +30,10 @@ import lb.process.standby
 from comet.balancers.router import Router
 from comet.host import files
 from comet.host.checkout import SOURCES
+from comet.host.process_identity import is_stopped
 from comet.host.sockets import FRONT, Listeners, is_listening
 from comet.reconcile.replica import ReplicaSpec, public_name
-from comet.runtimes.process.driver import Launched, is_stopped, reap
+from comet.runtimes.process.driver import Launched, reap
 from comet.state.directory import Cluster
 from lb.interface.settings import Settings
 

@@ -12,16 +12,16 @@ are recognized by name.
 import contextlib
 import ipaddress
 import os
-import select
 import signal
 import socket
 import sys
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from comet.host import sock_diag
+from comet.host import process_identity, sock_diag
+from comet.host.process_identity import Handle, Process
 
 PROC = Path("/proc")
 LISTEN = "0A"
@@ -151,24 +151,15 @@ def held(pid: int) -> set[int]:
 
 def family(pid: int) -> set[int]:
     """Return the process, all members of the session that it leads, and the descendants of all these."""
-    return {pid, *_family({pid}, {pid})}
+    return {pid, *(each.pid for each in _family({pid}, {pid}))}
 
 
-def _family(roots: Collection[int], sessions: Collection[int]) -> dict[int, int]:
-    """Return these processes, all members of these sessions and the descendants of all these, as PID -> session.
-
-    Processes that have ended are left out.
-    """
-    parents, member_of = dict[int, int](), dict[int, int]()
-    for pid in _pids():
-        with contextlib.suppress(OSError, ValueError):
-            state, parents[pid], member_of[pid] = _kinship(pid)
-            if state == "Z":
-                del member_of[pid]
-    found = {pid for pid in parents if pid in roots or member_of.get(pid) in sessions}
-    while more := {pid for pid, parent in parents.items() if parent in found} - found:
-        found |= more
-    return {pid: member_of[pid] for pid in found if pid in member_of}
+def _family(roots: Collection[int], sessions: Collection[int]) -> list[Process]:
+    """Return these processes, all members of these sessions and the descendants of all these, as far as they live."""
+    table = process_identity.processes()
+    found = {each.pid for each in table if each.pid in roots or (each.alive and each.session in sessions)}
+    found |= process_identity.descendants(found, table)
+    return [each for each in table if each.pid in found and each.alive]
 
 
 def end_background(cluster: str, replica: str, port: int, sessions: Collection[int]) -> list[Holder]:
@@ -184,54 +175,37 @@ def end_background(cluster: str, replica: str, port: int, sessions: Collection[i
     ended, roots, theirs = list[Holder](), set[int](), set[int]()
     for pid in _children(os.getpid()):
         with contextlib.suppress(OSError):
-            state, _, session = _kinship(pid)
-            if state != "Z" and session not in sessions and _left_by(pid, cluster, replica, port):
-                ended.append(Holder((PROC / str(pid)).stat().st_uid, pid, _name(pid), True))
+            child = process_identity.process(pid)
+            if child is None or not child.alive or child.session in sessions:
+                continue
+            if _left_by(pid, cluster, replica, port):
+                ended.append(Holder((PROC / str(pid)).stat().st_uid, pid, process_identity.name(pid), True))
                 roots.add(pid)
-                theirs.add(session)
+                theirs.add(child.session)
     theirs.discard(os.getsid(0))
     killed = set[int]()
-    while new := {pid: its for pid, its in _family(roots, theirs).items() if pid not in killed} if roots else {}:
-        for pid, session in new.items():
-            _kill(pid, session)
-        killed |= new.keys()
-        roots |= new.keys()
+    while new := [each for each in _family(roots, theirs) if each.pid not in killed] if roots else []:
+        for each in new:
+            with contextlib.suppress(OSError):
+                process_identity.send(each.pid, each.birth, signal.SIGKILL)
+        killed |= {each.pid for each in new}
+        roots |= killed
     return ended
 
 
 def _left_by(pid: int, cluster: str, replica: str, port: int) -> bool:
-    environment = _environment(pid)
+    environment = process_identity.environment(pid)
     marked = (environment.get("COMET_CLUSTER"), environment.get(MARK)) == (cluster, replica)
     return marked or bool(held(pid) & listening(None, port).keys())
 
 
-def _kill(pid: int, session: int) -> None:
-    """Kill a process of this session; a process that has taken over the PID in the meantime is left alone."""
-    with contextlib.suppress(OSError):
-        pidfd = os.pidfd_open(pid)
-        try:
-            if _kinship(pid)[2] in (session, pid):
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        finally:
-            os.close(pidfd)
-
-
-def _kinship(pid: int) -> tuple[str, int, int]:
-    """Return state, parent and session of a process; raise OSError if it is gone."""
-    state, parent, _, session = (PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()[:4]
-    return state, int(parent), int(session)
-
-
 def _holder(inode: int, uid: int, replica: str) -> Holder:
-    for pid in _pids():
+    for pid in process_identity.pids():
         with contextlib.suppress(PermissionError):
             if inode in held(pid):
-                return Holder(uid, pid, _name(pid), bool(replica) and _environment(pid).get(MARK) == replica)
+                marked = bool(replica) and process_identity.environment(pid).get(MARK) == replica
+                return Holder(uid, pid, process_identity.name(pid), marked)
     return Holder(uid)
-
-
-def _pids() -> list[int]:
-    return [int(name) for name in os.listdir(PROC) if name.isdigit()]
 
 
 def goes_to_background(pid: int) -> bool:
@@ -241,27 +215,21 @@ def goes_to_background(pid: int) -> bool:
     """
     if not _children(pid):
         return False
-    try:
-        pidfd = os.pidfd_open(pid)
-    except ProcessLookupError:
+    handle = Handle.of(pid, None, check=lambda pid: True)
+    if handle is None:
         return True
-    try:
-        poll = select.poll()
-        poll.register(pidfd, select.POLLIN)
+    with contextlib.closing(handle):
         deadline = time.monotonic() + BUSY_TIMEOUT
-        while not poll.poll(1000 * DAEMON_TIMEOUT):
+        while not handle.ended(DAEMON_TIMEOUT):
             if time.monotonic() > deadline or not _would_run(pid):
                 return False
-        return True
-    finally:
-        os.close(pidfd)
+    return True
 
 
 def _would_run(pid: int) -> bool:
     """Whether a process has something to do now, which may be its end, or has ended."""
-    with contextlib.suppress(OSError, ValueError):
-        return _kinship(pid)[0] in NOT_AT_REST
-    return True  # It is about to be gone.
+    found = process_identity.process(pid)
+    return found is None or found.state in NOT_AT_REST
 
 
 def _children(parent: int) -> list[int]:
@@ -269,22 +237,4 @@ def _children(parent: int) -> list[int]:
     with contextlib.suppress(OSError):  # The kernel keeps no lists of children, or a thread has ended.
         lists = [(task / "children").read_text() for task in (PROC / f"{parent}/task").iterdir()]
         return [int(word) for each in lists for word in each.split()]
-    found = []
-    for pid in _pids():
-        with contextlib.suppress(OSError, ValueError):
-            if _kinship(pid)[1] == parent:
-                found.append(pid)
-    return found
-
-
-def _name(pid: int) -> str | None:
-    with contextlib.suppress(OSError):
-        return (PROC / str(pid) / "comm").read_text(errors="replace").strip() or None
-    return None
-
-
-def _environment(pid: int) -> Mapping[str, str]:
-    with contextlib.suppress(OSError):
-        words = (PROC / str(pid) / "environ").read_text(errors="replace").split("\0")
-        return dict(word.split("=", 1) for word in words if "=" in word)
-    return {}
+    return [each.pid for each in process_identity.processes() if each.parent == parent]

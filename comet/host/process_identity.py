@@ -27,6 +27,7 @@ MAX_PID = 1 << 22
 """PID_MAX_LIMIT of Linux."""
 
 DEAD = ("Z", "X", "x")
+STOPPED = ("T", "t")
 _PENDING = re.compile(r"^S(?:ig|hd)Pnd:\s*([0-9a-f]+)$", re.MULTILINE).findall
 POLL_PAUSE = 0.05
 
@@ -72,6 +73,20 @@ def process(pid: int) -> Process | None:
 def processes() -> list[Process]:
     """Return all visible processes."""
     return [found for pid in pids() if (found := process(pid)) is not None]
+
+
+def name(pid: int) -> str | None:
+    """Return a process's name (proc(5), comm), also while its exit status is not read yet; None if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip() or None
+    except OSError:
+        return None
+
+
+def is_stopped(pid: int | None) -> bool:
+    """Return whether this process exists and is stopped, by a signal or for a debugger."""
+    found = None if pid is None else process(pid)
+    return found is not None and found.state in STOPPED
 
 
 def birth_of(pid: int) -> float:

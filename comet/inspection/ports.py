@@ -77,8 +77,8 @@ def _publishers(port: int, inside: str) -> list[Listener]:
     sockets = port_owners.listening(None, port).keys()
     found: list[Listener] = []
     for pid in process_identity.pids():
-        with contextlib.suppress(PermissionError, OSError):
-            name = (PROC / str(pid) / "comm").read_text().strip()
+        with contextlib.suppress(OSError):
+            name = process_identity.name(pid)
             if name in port_owners.PUBLISHERS and port_owners.held(pid) & sockets:
                 found.append((name, pid, inside))
     return found

@@ -163,11 +163,4 @@ def _route_to(of_engine: EngineFacts, orphan: Orphan, chain: Sequence[Link]) -> 
 
 def process_name(pid: int) -> str:
     """Return a short name of a process: its program's, or the title that it gave itself."""
-    return tree.short_name(_comm(pid), process_identity.command_line(pid))
-
-
-def _comm(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
-    except OSError:
-        return "?"
+    return tree.short_name(process_identity.name(pid) or "?", process_identity.command_line(pid))

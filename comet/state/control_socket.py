@@ -13,11 +13,11 @@ import json
 import socket
 import struct
 import time
-from pathlib import Path
 from typing import Any
 
 from comet.common.errors import Busy, Unknown, UserError
 from comet.common.json_values import MAX_BYTES, decode, has_shape, mapping
+from comet.host.process_identity import is_stopped
 from comet.state.directory import Cluster
 from comet.state.lock import Lock
 
@@ -76,7 +76,7 @@ def _connected(cluster: Cluster, ping_timeout: float) -> socket.socket:
             holder = Lock(cluster).holder()
             if holder is None:
                 raise ConnectionError(str(error)) from None
-            if _is_stopped(holder):
+            if is_stopped(holder):
                 raise _no_answer(cluster, ping_timeout) from None
             if time.monotonic() > deadline:
                 raise NotAnswering(
@@ -150,7 +150,7 @@ def _exchange(cluster: Cluster, peer: socket.socket, request: dict[str, Any], ti
                 data = peer.recv(65536)
             except TimeoutError:
                 now = time.monotonic()
-                stopped_since = (stopped_since or now) if _is_stopped(Lock(cluster).holder()) else None
+                stopped_since = (stopped_since or now) if is_stopped(Lock(cluster).holder()) else None
                 if now >= deadline or (
                     stopped_since is not None and now - stopped_since >= ANSWER_TIMEOUT - STOP_CHECK_PAUSE
                 ):
@@ -171,7 +171,7 @@ def _exchange(cluster: Cluster, peer: socket.socket, request: dict[str, Any], ti
 
 def _no_answer(cluster: Cluster, timeout: float) -> NotAnswering:
     pid = Lock(cluster).holder()
-    if _is_stopped(pid):
+    if is_stopped(pid):
         return SupervisorStopped(
             f"the supervisor (PID {pid}) does not answer: it is stopped; continue it with: kill -CONT {pid}"
         )
@@ -181,15 +181,6 @@ def _no_answer(cluster: Cluster, timeout: float) -> NotAnswering:
     )
 
 
-def _is_stopped(pid: int | None) -> bool:
-    """Return whether a process was stopped by a signal or a debugger (proc_pid_stat(5))."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes() if pid is not None else b""
-    except OSError:
-        return False
-    return stat.rpartition(b") ")[2][:1] in (b"T", b"t")
-
-
 def problem(pid: int) -> str:
     """Return in a few words what is wrong with a running supervisor that did not answer."""
-    return "not answering" + (f": it is stopped; continue it with: kill -CONT {pid}" if _is_stopped(pid) else "")
+    return "not answering" + (f": it is stopped; continue it with: kill -CONT {pid}" if is_stopped(pid) else "")

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from comet.host import process_identity
 from comet.host.files import Directory
 
 HANG_POLLS = 3
@@ -108,10 +109,6 @@ def replica_of(pid: int, main_processes: Mapping[int, str]) -> str | None:
 def _ancestry(pid: int) -> Iterator[int]:
     for _ in range(MAX_DEPTH):
         yield pid
-        try:
-            # The command's name, in parentheses, may contain anything; the fields after the last parenthesis have fixed
-            # positions (proc(5)).
-            stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
+        if (found := process_identity.process(pid)) is None:
             return
-        pid = int(stat[1])
+        pid = found.parent

@@ -1,6 +1,6 @@
 """Drives replicas that are OS processes: watches and signals them through pidfds.
 
-A pidfd (pidfd_open(2)) becomes readable when its process ends, whether it is our own child or not. psutil then says
+A pidfd (pidfd_open(2)) becomes readable when its process ends, whether it is our own child or not. /proc then says
 what has become of the process: gone, or a zombie; if the PID should name another process by now, its time of birth
 shows that. This answer is what counts: a zombie is dead. A signal goes through the pidfd, so it cannot reach a process
 that merely got the same PID later.
@@ -21,8 +21,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
-
-import psutil
 
 from comet.common.clock import iso
 from comet.host import process_identity
@@ -209,9 +207,8 @@ class ProcessDriver:
         if is_alive(running.launched.pid, running.create_time):
             return
         noticed = time.monotonic()
-        running.exceeded_memory = (
-            process_name(running.launched.pid) == MEMORY_EXCEEDED
-        )  # The name is kept until the status is read.
+        # The name is kept until the status is read.
+        running.exceeded_memory = process_identity.name(running.launched.pid) == MEMORY_EXCEEDED
         self._loop.remove_reader(running.pidfd)
         del self._running[name]
         self._dying.append(running)
@@ -302,22 +299,6 @@ def status_of_foreign_process(pid: int, create_time: float, pidfd: int) -> int |
 def become_subreaper() -> None:
     """Have orphaned processes become children of ours, not of PID 1 (prctl(2), PR_SET_CHILD_SUBREAPER)."""
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-
-
-def process_name(pid: int) -> str | None:
-    """Return a process's name, also when it is dead and its status is not read yet (proc(5), comm)."""
-    try:
-        return Path(f"/proc/{pid}/comm").read_text(errors="replace").rstrip("\n")
-    except OSError:
-        return None
-
-
-def is_stopped(pid: int | None) -> bool:
-    """Return whether this process exists and is stopped, by a signal or for a debugger."""
-    try:
-        return psutil.Process(pid).status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
-    except psutil.NoSuchProcess:
-        return False
 
 
 def decode(status: int | None, detect_ms: float | None = None) -> Exit:
