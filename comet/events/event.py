@@ -4,6 +4,7 @@ An event has no time of its own: the journal adds the wall time when it writes t
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -71,7 +72,8 @@ def _line(record: Mapping[str, Any]) -> str:
     sentence = _SENTENCES.get(name)
     try:
         if sentence is not None:
-            return f"{subject}{sentence(record)}"
+            text = sentence.format_map(defaultdict(str, record)) if isinstance(sentence, str) else sentence(record)
+            return f"{subject}{text}"
     except (TypeError, ValueError, ArithmeticError, LookupError):
         pass  # A field is null that always has a value in what Comet writes.
     rest = " ".join(
@@ -88,13 +90,17 @@ def exit_text(code: int | None, signal: str | None, oom: bool = False) -> str:
     return f"{text} (out of memory)" if oom else text
 
 
+def _status(record: Mapping[str, Any]) -> str:
+    return exit_text(record.get("code"), record.get("signal"), bool(record.get("oom")))
+
+
 def _exited(record: Mapping[str, Any]) -> str:
     noticed = record.get("detect_ms")
     tail = "" if noticed is None else f", noticed after {milliseconds(noticed)}"
     how = "ended" if record.get("ordered") else "crashed"
     if record.get("reason"):
         how = f"killed by the supervisor ({record['reason']})"
-    return f"{how}: {exit_text(record.get('code'), record.get('signal'), bool(record.get('oom')))}{tail}"
+    return f"{how}: {_status(record)}{tail}"
 
 
 def _ready(record: Mapping[str, Any]) -> str:
@@ -170,80 +176,66 @@ def _some(names: Any) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
-_SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
-    "replica_starting": lambda _: "starting",
+_SENTENCES: dict[str, str | Callable[[Mapping[str, Any]], str]] = {
+    "replica_starting": "starting",
     "replica_ready": _ready,
-    "surge_started": lambda _: "serves in addition while others are replaced",
+    "surge_started": "serves in addition while others are replaced",
     "first_answer": _answered,
-    "replica_unhealthy": lambda record: f"unhealthy: {record.get('reason', '')}",
-    "replica_healthy": lambda record: "healthy again",
-    "worker_ejected": lambda record: (
-        f"ejected by {record.get('lb')} for {record.get('for_s', 0):g} s: {record.get('reason', '')}"
-    ),
-    "worker_readmitted": lambda record: f"used again by {record.get('lb')}",
+    "replica_unhealthy": "unhealthy: {reason}",
+    "replica_healthy": "healthy again",
+    "worker_ejected": "ejected by {lb} for {for_s:g} s: {reason}",
+    "worker_readmitted": "used again by {lb}",
     "replica_exited": _exited,
-    "replica_start_failed": lambda record: f"could not start: {record.get('reason', '')}",
-    "replica_restarting": lambda record: f"restarting (attempt {record.get('attempt')})",
+    "replica_start_failed": "could not start: {reason}",
+    "replica_restarting": "restarting (attempt {attempt})",
     "backoff_entered": lambda record: (
         f"backoff of {milliseconds(record.get('delay_ms', 0))} before attempt {record.get('attempt')}"
     ),
-    "replica_stopped": lambda record: "stopped",
-    "adopted": lambda record: f"adopted while running ({record.get('kind')} {record.get('id')})",
+    "replica_stopped": "stopped",
+    "adopted": "adopted while running ({kind} {id})",
     "faults_changed": _faults,
     "faults_ended": _faults_ended,
-    "drained": lambda _: "drained: it gets no new requests",
-    "undrained": lambda _: "gets requests again",
+    "drained": "drained: it gets no new requests",
+    "undrained": "gets requests again",
     "paused": lambda record: (
         "paused: requests wait " + (f"for {_seconds(record['for_s'])}" if "for_s" in record else "until `resume`")
     ),
     "resumed": lambda record: f"resumed{', the time is over' if record.get('cause') == 'time' else ''}: requests go on",
-    "admin_ready": lambda record: f"admin server ready at {record.get('url')} (PID {record.get('pid')})",
-    "admin_exited": lambda record: (
-        f"admin server exited: {exit_text(record.get('code'), record.get('signal'))}; it is started again"
-    ),
-    "span_exporter_exited": lambda record: (
-        f"span exporter exited: {exit_text(record.get('code'), record.get('signal'))}; it is started again"
-    ),
+    "admin_ready": "admin server ready at {url} (PID {pid})",
+    "admin_exited": lambda record: f"admin server exited: {_status(record)}; it is started again",
+    "span_exporter_exited": lambda record: f"span exporter exited: {_status(record)}; it is started again",
     "reloaded": lambda record: f"config reloaded: changed {', '.join(record.get('changed', ())) or 'nothing'}",
     "reload_refused": lambda record: f"reload refused: {_first_line(record.get('reason', ''))}",
     "engine_error": lambda record: f"Docker engine: {_first_line(record.get('reason', ''))}",
-    "engine_lost": lambda record: f"Docker engine lost: {record.get('reason', '')}",
-    "replica_moved": lambda record: f"is {record.get('id')} on {record.get('node')} from now on",
+    "engine_lost": "Docker engine lost: {reason}",
+    "replica_moved": "is {id} on {node} from now on",
     "node_down": lambda record: (
         f"node {record.get('node')} is down" + (f": {record['reason']}" if record.get("reason") else "")
     ),
-    "node_ready": lambda record: f"node {record.get('node')} is back",
+    "node_ready": "node {node} is back",
     "port_taken": lambda record: f"is not what answers: {_first_line(record.get('reason', ''))}",
-    "left_in_background": lambda record: f"left {record.get('reason')} in the background, ended now",
-    "engine_back": lambda record: "Docker engine back",
-    "clock_moved": lambda record: (
-        f"the wall clock moved by {record.get('by_s', 0):+g} s: times of events before and after do not compare"
-    ),
-    "pid_reused": lambda record: f"is gone, and another program has its PID {record.get('pid')}: left alone",
-    "stale_lock": lambda record: (
-        f"an earlier supervisor (PID {record.get('pid')}) was killed: its lock and sockets are replaced"
-    ),
+    "left_in_background": "left {reason} in the background, ended now",
+    "engine_back": "Docker engine back",
+    "clock_moved": "the wall clock moved by {by_s:+g} s: times of events before and after do not compare",
+    "pid_reused": "is gone, and another program has its PID {pid}: left alone",
+    "stale_lock": "an earlier supervisor (PID {pid}) was killed: its lock and sockets are replaced",
     "state_unreadable": lambda record: (
         f".comet/{record.get('file', 'state.json')} cannot be read ({record.get('reason')}): "
         "its content comes from the spare copy or other marks, or begins again"
     ),
-    "state_unwritable": lambda record: (
-        f".comet/state.json cannot be written ({record.get('reason')}): the next supervisor may not adopt what runs"
-    ),
-    "folder_moved": lambda record: str(record.get("reason", "")),
-    "image_deleted": lambda record: f"the image {record.get('image')} was deleted: it is built again",
-    "files_hang": lambda record: (
-        f"{record.get('path')} does not answer: the lock of the database is not watched meanwhile"
-    ),
-    "network_shared": lambda record: (
-        f"the workers have no separate network ({record.get('reason')}): other containers of this machine can reach "
-        "them"
+    "state_unwritable": ".comet/state.json cannot be written ({reason}): the next supervisor may not adopt what runs",
+    "folder_moved": "{reason}",
+    "image_deleted": "the image {image} was deleted: it is built again",
+    "files_hang": "{path} does not answer: the lock of the database is not watched meanwhile",
+    "network_shared": (
+        "the workers have no separate network ({reason}): other containers of this machine can reach them"
     ),
     "files_restored": lambda record: f".comet: restored files that were removed: {_some(record.get('files', ()))}",
-    "relay_restarted": lambda _: "the relay to the database had ended; it runs again",
-    "supervisor_started": lambda record: f"supervisor started (PID {record.get('pid')})",
-    "supervisor_stopped": lambda record: "supervisor stopped",
+    "relay_restarted": "the relay to the database had ended; it runs again",
+    "supervisor_started": "supervisor started (PID {pid})",
+    "supervisor_stopped": "supervisor stopped",
 }
+"""What each event says: text with the names of its fields in braces, or a function of its record."""
 
 NAMES = frozenset({*_SENTENCES, "scaled"})
 """The names that events have."""
