@@ -38,16 +38,8 @@ def processes(cluster_id: str, records: Iterable[Record], ours: Collection[int] 
     """
     table = {each.pid: each for each in process_identity.processes() if each.alive}
     ours = {os.getpid(), *process_identity.descendants({os.getpid()}, table.values())} if ours is None else {*ours}
-    records = [
-        record
-        for record in records
-        if record.kind == "process" and record.pid is not None and record.create_time is not None
-    ]
-    known = {
-        record.pid: record
-        for record in records
-        if record.pid in table and table[record.pid].birth == record.create_time
-    }
+    records = [each for each in records if each.kind == "process" and None not in (each.pid, each.create_time)]
+    known = {each.pid: each for each in records if each.pid in table and table[each.pid].birth == each.create_time}
     marks = {pid: process_identity.environment(pid) for pid in table if pid not in ours}
     # Another cluster's mark counts for more than a record, since a copied folder may hold that record.
     marked = {
@@ -122,45 +114,42 @@ def _without_leader(record: Record, table: Mapping[int, process_identity.Process
 
 def _main_process(process: process_identity.Process, record: Record | None, mark: Mapping[str, str]) -> Orphan | None:
     """Return the replica whose main process this is; None where it is no main process."""
-    pid, birth, created = process.pid, process.birth, wall_time(process.birth)
     if record is not None and record.create_time is not None:
+        driver = LB_DRIVER if record.role == "lb" else WORKER_DRIVER
         waited = max(0.0, (record.begun or record.create_time) - record.create_time)
-        ending = record.state == State.STOPPING.value
-        return Orphan(
-            record.name,
-            LB_DRIVER if record.role == "lb" else WORKER_DRIVER,
-            "process",
-            pid,
-            str(pid),
-            record.port,
-            created + waited,
-            birth=birth,
-            ending=ending,
-        )
-    line = " ".join(process_identity.command_line(pid))
-    title, worker = TITLE.search(line), WORKER_COMMAND.search(line)
-    if title:
-        return Orphan(title[1], LB_DRIVER, "process", pid, str(pid), int(title[2]), created, birth=birth)
-    if worker and process.leads_session:
+        return _orphan(process, record.name, driver, record.port, waited, record.state == State.STOPPING.value)
+    line = " ".join(process_identity.command_line(process.pid))
+    if title := TITLE.search(line):
+        return _orphan(process, title[1], LB_DRIVER, int(title[2]))
+    if not process.leads_session:
+        return None
+    if worker := WORKER_COMMAND.search(line):
         listen = re.search(r"--listen \S+:(\d+)", line)
-        return Orphan(
-            worker[1], WORKER_DRIVER, "process", pid, str(pid), int(listen[1]) if listen else None, created, birth=birth
-        )
+        return _orphan(process, worker[1], WORKER_DRIVER, int(listen[1]) if listen else None)
     name = mark.get("COMET_REPLICA", "")
-    if process.leads_session and WORKER_NAME.fullmatch(name):
-        return Orphan(name, WORKER_DRIVER, "process", pid, str(pid), _port(mark), created, birth=birth)
-    return None
+    return _orphan(process, name, WORKER_DRIVER, _port(mark)) if WORKER_NAME.fullmatch(name) else None
 
 
 def _helper(process: process_identity.Process, mark: Mapping[str, str], port: int | None) -> Orphan:
     """Return a helper process; `port` is that of the worker that left it, where that is known."""
-    pid = process.pid
-    admin = ADMIN.search(" ".join(process_identity.command_line(pid)))
-    if admin:
+    if admin := ADMIN.search(" ".join(process_identity.command_line(process.pid))):
         port = int(admin[1])
     elif port is None and "COMET_REPLICA" in mark:
         port = _port(mark)
-    return Orphan(None, WORKER_DRIVER, "process", pid, str(pid), port, wall_time(process.birth), birth=process.birth)
+    return _orphan(process, None, WORKER_DRIVER, port)
+
+
+def _orphan(
+    process: process_identity.Process,
+    name: str | None,
+    driver: str,
+    port: int | None,
+    waited: float = 0.0,
+    ending: bool = False,
+) -> Orphan:
+    """Return what a process is; `waited` are the seconds from its birth until it became that."""
+    pid, since = process.pid, wall_time(process.birth) + waited
+    return Orphan(name, driver, "process", pid, str(pid), port, since, birth=process.birth, ending=ending)
 
 
 def _port(mark: Mapping[str, str]) -> int | None:

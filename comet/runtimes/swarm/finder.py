@@ -52,11 +52,8 @@ class TaskFinder(Finder):
             return []
         spec = service.get("Spec") or {}
         if service and not serving:
-            return [
-                Orphan(
-                    None, DRIVER, "service", None, service["ID"], None, parse(str(service.get("CreatedAt", ""))) or 0.0
-                )
-            ]
+            since = parse(str(service.get("CreatedAt", ""))) or 0.0
+            return [Orphan(None, DRIVER, "service", None, service["ID"], None, since)]
         fingerprint = (spec.get("Labels") or {}).get("comet.fingerprint")
         names = {record.id: name for name, record in records.items() if record.kind == KIND}
         known = {task.id: names[task.container] for task in serving if task.container in names}
