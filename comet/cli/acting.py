@@ -58,7 +58,7 @@ def kill(options: argparse.Namespace) -> int:
         killed += [name] if is_kill and supervised else []
         if not options.json:
             print(f"{name} killed (SIGKILL)" if is_kill else f"{result['signal']} sent to {name}", flush=True)
-    await_exits(cluster, tail, killed)
+    await_exits(tail, killed)
     if options.json and done:
         print(json.dumps(done[0] if len(options.names) == 1 else done))
     if failures:

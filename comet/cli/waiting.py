@@ -77,7 +77,7 @@ def _lack(name: str, row: Row | None, snapshot: FleetSnapshot) -> str | None:
     return None if away is None else f"{name} unhealthy for {away.lb}"
 
 
-def await_exits(cluster: Cluster, tail: journal.Tail, names: Collection[str]) -> None:
+def await_exits(tail: journal.Tail, names: Collection[str]) -> None:
     """Return when the supervisor has noticed that these replicas died, so that `wait` sees the next life."""
     left, deadline = set(names), time.monotonic() + EXIT_TIMEOUT
     while left and time.monotonic() < deadline:

@@ -66,7 +66,7 @@ def summary(findings: Findings) -> list[str]:
     sentences += list(_start(findings))
     sentences += list(_proxy(by_name))
     sentences += list(_changes(by_name))
-    sentences += list(_guards(findings, by_name))
+    sentences += list(_guards(by_name))
     sentences += [_price(by_name[name], lead) for name, lead in MEMORY if name in by_name]
     sentences += list(_growth(findings, by_name))
     sentences += [*_held(findings), *_carried(findings)]
@@ -190,7 +190,7 @@ def _changes(by_name: dict[str, Measure]) -> Iterator[str]:
             yield f"{lead}, and the difference to a process: {_listed(found, next(iter(measures.values())).unit)}."
 
 
-def _guards(findings: Findings, by_name: dict[str, Measure]) -> Iterator[str]:
+def _guards(by_name: dict[str, Measure]) -> Iterator[str]:
     """Say what each guard that the engine has takes from a container's system calls."""
     for guard in GUARDS:
         end = f", {guard} off"

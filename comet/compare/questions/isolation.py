@@ -67,7 +67,7 @@ class Trial:
     title: str
     name: str
     arguments: Callable[[Kind], list[str]]
-    judge: Callable[[Kind, dict[str, Any]], tuple[bool | None, str]]
+    judge: Callable[[dict[str, Any]], tuple[bool | None, str]]
     """Returns whether the attack was contained (None: its neighbors decide), and a description."""
 
     calm: float | None = None
@@ -120,7 +120,7 @@ def trials(folder: str, secret: Path) -> list[Trial]:
     ]
 
 
-def _hog(kind: Kind, result: dict[str, Any]) -> tuple[bool, str]:
+def _hog(result: dict[str, Any]) -> tuple[bool, str]:
     if "killed_by" in result:
         return True, f"{result['killed_by']} when {CHILDREN} children wanted {CHILDREN * EACH} MiB together"
     contained = result["held_mib"] < result["asked_mib"]
@@ -132,7 +132,7 @@ def _hog(kind: Kind, result: dict[str, Any]) -> tuple[bool, str]:
     return contained, f"its {CHILDREN} children got {result['held_mib']} of {result['asked_mib']} MiB: {limit_kind}"
 
 
-def _bomb(kind: Kind, result: dict[str, Any]) -> tuple[bool, str]:
+def _bomb(result: dict[str, Any]) -> tuple[bool, str]:
     forks = f"{result['forked']} of {result['asked']} forks"
     if result["forked"] == result["asked"]:
         return False, f"{forks}; it ended only because the comparison bounds it"
@@ -140,27 +140,27 @@ def _bomb(kind: Kind, result: dict[str, Any]) -> tuple[bool, str]:
     return True, f"{forks}, then {result['refused']}{lowered if 'own_limit' in result else ''}"
 
 
-def _burn(kind: Kind, result: dict[str, Any]) -> tuple[None, str]:
+def _burn(result: dict[str, Any]) -> tuple[None, str]:
     return None, f"{result['processes']} processes computed for {result['seconds']:g} s, with no limit on CPU"
 
 
-def _fill(kind: Kind, result: dict[str, Any]) -> tuple[bool, str]:
+def _fill(result: dict[str, Any]) -> tuple[bool, str]:
     refused = f", then {result['refused']}" if result["refused"] else " and could have gone on"
     return result["refused"] is not None, f"wrote {result['written_mib']} of {result['asked_mib']} MiB{refused}"
 
 
-def _read(kind: Kind, result: dict[str, Any]) -> tuple[bool, str]:
+def _read(result: dict[str, Any]) -> tuple[bool, str]:
     if result["read"] is not None:
         return False, "read it"
     return True, f"there is no such file in its sight ({result['refused']})"
 
 
-def _see(kind: Kind, result: dict[str, Any]) -> tuple[bool, str]:
+def _see(result: dict[str, Any]) -> tuple[bool, str]:
     done = "found it and ended it" if result["signalled"] else "found it" if result["found"] else "did not find it"
     return not result["found"], f"saw {result['visible']} processes, {done}"
 
 
-def _port(kind: Kind, result: dict[str, Any]) -> tuple[bool, str]:
+def _port(result: dict[str, Any]) -> tuple[bool, str]:
     if not result["bound"]:
         return True, f"refused ({result['refused']})"
     elsewhere = result["network"] != os.readlink("/proc/self/ns/net")
@@ -179,7 +179,7 @@ def run_attempt(trial: Trial, kind: Kind, round_: int, sides: dict[Kind, Side]) 
     neighbours, result = run_with_neighbors(trial, kind, sides, CALM if trial.calm is None else trial.calm)
     if isinstance(result, str):
         return Attempt(trial.title, kind, round_, None, result, False, neighbours)
-    contained, outcome = trial.judge(kind, result)
+    contained, outcome = trial.judge(result)
     return Attempt(trial.title, kind, round_, contained, outcome, contained is None, neighbours)
 
 

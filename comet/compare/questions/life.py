@@ -55,31 +55,20 @@ def measure_all(sides: Callable[[int], list[Side]], round_: int, findings: Findi
     A question that fails costs its own answer only.
     """
 
-    def asked(what: str, side: Side, question: Callable[[Side], object]) -> None:
-        with findings.excused(f"round {round_ + 1}: {side.kind}, {what}"):
-            question(side)
-
-    for side in sides(0):
-        asked("start", side, lambda side: note_start(side, round_, findings, loaded=False))
-    for side in sides(1):
-        asked("kill -9", side, lambda side: note_kill(side, round_, findings))
-    for turn, (name, fault) in enumerate(FAULTS.items()):
+    def asked(what: str, turn: int, question: Callable[[Side], object]) -> None:
         for side in sides(turn):
-            asked(
-                f"{name} under load",
-                side,
-                partial(note_fault, round_=round_, findings=findings, name=name, fault=fault),
-            )
-    for side in sides(1):
-        asked("stop", side, lambda side: note_stop(side, round_, findings, loaded=False))
-    for side in sides(0):
-        asked(
-            "start under load",
-            side,
-            lambda side: under_load(side, partial(note_start, side, round_, findings, loaded=True)),
-        )
-    for side in sides(1):
-        asked("stop under load", side, lambda side: note_scale_down(side, round_, findings))
+            with findings.excused(f"round {round_ + 1}: {side.kind}, {what}"):
+                question(side)
+
+    start = partial(note_start, round_=round_, findings=findings)
+    asked("start", 0, partial(start, loaded=False))
+    asked("kill -9", 1, partial(note_kill, round_=round_, findings=findings))
+    for turn, (name, fault) in enumerate(FAULTS.items()):
+        note = partial(note_fault, round_=round_, findings=findings, name=name, fault=fault)
+        asked(f"{name} under load", turn, note)
+    asked("stop", 1, partial(note_stop, round_=round_, findings=findings, loaded=False))
+    asked("start under load", 0, lambda side: under_load(side, partial(start, side, loaded=True)))
+    asked("stop under load", 1, partial(note_scale_down, round_=round_, findings=findings))
 
 
 # Start and stop.
