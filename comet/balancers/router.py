@@ -19,7 +19,7 @@ ignored.
 import asyncio
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from comet.balancers.control_link import LbLink
@@ -48,6 +48,22 @@ def is_hung(unanswered: int, timeout: float) -> bool:
     return (unanswered + 1) * WATCH_INTERVAL >= timeout
 
 
+@dataclass
+class _Balancer:
+    """A connected load balancer, and what it has said of the workers, by their names."""
+
+    link: LbLink
+    applied: int = 0
+    """The version of the last table that it has applied."""
+    view: dict[str, str | None] = field(default_factory=dict)
+    """What it finds wrong with each worker that it has checked, None for nothing."""
+    ejections: dict[str, str] = field(default_factory=dict)
+    check_times: dict[str, float] = field(default_factory=dict)
+    valid_from: dict[str, int] = field(default_factory=dict)
+    """The table version from which on its reports of a worker count."""
+    busy: dict[str, int] = field(default_factory=dict)
+
+
 class Router:
     """Sends the table to every load balancer and reports their answers to the sink."""
 
@@ -65,19 +81,12 @@ class Router:
         self._loop = loop
         self._sink = sink
         self._max_in_flight: int | None = None
-        self._links: dict[str, LbLink] = {}
-        self._applied: dict[str, int] = {}
-        self._views: dict[str, dict[str, str | None]] = {}
+        self._balancers: dict[str, _Balancer] = {}
         self._objections: dict[str, str] = {}
         """Why each worker that is reported as unhealthy is so: it stays so until a load balancer finds otherwise."""
-        self._ejections: dict[str, dict[str, str]] = {}
-        self._check_times: dict[str, dict[str, float]] = {}
-        self._valid_from: dict[str, dict[str, int]] = {}
-        """By load balancer and worker: the table version from which on its reports of that worker count."""
         self._version = 0
         self._drained_version = 0
         self._waits_for_requests = waits_for_requests
-        self._busy: dict[str, dict[str, int]] = {}
         self._ping_timer: asyncio.TimerHandle | None = None
         self.watchdog_timeout = watchdog_timeout
         self._unanswered: dict[str, int] = {}
@@ -102,12 +111,7 @@ class Router:
             lambda: self._on_link_closed(link),
         )
         link.name = name
-        self._links[name] = link
-        self._applied[name] = 0
-        self._views[name] = {}
-        self._ejections[name] = {}
-        self._check_times[name] = {}
-        self._valid_from[name] = {}
+        self._balancers[name] = _Balancer(link)
         self._send_table(link, new=True)
         if self._front is not None:
             link.send(self._front)
@@ -117,41 +121,30 @@ class Router:
         if plan is None and self._front is None:
             return
         self._front = messages.front(plan or {}, folder)
-        for link in list(self._links.values()):
-            link.send(self._front)
+        self._send(self._front)
 
     def rename(self, former: str, name: str) -> None:
         """Change the name of a load balancer."""
-        link = self._links.pop(former, None)
-        if link is not None:
-            link.name = name
-            self._links[name] = link
-            self._applied[name] = self._applied.pop(former)
-            self._busy[name] = self._busy.pop(former, {})
-            self._views[name] = self._views.pop(former)
-            self._ejections[name] = self._ejections.pop(former)
-            self._check_times[name] = self._check_times.pop(former)
-            self._valid_from[name] = self._valid_from.pop(former)
+        if former in self._balancers:
+            self._balancers[name] = self._balancers.pop(former)
+            self._balancers[name].link.name = name
         if former in self._unanswered:
             self._unanswered[name] = self._unanswered.pop(former)
 
     def configure(self, name: str, settings: messages.Message) -> None:
         """Send a load balancer the settings that are wanted now, and ask how it sees the workers."""
-        link = self._links.get(name)
-        if link is not None:
-            link.send(messages.settings(settings), messages.status())
+        if name in self._balancers:
+            self._balancers[name].link.send(messages.settings(settings), messages.status())
 
     def reopen(self, name: str, run: str, control: str | None, counters: str) -> None:
         """Tell a load balancer to recreate its files."""
-        link = self._links.get(name)
-        if link is not None:
-            link.send(messages.reopen(run, control, counters))
+        if name in self._balancers:
+            self._balancers[name].link.send(messages.reopen(run, control, counters))
 
     def detach(self, name: str) -> None:
         """Close the connection of a load balancer that has ended."""
-        link = self._links.get(name)
-        if link is not None:
-            link.close()
+        if name in self._balancers:
+            self._balancers[name].link.close()
         self._unanswered.pop(name, None)
 
     def limit(self, max_in_flight: int | None) -> None:
@@ -166,9 +159,14 @@ class Router:
         self.table = self._with_drained(self.given)
         self._send_all()
 
+    @property
+    def _is_applied(self) -> bool:
+        """Whether every load balancer has applied what it was sent until now."""
+        return all(each.applied >= self._version for each in self._balancers.values())
+
     async def applied(self) -> None:
         """Return once every load balancer has applied what it was sent until now."""
-        if any(applied < self._version for applied in self._applied.values()):
+        if not self._is_applied:
             done: asyncio.Future[None] = self._loop.create_future()
             self._waiting.append((self._version, done))
             await done
@@ -187,13 +185,12 @@ class Router:
         for spec in new:
             if spec.state == UP and not keeps_view(former.get(spec.name), spec):
                 self._objections.pop(spec.name, None)
-                for name, views in self._views.items():
-                    views.pop(spec.name, None)
-                    self._ejections[name].pop(spec.name, None)
-                    self._valid_from[name][spec.name] = self._version
+                for each in self._balancers.values():
+                    each.view.pop(spec.name, None)
+                    each.ejections.pop(spec.name, None)
+                    each.valid_from[spec.name] = self._version
         self.given, self.table = new, self._with_drained(new)
-        for link in list(self._links.values()):
-            self._send_table(link)
+        self._send_tables()
         self._report_drained()
 
     def _with_drained(self, given: tuple[UpstreamSpec, ...]) -> tuple[UpstreamSpec, ...]:
@@ -203,43 +200,49 @@ class Router:
 
     def _send_all(self) -> None:
         self._version += 1
-        for link in list(self._links.values()):
-            self._send_table(link)
+        self._send_tables()
+
+    def _send_tables(self) -> None:
+        for each in list(self._balancers.values()):
+            self._send_table(each.link)
+
+    def _send(self, message: messages.Message) -> None:
+        """Send a message to all; a connection that breaks meanwhile is removed."""
+        for each in list(self._balancers.values()):
+            each.link.send(message)
 
     def views(self) -> dict[str, dict[str, str | None]]:
         """Return what each load balancer finds wrong with each worker that it has checked, None for nothing."""
-        return {name: dict(view) for name, view in self._views.items()}
+        return {name: dict(each.view) for name, each in self._balancers.items()}
 
     def check_times(self) -> dict[str, dict[str, float]]:
         """Return how long each load balancer's last check of each worker took, in ms."""
-        return {name: dict(times) for name, times in self._check_times.items()}
+        return {name: dict(each.check_times) for name, each in self._balancers.items()}
 
     def ejections(self) -> dict[str, dict[str, str]]:
         """Return the workers that each load balancer does not use for their answers, with the reasons."""
-        return {name: dict(ejected) for name, ejected in self._ejections.items()}
+        return {name: dict(each.ejections) for name, each in self._balancers.items()}
 
     def mark_suspect(self, name: str, reason: str) -> None:
         """Have each load balancer check a worker at once and use the other workers meanwhile."""
-        for link in list(self._links.values()):
-            link.send(messages.suspect(name, reason))
+        self._send(messages.suspect(name, reason))
 
     def drain(self, name: str, grace: float, unused: int) -> bool:
         """Ask a load balancer to drain; return False when there is no connection to it.
 
         `unused` is the number of its listening sockets on which no other accepts.
         """
-        link = self._links.get(name)
-        if link is None:
+        if name not in self._balancers:
             return False
-        link.send(messages.drain(grace, unused))
+        self._balancers[name].link.send(messages.drain(grace, unused))
         return True
 
     def close(self) -> None:
         self._watchdog.cancel()
         if self._ping_timer is not None:
             self._ping_timer.cancel()
-        for link in list(self._links.values()):
-            link.close()
+        for each in list(self._balancers.values()):
+            each.link.close()
 
     def _watch(self) -> None:
         now = self._loop.time()
@@ -249,13 +252,12 @@ class Router:
         # Pings are counted only for load balancers that were ready: one that starts has its own deadline. One without a
         # connection takes no orders, so it is as good as hung.
         for name in list(self._unanswered):
-            link = self._links.get(name)
             self._unanswered[name] += punctual
             if is_hung(self._unanswered[name], self.watchdog_timeout):
                 self._unanswered[name] = 0
                 self._sink(name, None, Hung(f"hung: no answer for {self.watchdog_timeout:g} s"))
-            elif link is not None:
-                link.send(messages.ping(self._version), table=False)
+            elif name in self._balancers:
+                self._balancers[name].link.send(messages.ping(self._version))
 
     def _send_table(self, link: LbLink, new: bool = False) -> None:
         table = (
@@ -275,9 +277,9 @@ class Router:
             self._sink(name, instance, Ready(message["at"]))
         elif kind == "pong":
             self._unanswered[name] = 0
-            self._applied[name] = message["id"]
-            self._busy[name] = message["busy"]
-            self._check_times[name].update(message["checks"])
+            balancer = self._balancers[name]
+            balancer.applied, balancer.busy = message["id"], message["busy"]
+            balancer.check_times.update(message["checks"])
             self.on_counts(message["counts"])
             self._report_applied()
         elif kind == "first":
@@ -294,46 +296,43 @@ class Router:
     def _update_view(self, name: str, upstream: str, healthy: bool, reason: str) -> None:
         if not healthy and not any(spec.name == upstream and spec.state == UP for spec in self.given):
             return  # The load balancer only repeats what the table says.
-        if not healthy and self._applied[name] < self._valid_from[name].get(upstream, 0):
+        balancer = self._balancers[name]
+        if not healthy and balancer.applied < balancer.valid_from.get(upstream, 0):
             return  # The report is about the worker before its change of address or restart.
-        self._views[name][upstream] = None if healthy else f"{name} finds: {reason or 'no answer'}"
+        balancer.view[upstream] = None if healthy else f"{name} finds: {reason or 'no answer'}"
         if not healthy:
             self._objections[upstream] = reason or "no answer"
         self._report_health(upstream)
 
     def _note_ejection(self, name: str, upstream: str, message: messages.Message) -> None:
         if message["ejected"]:
-            self._ejections[name][upstream] = message["reason"]
+            self._balancers[name].ejections[upstream] = message["reason"]
         else:
-            self._ejections[name].pop(upstream, None)
+            self._balancers[name].ejections.pop(upstream, None)
         if message["seconds"] or not message["ejected"]:
             reason = message["reason"] if message["ejected"] else ""
             self._sink(upstream, None, Ejected(name, reason, message["seconds"]))
 
     def _report_health(self, upstream: str) -> None:
-        reasons = [reason_given for views in self._views.values() if (reason_given := views.get(upstream)) is not None]
+        views = [each.view.get(upstream) for each in self._balancers.values()]
+        reasons = [reason for reason in views if reason is not None]
         if not reasons:
             self._objections.pop(upstream, None)
         self._sink(upstream, None, Health(not reasons, reasons[0] if reasons else ""))
 
     def _shared_objection(self, upstream: str) -> str:
         """Return why a worker is unhealthy, "" where a load balancer uses it."""
-        used = any(upstream in views and views[upstream] is None for views in self._views.values())
+        used = any(each.view.get(upstream, "") is None for each in self._balancers.values())
         return "" if used else self._objections.get(upstream, "")
 
     def _on_link_closed(self, link: LbLink) -> None:
-        name = link.name
-        del self._links[name]
-        del self._applied[name], self._valid_from[name]
-        self._busy.pop(name, None)
-        del self._ejections[name], self._check_times[name]
-        for upstream in self._views.pop(name):
-            if any(upstream in views for views in self._views.values()):
+        for upstream in self._balancers.pop(link.name).view:
+            if any(upstream in each.view for each in self._balancers.values()):
                 self._report_health(upstream)
         self._report_applied()
 
     def _report_applied(self) -> None:
-        least = min(self._applied.values(), default=self._version)
+        least = min((each.applied for each in self._balancers.values()), default=self._version)
         for version, done in self._waiting:
             if version <= least and not done.done():
                 done.set_result(None)
@@ -345,10 +344,10 @@ class Router:
 
         A router that waits for requests also waits until nothing is in flight on them.
         """
-        if self._drained_version == self._version or any(applied < self._version for applied in self._applied.values()):
+        if self._drained_version == self._version or not self._is_applied:
             return
         draining = [spec.name for spec in self.given if spec.state == DRAINING]
-        busy = {name for counts in self._busy.values() for name in counts} if self._waits_for_requests else set()
+        busy = {name for each in self._balancers.values() for name in each.busy} if self._waits_for_requests else set()
         if not busy.intersection(draining):
             self._drained_version = self._version
         elif self._ping_timer is None:
@@ -359,5 +358,4 @@ class Router:
 
     def _ping_all(self) -> None:
         self._ping_timer = None
-        for link in list(self._links.values()):
-            link.send(messages.ping(self._version))
+        self._send(messages.ping(self._version))
