@@ -150,16 +150,10 @@ function about(name) {
   const edges = model.edges.filter((edge) => edge.lb === name || edge.worker === name);
   const rows = edges.map((edge) => el("li", {}, `${edge.lb} → ${edge.worker}: ${edge.up ? `${rate(edge.rate)}/s, p50 ${ms(edge.p50)}, ${count(edge.in_flight)} in flight` : "out of rotation"}`));
   byId("about-body").replaceChildren(list, rows.length ? el("ul", { class: "edgelist" }, ...rows) : "");
-  const acts = actionsOn(replica).map((form) => {
-    const button = el("button", { type: "button", class: form.risky ? "risky" : "", disabled: !model.writable }, `${form.title}…`);
-    button.addEventListener("click", () => {
-      dialog.close();
-      controls.ask(form.name, name);
-    });
-    return button;
-  });
-  const looks = [["Logs…", () => logs.open(name)], ["Inspect…", () => inspection.open([name])]].map(([words, open]) => {
-    const button = el("button", { type: "button", disabled: !model.writable }, words);
+  const acts = actionsOn(replica).map((form) => [form.title, () => controls.ask(form.name, name), form.risky]);
+  const looks = [["Logs", () => logs.open(name)], ["Inspect", () => inspection.open([name])]];
+  const buttons = [...acts, ...looks].map(([title, open, risky]) => {
+    const button = el("button", { type: "button", class: risky ? "risky" : null, disabled: !model.writable }, `${title}…`);
     button.addEventListener("click", () => {
       dialog.close();
       open();
@@ -168,7 +162,7 @@ function about(name) {
   });
   const close = el("button", { type: "button", class: "main" }, "Close");
   close.addEventListener("click", () => dialog.close());
-  byId("about-buttons").replaceChildren(...acts, ...looks, close);
+  byId("about-buttons").replaceChildren(...buttons, close);
   if (!dialog.open) dialog.showModal();
   if (location.hash !== `#${name}`) window.history.replaceState(null, "", `#${name}`);
   close.focus();

@@ -46,15 +46,8 @@ export async function eventsAfter(number) {
 
 /** Send the supervisor a command. Returns its result, null if it takes longer; throws an Error with the supervisor's message. */
 export async function command(name, body) {
-  let answer = await post(name, body);
-  if (answer.status === 401) {
-    // A restarted supervisor does not know our session: loading the page gives a new one.
-    await fetch("/", { cache: "no-store" });
-    answer = await post(name, body);
-  }
-  const content = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Error(content.error ?? `the supervisor answered ${answer.status}`);
-  return answer.status === 202 ? null : (content.result ?? {});
+  const [status, content] = await inSession(() => post(name, body), "supervisor");
+  return status === 202 ? null : (content.result ?? {});
 }
 
 /** Fetch the report on these replicas; throws an Error with the server's message. */
@@ -71,19 +64,25 @@ const namesQuery = (names) => new URLSearchParams(names.map((name) => ["name", n
 
 /** Read what only those may see who may write. */
 async function protectedRead(path) {
-  const ask = () => fetch(path, { cache: "no-store" });
   try {
-    let answer = await ask();
-    if (answer.status === 401) {
-      await fetch("/", { cache: "no-store" });
-      answer = await ask();
-    }
-    const content = await answer.json().catch(() => ({}));
-    if (!answer.ok) throw new Error(content.error ?? `the server answered ${answer.status}`);
+    const [, content] = await inSession(() => fetch(path, { cache: "no-store" }), "server");
     return content;
   } catch (error) {
     throw error.name === "TypeError" ? new Error("the server does not answer") : error;
   }
+}
+
+/** Ask for what needs a session: [status, content]; throws an Error with the message of what was asked. */
+async function inSession(ask, asked) {
+  let answer = await ask();
+  if (answer.status === 401) {
+    // A restarted server does not know our session: loading the page gives a new one.
+    await fetch("/", { cache: "no-store" });
+    answer = await ask();
+  }
+  const content = await answer.json().catch(() => ({}));
+  if (!answer.ok) throw new Error(content.error ?? `the ${asked} answered ${answer.status}`);
+  return [answer.status, content];
 }
 
 async function post(name, body) {
