@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from comet.common.errors import UserError
 from comet.engine import connection
 
 if TYPE_CHECKING:
     import docker
+
+
+T = TypeVar("T")
 
 
 class Engines:
@@ -26,29 +29,23 @@ class Engines:
 
     def get_local(self) -> docker.DockerClient:
         """Return a client of this machine's engine; UserError where none answers."""
-        if self._failure is not None:
-            raise self._failure
         if self.local is None:
-            try:
-                self.local = connection.connect()
-            except UserError as error:
-                self._failure = error
-                raise
+            self.local = self._asked(connection.connect)
         return self.local
 
     def has_containers(self, label: str) -> bool:
         """Return whether this machine's engine has containers with a label; UserError where none answers."""
-        return self._asked(connection.has_containers, label)
+        return self._asked(lambda: connection.has_containers(label))
 
     def has_services(self, label: str) -> bool:
         """Return whether a swarm that this machine's engine manages has services with a label; UserError as above."""
-        return self._asked(connection.has_services, label)
+        return self._asked(lambda: connection.has_services(label))
 
-    def _asked(self, question: Callable[[str], bool], label: str) -> bool:
+    def _asked(self, question: Callable[[], T]) -> T:
         if self._failure is not None:
             raise self._failure
         try:
-            return question(label)
+            return question()
         except UserError as error:
             self._failure = error
             raise

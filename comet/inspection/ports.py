@@ -39,7 +39,7 @@ def of_container(port: int, inside: str, engine: int | None) -> PortRoute:
 
     `engine` is a process of the engine, whose network namespace holds the port and its rules.
     """
-    here = engine is None or _same_network(engine)
+    here = engine is None or _share_network(engine, "self")
     rules: Fact[tuple[str, ...]] = ELSEWHERE
     skips = False
     if here:
@@ -58,7 +58,7 @@ def _proxies(port: int, inside: str, engine: int | None) -> tuple[Listener, ...]
 def forwarders(port: int, inside: str, engine: int | None, known: Iterable[tuple[int, str, str]]) -> list[int]:
     """Return which of these proxies forward a port, in the network namespace of a process of the engine."""
     fits = [pid for pid, number, target in known if (number, target) == (str(port), inside)]
-    return [pid for pid in fits if engine is None or _namespaces_match(pid, engine)]
+    return [pid for pid in fits if engine is None or _share_network(pid, engine)]
 
 
 def proxies() -> list[tuple[int, str, str]]:
@@ -88,14 +88,10 @@ def _option(words: tuple[str, ...], name: str) -> str:
     return words[words.index(name) + 1] if name in words[:-1] else ""
 
 
-def _same_network(pid: int) -> bool:
-    """Return whether a process is in this process's network namespace, or that is not known."""
-    return _namespaces_match(pid, None)
-
-
-def _namespaces_match(pid: int, other: int | None) -> bool:
+def _share_network(pid: int, other: int | str) -> bool:
+    """Return whether two processes are in one network namespace, or that is not known."""
     try:
-        return (PROC / str(pid) / "ns/net").readlink() == (PROC / str(other or "self") / "ns/net").readlink()
+        return (PROC / str(pid) / "ns/net").readlink() == (PROC / str(other) / "ns/net").readlink()
     except OSError:
         return True
 
