@@ -25,7 +25,7 @@ from comet.events.event import Event
 from comet.host import files
 from comet.reconcile.restart_policy import RestartPolicy
 from comet.runtimes.process.exec_launcher import start_helper
-from comet.state.directory import Cluster, write_atomically
+from comet.state.directory import Cluster
 
 PUBLISH_INTERVAL = 0.1
 """Minimum seconds between two published states: a burst of changes causes at most ten a second."""
@@ -56,7 +56,7 @@ def ensure_token(cluster: Cluster) -> None:
         known = files.lstat(path)
         if known is not None and _is_private(known) and known.st_size > 32:
             return
-    write_atomically(path, secrets.token_urlsafe(32) + "\n")
+    files.write(path, secrets.token_urlsafe(32) + "\n")
 
 
 def _is_private(known: os.stat_result) -> bool:

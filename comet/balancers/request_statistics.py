@@ -14,7 +14,7 @@ from typing import Any
 
 from comet.common.json_values import decode, has_shape
 from comet.host import files
-from comet.state.directory import Cluster, write_atomically
+from comet.state.directory import Cluster
 from comet.telemetry.rates import percentile
 from lb.interface.counters import (
     EDGE_ERRORS,
@@ -56,7 +56,7 @@ def worker_stats(cluster: Cluster) -> dict[str, Any]:
 
 def reset(cluster: Cluster) -> None:
     """Reset the statistics: record the counters' present values as the baseline."""
-    write_atomically(cluster.path(BASELINE), json.dumps(_counted(cluster)) + "\n")
+    files.write(cluster.path(BASELINE), json.dumps(_counted(cluster)) + "\n")
 
 
 def front(cluster: Cluster) -> dict[str, int]:

@@ -18,7 +18,7 @@ from comet.config.schema import ADMIN, Config
 from comet.host import files
 from comet.host.port_reservations import PortReservations
 from comet.host.sockets import is_free, own_ports
-from comet.state.directory import Cluster, write_atomically
+from comet.state.directory import Cluster
 
 FILE = "ports.json"
 
@@ -80,7 +80,7 @@ class ChosenPorts:
     def keep(self) -> None:
         """Write the file; a full disk loses only the choice for a later supervisor."""
         with contextlib.suppress(OSError):
-            write_atomically(self._cluster.path(FILE), json.dumps(self._ports) + "\n")
+            files.write(self._cluster.path(FILE), json.dumps(self._ports) + "\n")
 
     def repair(self) -> bool:
         """Write the file again if it is missing; return whether it was."""

@@ -11,7 +11,7 @@ from comet.common.errors import UserError
 from comet.common.json_values import decode, is_whole, mapping
 from comet.config.schema import Config, parse_numbers
 from comet.host import files
-from comet.state.directory import Cluster, write_atomically
+from comet.state.directory import Cluster
 
 
 def apply(cluster: Cluster, config: Config) -> Config:
@@ -50,7 +50,7 @@ def keep(cluster: Cluster, config: Config, worker: int, pool: int) -> None:
         forget(cluster)
         return
     with contextlib.suppress(OSError):
-        write_atomically(
+        files.write(
             cluster.path("scale.json"),
             json.dumps({"config": [config.worker, config.pool], "scale": [worker, pool]}) + "\n",
         )

@@ -16,7 +16,6 @@ from comet.common.json_values import decode, mapping, require_shape
 from comet.events.journal import RECENT, Record, number
 from comet.events.restart_history import RestartHistory
 from comet.host import files
-from comet.state.directory import write_atomically
 
 VERSION = 1
 
@@ -62,7 +61,7 @@ class Checkpoint:
             json.dumps({"version": VERSION, "number": self._latest, **self.recoveries.kept()}, separators=(",", ":"))
             + "\n"
         )
-        write_atomically(self._path, content)
+        files.write(self._path, content)
         self._after, self.due = self._latest, False
 
     def _read(self) -> bool:

@@ -27,7 +27,7 @@ from comet.faults.orders import BootTime, Change, CountsLeft, Ordered
 from comet.host import files
 from comet.host.files import Directory
 from comet.host.process_identity import boot_id
-from comet.state.directory import Cluster, write_atomically
+from comet.state.directory import Cluster
 from fault_rules import TICKETS_SUFFIX
 
 MAX_FRONT_BYTES = 1 << 19
@@ -231,7 +231,7 @@ async def _add_order(
             f"faults: they were over before they were in effect, after {took:.1f} s (name a longer time); nothing was "
             "changed"
         )
-    write_atomically(cluster.path(ORDERS), json.dumps(fault_orders.to_dict(ordered), indent=1) + "\n")
+    files.write(cluster.path(ORDERS), json.dumps(fault_orders.to_dict(ordered), indent=1) + "\n")
     _write(cluster, config, [name for name in names if name != FRONT], ordered)
 
 

@@ -18,7 +18,6 @@ from comet.host import files
 from comet.host.process_identity import boot_id
 from comet.reconcile.observations import Exit
 from comet.reconcile.replica import State
-from comet.state.directory import write_atomically
 
 VERSION = 1
 
@@ -66,7 +65,7 @@ class StateFile:
             return
         content = {"version": VERSION, "boot": boot_id(), "replicas": [asdict(record) for record in records.values()]}
         for path in reversed(self._paths):  # The spare file is never older.
-            write_atomically(path, json.dumps(content, indent=1) + "\n")
+            files.write(path, json.dumps(content, indent=1) + "\n")
         self._written = dict(records)
 
     def is_missing(self) -> bool:

@@ -190,7 +190,7 @@ class Cluster:
 
     def _write_id(self, identity: str, names: tuple[str, ...]) -> None:
         for name in names:
-            write_atomically(self.path(name), f"{identity} {self._inode()}\n")
+            files.write(self.path(name), f"{identity} {self._inode()}\n")
 
     def _inode(self) -> str:
         return str(os.lstat(self.state if self._base is None else f"{self._base.address}/{STATE_FOLDER}").st_ino)
@@ -245,8 +245,3 @@ class Cluster:
             peer.close()
             raise
         return peer
-
-
-def write_atomically(path: Path, content: str) -> None:
-    """Replace a file in one step (see `files.write`)."""
-    files.write(path, content)

@@ -11,7 +11,7 @@ from math import inf
 from comet.common.json_values import decode, require_shape
 from comet.host import files
 from comet.host.process_identity import boot_id
-from comet.state.directory import Cluster, write_atomically
+from comet.state.directory import Cluster
 
 FILE = "traffic.json"
 
@@ -47,7 +47,7 @@ def write(cluster: Cluster, orders: TrafficOrders) -> None:
     until = orders.paused_until
     pause = None if until is None else {"until": None if until == inf else until}
     content = {"drained": sorted(orders.drained), "pause": pause, "boot": boot_id()}
-    write_atomically(cluster.path(FILE), json.dumps(content) + "\n")
+    files.write(cluster.path(FILE), json.dumps(content) + "\n")
 
 
 def forget(cluster: Cluster) -> None:

@@ -56,7 +56,7 @@ def test_the_next_one_goes_on_with_every_count(tmp_path: Path) -> None:
 def test_a_death_costs_no_write_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     life = Life(tmp_path)
     writes: list[Path] = []
-    monkeypatch.setattr(checkpoint, "write_atomically", lambda path, content: writes.append(path))
+    monkeypatch.setattr(checkpoint.files, "write", lambda path, content: writes.append(path))
     life.die(times=RECORDS_PER_CHECKPOINT)
     assert len(writes) == 3  # Three records a death.
 

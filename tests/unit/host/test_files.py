@@ -16,7 +16,6 @@ from comet.common.errors import UserError
 from comet.common.file_checks import Owner, UnsafeFile
 from comet.host import files
 from comet.host.files import Directory
-from comet.state.directory import write_atomically
 
 STRANGER = 12345
 as_root = pytest.mark.root
@@ -123,7 +122,7 @@ def test_what_is_no_file_of_ours_is_never_read(folder: Path, victim: Path, plant
 @pytest.mark.parametrize("plant", PLANTED)
 def test_what_is_no_file_of_ours_is_replaced_by_a_write(folder: Path, victim: Path, plant: Plant) -> None:
     plant(folder / "state.json", victim)
-    write_atomically(folder / "state.json", "ours")
+    files.write(folder / "state.json", "ours")
     assert files.read(folder / "state.json") == b"ours"
     assert stat.S_ISREG((folder / "state.json").lstat().st_mode)
     assert victim.read_text() == "secret"

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from comet.common.errors import UserError
-from comet.state.directory import Cluster, write_atomically
+from comet.host import files
+from comet.state.directory import Cluster
 from comet.state.lock import Lock
 
 
@@ -106,13 +107,13 @@ def test_an_unwritable_folder_is_told_in_one_line(tmp_path: Path) -> None:
 
 def test_a_failed_write_leaves_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "state"
-    write_atomically(path, "old")
+    files.write(path, "old")
 
     def full(*arguments: object, **names: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="No space"):
-        write_atomically(path, "new")
+        files.write(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
