@@ -18,8 +18,6 @@ from tests.support.cluster import TestCluster, fill, open_cluster
 from tests.support.engines import PrivateEngine
 from tests.support.waiting import PATIENCE, wait_until
 
-AS_ROOT = [] if os.getuid() == 0 else ["sudo", "-n"]
-
 
 def refused(cluster: TestCluster, said: str, code: int = 1) -> str:
     """`run` fails with one line that matches, and leaves no process, container or socket; the line."""

@@ -18,7 +18,6 @@ from tests.support.cluster import TestCluster, free_ports, open_cluster, open_fo
 from tests.support.user_clients import ALICE, BOB, cookies, curl, status
 from tests.support.users import argv_as, as_root
 from tests.support.waiting import wait_until
-from tests.unit.admin.access.test_write_access import home, link
 
 PYTHON = "/usr/bin/python3"
 """An interpreter that every user may run."""
@@ -105,6 +104,18 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestCluster]:
         yield cluster
         cluster.stop()
         cluster.assert_nothing_left()
+
+
+def home(cluster: TestCluster) -> str:
+    return f"http://127.0.0.1:{cluster.config['admin-port']}/"
+
+
+def link(cluster: TestCluster) -> str:
+    done = cluster.comet("dashboard")
+    assert done.returncode == 0, done.stderr
+    made = done.stdout.strip()
+    assert made.startswith(f"{home(cluster)}?token=")
+    return made
 
 
 def command(cluster: TestCluster, uid: int, name: str = "reload", *options: str) -> int:

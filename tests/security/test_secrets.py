@@ -17,7 +17,12 @@ from tests.support.cluster import ROOT, TestCluster, free_ports, open_cluster
 from tests.support.user_clients import ALICE, curl, status
 from tests.support.users import as_root
 from tests.support.waiting import wait_until
-from tests.unit.test_secrets import PATHS, SECRET, SERVICE
+from tests.unit.test_secrets import PATHS, SECRET
+
+SERVICE = (
+    "import http.server as h; print('started with hunter2', flush=True); h.ThreadingHTTPServer(('{host}', "
+    "{port}), h.SimpleHTTPRequestHandler).serve_forever()"
+)
 
 
 def test_bad_usage_does_not_repeat_a_password() -> None:

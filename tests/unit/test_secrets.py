@@ -4,7 +4,6 @@ Comet makes.
 
 import json
 import time
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,6 @@ from comet.events.journal import Journal
 from comet.supervisor.admin_feed import public_config
 from comet.telemetry.snapshot import Edge, Usage
 from tests.support.admin_samples import TOKEN, message, services
-from tests.support.cluster import TestCluster, free_ports, open_cluster
 from tests.support.user_clients import ALICE
 from tests.unit.config.test_schema import WHERE
 
@@ -293,26 +291,3 @@ def test_an_error_in_a_secret_value_does_not_quote_it(line: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse(f"worker-image: app\n{line}\n", WHERE)
     assert SECRET not in caught.value.message
-
-
-# A real cluster.
-
-SERVICE = (
-    "import http.server as h; print('started with hunter2', flush=True); h.ThreadingHTTPServer(('{host}', "
-    "{port}), h.SimpleHTTPRequestHandler).serve_forever()"
-)
-
-
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[TestCluster]:
-    environment = {"DB_PASSWORD": SECRET, "DATABASE_URL": f"postgresql://u:{SECRET}@h/db"}
-    command = json.dumps(["/usr/bin/python3", "-c", SERVICE, f"--password={SECRET}"])
-    extra: dict[str, Any] = {
-        "worker-command": command,
-        "worker-environment": json.dumps(environment),
-        "health-path": "/",
-        "avg-delay": None,
-        "failure": None,
-    }
-    with open_cluster(tmp_path, runtime="process", worker=1, pool=1, admin_port=free_ports(1), **extra) as cluster:
-        yield cluster

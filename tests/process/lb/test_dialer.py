@@ -19,7 +19,6 @@ from tests.support.cluster import free_ports
 from tests.support.lb import Client, Worker, listening_socket
 from tests.support.waiting import wait_until
 
-NOWHERE = "192.0.2.1"  # RFC 5737: nobody answers, where anything is routed there at all
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
 

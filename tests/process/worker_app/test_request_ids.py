@@ -21,13 +21,6 @@ from worker_app.stats.layout import ID_LENGTH
 ESCAPED = ("\\xc3\\xa9" * 127)[:ID_LENGTH]
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.process)])
-def where(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return str(tmp_path / "stats.db")
-    return postgres.schema(request.getfixturevalue("postgres_server")).url
-
-
 def test_long_ids_and_missing_ones(tmp_path: Path) -> None:
     async def send(port: int) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)

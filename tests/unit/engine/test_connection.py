@@ -13,8 +13,6 @@ from comet.engine.connection import connect, ping, socket_path
 from comet.engine.engine_error import EngineError, ErrorKind
 from tests.support.fake_engine import answer, listening
 
-PROJECT = Path(__file__).resolve().parents[3]
-
 
 def docker_config(folder: Path, current: str | None = None, **contexts: str) -> dict[str, str]:
     """A configuration of the docker command with these contexts (name=address); returns the environment that names

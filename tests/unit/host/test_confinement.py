@@ -5,7 +5,6 @@ what came of it.
 """
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,14 +12,6 @@ import pytest
 from comet.host import confinement
 from comet.state.directory import WORKER_UID, Owner
 from tests.support.cluster import open_folder
-
-
-@pytest.fixture(scope="module")
-def folder() -> Iterator[Path]:
-    """A folder that every user may pass, as pytest's are not."""
-    with open_folder() as made:
-        yield made
-
 
 # What its user cannot reach
 

@@ -16,7 +16,7 @@ from comet.admin.app import create_app
 from comet.host import sock_diag
 from comet.host.sock_diag import Entry
 from tests.support.admin_samples import TOKEN, services, view_model
-from tests.support.cluster import TestCluster, free_ports, open_cluster
+from tests.support.cluster import free_ports
 from tests.support.user_clients import ALICE, BOB
 
 pytestmark = pytest.mark.slow
@@ -316,29 +316,3 @@ def test_a_later_connection_from_the_same_port_is_not_the_first(listener: socket
         assert second.getsockname() == source
         assert peers.peer_uid(accepted) is None
         assert peers.peer_uid(fresh) == os.getuid()
-
-
-# A real cluster.
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestCluster]:
-    with open_cluster(
-        tmp_path_factory.mktemp("access"), runtime="process", worker=1, pool=1, admin_port=free_ports(1)
-    ) as cluster:
-        cluster.start()
-        yield cluster
-        cluster.stop()
-        cluster.assert_nothing_left()
-
-
-def home(cluster: TestCluster) -> str:
-    return f"http://127.0.0.1:{cluster.config['admin-port']}/"
-
-
-def link(cluster: TestCluster) -> str:
-    done = cluster.comet("dashboard")
-    assert done.returncode == 0, done.stderr
-    made = done.stdout.strip()
-    assert made.startswith(f"{home(cluster)}?token=")
-    return made
