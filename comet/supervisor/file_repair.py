@@ -14,7 +14,7 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from comet.balancers import certificates, request_statistics
+from comet.balancers import request_statistics
 from comet.common.errors import Busy, UserError
 from comet.common.file_checks import Owner
 from comet.concurrency.background import Background
@@ -158,13 +158,8 @@ class FileRepair:
             [path for path in self._seen if path.parent == folder] if run_folder_was_lost or not folder.exists() else []
         )
         restored += [str(path.relative_to(self._cluster.state)) for path in remembered if self._restore(path)]
-        operations = self._operations()
-        if operations is not None and operations.restore_scale():
-            restored.append("scale.json")
-        if operations is not None and operations.restore_ports():
-            restored.append("ports.json")
-        if operations is not None and operations.restore_certificate():
-            restored.append(certificates.USED)
+        if (operations := self._operations()) is not None:
+            restored += operations.repair()
         restored += self._restore_fault_files()
         for name in REMEMBERED:
             self._remember(self._cluster.path(name))

@@ -126,21 +126,21 @@ class Operations:
                     scale_override.keep(self._cluster, self._file, wanted.worker, wanted.pool)
             return {"worker": wanted.worker, "pool": wanted.pool, "former": former}
 
-    def restore_scale(self) -> bool:
-        """Write the replica counts that were set by command again if their file is missing; return whether it was."""
+    def repair(self) -> list[str]:
+        """Write the missing ones of the operations' files again: counts, ports, certificate; return their names."""
+        restored = {
+            "scale.json": self._restore_scale(),
+            "ports.json": self._ports.repair(),
+            certificates.USED: certificates.restore(self._certificate, self._cluster),
+        }
+        return [name for name, was_missing in restored.items() if was_missing]
+
+    def _restore_scale(self) -> bool:
         given, there = (self.config.worker, self.config.pool), files.is_there(self._cluster.path("scale.json"))
         if there or self._running_operation is not None or given == (self._file.worker, self._file.pool):
             return False
         scale_override.keep(self._cluster, self._file, *given)
         return True
-
-    def restore_ports(self) -> bool:
-        """Write the chosen ports again if their file is missing; return whether it was."""
-        return self._ports.repair()
-
-    def restore_certificate(self) -> bool:
-        """Write the load balancers' copy of the certificate again if it is missing; return whether it was."""
-        return certificates.restore(self._certificate, self._cluster)
 
     async def restart(self, target: str) -> dict[str, Any]:
         """Replace replicas one by one: `NAME`, `worker`, `lb` or `all`."""
