@@ -174,7 +174,7 @@ class Retries:
     def refused(self, client: Downstream, refusal: Refusal) -> None:
         """End an exchange whose request body turned out to be invalid."""
         proxy = self._proxy
-        self.detach(client)
+        self.detach(client, client.state)
         if client.begun:
             client.error = f"the response was cut: {refusal.reason} in the request"
             proxy.count_exchange_end(client, monotonic())
@@ -187,17 +187,20 @@ class Retries:
         """End the exchange of a client that disconnected; its upstream need not continue."""
         proxy = self._proxy
         proxy.slots[ABORTED] += 1
-        self.detach(client)
+        self.detach(client, state)
         proxy.in_flight = proxy.slots[IN_FLIGHT] = proxy.in_flight - 1
         if client.retries > 1:
             proxy.retrying -= 1
-        if state == connection_end.QUEUED:
-            proxy.leave_queue(client)
         proxy.serve_queue()
 
-    def detach(self, client: Downstream) -> None:
-        """Detach a client from its upstream connection; one that is still being opened may serve another client."""
+    def detach(self, client: Downstream, state: int) -> None:
+        """Take a client that was in this state out of the queue, or off its upstream connection.
+
+        A connection that is still being opened may serve another client.
+        """
         proxy = self._proxy
+        if state == connection_end.QUEUED:
+            proxy.leave_queue(client)
         connection = client.connection
         if connection is not None:
             if connection.state == CONNECTING:
@@ -210,12 +213,11 @@ class Retries:
         """Handle the deadline of a client in an exchange; `stalled` says that a part of its request body is missing."""
         proxy = self._proxy
         state, upstream = client.state, client.upstream
+        injected = client.connection is not None and client.connection.injected
+        self.detach(client, state)
         if state == connection_end.QUEUED:
-            proxy.leave_queue(client)
             proxy.fail(client, 503, "no worker had room in time")
             return
-        injected = client.connection is not None and client.connection.injected
-        self.detach(client)
         if client.eof and now < client.due and state == connection_end.WAITING:
             proxy.slots[ABORTED] += 1
             client.status = 499

@@ -3,6 +3,8 @@
 import contextlib
 import threading
 
+import pytest
+
 from lb.interface import messages
 from lb.interface.settings import Settings, UpstreamSpec
 from tests.support.lb import TIMEOUT, Balancer, Worker, WorkerConnection, lb_and_workers, response
@@ -98,6 +100,23 @@ def test_a_client_that_leaves_the_queue_is_not_served() -> None:
         go_on.set()
         assert first.answer().status == 200
         assert len(worker.requests) == 1
+
+
+@pytest.mark.parametrize(("rest", "status"), [(b"no size\r\n", 400), (b"a\r\n0123456789\r\n", 413)])
+def test_a_body_that_is_refused_in_the_queue_leaves_it(rest: bytes, status: int) -> None:
+    go_on = threading.Event()
+    with lb_and_workers(once(go_on), max_in_flight=1, max_body=9) as (lb, (worker,)), lb.connect() as first:
+        first.send(GET)
+        wait_until(lambda: lb.count("in_flight") == 1)
+        with lb.connect() as second:
+            second.send(b"POST /gone HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
+            wait_until(lambda: lb.count("queued") == 1)
+            second.send(rest)
+            assert second.answer("POST").status == status
+        assert (lb.count("queued"), lb.count("in_flight")) == (0, 1)
+        go_on.set()
+        assert first.answer().status == 200
+        assert (lb.ask().status, len(worker.requests), lb.count("in_flight")) == (200, 2, 0)
 
 
 def test_a_queued_upload_applies_backpressure() -> None:
