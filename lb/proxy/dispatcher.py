@@ -551,8 +551,8 @@ class Dispatcher:
         self.serve_queue()
 
     def fail_over_pending(self, upstream: Upstream) -> None:
-        """Retry the pending requests of an unreachable upstream on others; those that cannot be retried still wait."""
-        self._retry_pending(upstream, allowed=self.retries.may_retry)
+        """Retry the pending requests of an unreachable upstream on others."""
+        self._retry_pending(upstream)
         self.serve_queue()
 
     def _health_changed(self, upstream: Upstream, reason: str) -> None:
@@ -579,13 +579,16 @@ class Dispatcher:
         for connection in list(upstream.idle):
             connection.close()
 
-    def _retry_pending(self, upstream: Upstream, allowed: Callable[[Downstream], bool] = lambda client: True) -> None:
-        """Retry requests that wait for this upstream's first byte, if that is safe and another is in rotation."""
+    def _retry_pending(self, upstream: Upstream) -> None:
+        """Retry requests that wait for this upstream's first byte, if another is in rotation.
+
+        Those that may not be retried still wait: the upstream may yet answer them.
+        """
         for connection in list(upstream.connections):
             client = connection.client
-            if client is None or connection.state != AWAITING or not client.head.idempotent or client.interims:
+            if client is None or connection.state != AWAITING:
                 continue
-            if allowed(client) and self.pool.rotation((*client.tried, upstream)):
+            if self.retries.may_retry(client) and self.pool.rotation((*client.tried, upstream)):
                 connection.close()
                 self.unassign(client)
                 client.tried = (*client.tried, upstream)

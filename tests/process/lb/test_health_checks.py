@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import threading
 import time
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from lb.interface.settings import Settings, UpstreamSpec
 from lb.proxy.upstream_pool import Upstream
 from tests.support.lb import Balancer, Worker, lb_and_workers, response
-from tests.support.lb_behaviours import POST, close, deaf_port
+from tests.support.lb_behaviours import GET, POST, close, deaf_port, once
 from tests.support.waiting import wait_until
 
 
@@ -26,6 +27,27 @@ def test_health_checks_take_a_worker_out_and_back() -> None:
         status["now"] = 200
         wait_until(lambda: lb.upstream("worker-0").ready)
         assert {lb.ask()["X-Comet-Worker"] for _ in range(4)} == {"worker-0", "worker-1"}
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "retries"),
+    [(GET, 0), (b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 300000\r\n\r\n" + bytes(300_000), 2)],
+)
+def test_an_unhealthy_worker_finishes_what_no_other_may_get(request_bytes: bytes, retries: int) -> None:
+    """No repeats are wanted, or the body is no longer held: the answer that is on its way is the only one."""
+    status, go_on = {"now": 200}, threading.Event()
+    failing = Worker("worker-0", once(go_on), health=lambda: status["now"])
+    with (
+        lb_and_workers(failing, None, health_interval=0.05, retries=retries) as (lb, (first, second)),
+        lb.connect() as client,
+    ):
+        client.send(request_bytes)
+        wait_until(lambda: first.requests)
+        status["now"] = 500
+        wait_until(lambda: not lb.upstream("worker-0").ready)
+        go_on.set()
+        answer = client.answer(request_bytes[:3].decode())
+        assert (answer.status, answer.body, second.requests) == (200, b"worker-0", [])
 
 
 def test_a_hanging_worker_delays_no_other_check() -> None:
