@@ -145,10 +145,12 @@ class UpstreamPool:
     def configure(self, settings: Settings) -> None:
         """Apply settings that changed while running."""
         self._settings = settings
-        self._weights = parse_weights(settings.weights)
+        before, self._weights = self._weights, parse_weights(settings.weights)
         self._policy = policy_of(settings, self._clock)
         for each in self.order:
             each.weight = self._weights.get(each.name, 1.0)
+            if self._weights != before:
+                each.credit = 0.0  # A claim of a large weight is worth many requests of a small one.
             each.health.fall, each.health.rise = settings.health_fall, settings.health_rise
             each.reader.configure(keep_alive=settings.upstream_keep_alive)
         self.update_panic()

@@ -321,6 +321,13 @@ def test_a_worker_that_is_healthy_again_or_new_starts_slowly() -> None:
     assert counts(made, [None] * 2100)["w2"] == pytest.approx(100, abs=2)
 
 
+def test_changed_weights_are_shares_from_the_next_request_on() -> None:
+    made = pool(2, weights="w0=1,w1=256")
+    counts(made, [None] * 128)
+    made.configure(Settings(weights="w0=3,w1=3", slow_start=1.0))
+    assert counts(made, [None] * 10) == {"w0": 5, "w1": 5}
+
+
 def test_settings_change_the_policy_and_weights_while_running() -> None:
     made = pool(2)
     made.configure(Settings(balance="sticky-cookie", weights="w0=2"))
