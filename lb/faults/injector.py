@@ -27,7 +27,18 @@ from time import CLOCK_BOOTTIME, clock_gettime, time
 from typing import Final, TypeVar
 
 from lb.faults.rules import Faults, Plan, Sample, parse
-from lb.faults.streams import CHUNK_SIZE, MAX_SIZE, PACE_INTERVAL, Source, Streams, copy, reader_and_protocol, reset
+from lb.faults.streams import (
+    CHUNK_SIZE,
+    MAX_SIZE,
+    PACE_INTERVAL,
+    Source,
+    Streams,
+    WorkerProtocol,
+    WorkerReader,
+    copy,
+    reader_and_protocol,
+    reset,
+)
 from lb.http.fields import Refusal
 from lb.http.response import ResponseReader, head_end, head_start
 from lb.interface.counters import INJECTED, INJECTED_SLOTS
@@ -170,8 +181,8 @@ class FaultInjector:
                 downstream[1].write(SHORTAGE_RESPONSE)
             return
         upstream[1].write(head if _CONNECTION(head) else head[:-2] + b"Connection: close\r\n\r\n")
-        # It ends when the load balancer disconnects, unless in a tunnel.
-        sending = asyncio.ensure_future(copy(downstream[0], upstream[1]))
+        # It ends when the load balancer disconnects, unless in a tunnel. A worker that reads no more may have answered.
+        sending = asyncio.ensure_future(copy(downstream[0], upstream[1], to_end=True))
         try:
             await self._relay_response(
                 downstream[1], ResponseSource(upstream[0], self._upstream.reader), sample, sending
@@ -181,7 +192,8 @@ class FaultInjector:
             upstream[1].close()
 
     async def _open(self) -> Streams:
-        reader, protocol = reader_and_protocol(self._loop)
+        reader = WorkerReader(MAX_SIZE, self._loop)
+        protocol = WorkerProtocol(reader, self._loop)
         transport = await self._proxy.connect(lambda: protocol, self._upstream.host, self._upstream.port, lambda: True)
         return reader, asyncio.StreamWriter(transport, protocol, reader, self._loop)
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 from lb.system import sockets
 
@@ -30,12 +30,53 @@ def reader_and_protocol(
     return reader, asyncio.StreamReaderProtocol(reader, loop=loop)
 
 
-async def copy(reader: Source, writer: asyncio.StreamWriter) -> None:
-    """Relay everything until the end; a reset is relayed as a reset."""
+class WorkerReader(asyncio.StreamReader):
+    """Returns all that a worker sent before its connection failed, then raises why it did: `failure`."""
+
+    failure: Exception | None = None
+
+    async def read(self, n: int = -1) -> bytes:
+        piece = await super().read(n)
+        if not piece and self.failure is not None:
+            raise self.failure
+        return piece
+
+
+class WorkerProtocol(asyncio.StreamReaderProtocol):
+    """The connection of a `WorkerReader`: where it fails, what is left in the receive buffer is read first.
+
+    A failed write ends the transport at once; an early response to an upload is then still in that buffer.
+    """
+
+    def __init__(self, reader: WorkerReader, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(reader, loop=loop)
+        self._source = reader
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._connection = cast(asyncio.Transport, transport)
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if exc is not None:
+            while data := sockets.received(self._connection):
+                self._source.feed_data(data)
+            # EPIPE means a RST after a FIN: with that, all that the worker wanted to send is there.
+            self._source.failure = None if data == b"" and isinstance(exc, BrokenPipeError) else exc
+        super().connection_lost(None)
+
+
+async def copy(reader: Source, writer: asyncio.StreamWriter, *, to_end: bool = False) -> None:
+    """Relay everything until the end; a reset is relayed as a reset.
+
+    With `to_end` what the other side no longer takes is dropped, so that only the end of `reader` ends this.
+    """
     try:
         while piece := await reader.read(CHUNK_SIZE):
-            writer.write(piece)
-            await writer.drain()
+            if to_end and writer.is_closing():
+                continue
+            with contextlib.suppress(OSError) if to_end else contextlib.nullcontext():
+                writer.write(piece)
+                await writer.drain()
     except OSError:
         reset(writer)
         return

@@ -7,12 +7,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import h11
 import pytest
 
 from lb.proxy.upstream_connection import MAX_INTERIMS
+from tests.process.lb.test_injector import order
 from tests.support.lb import Client, Worker, WorkerConnection, lb_and_workers, response
 from tests.support.waiting import PATIENCE, wait_until
 
@@ -299,3 +301,15 @@ def test_interim_responses_to_a_slow_reader_delay_no_other() -> None:
                 seen = b""
                 while not seen.endswith(b"end"):
                     seen = seen[-3:] + client.receive()
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+def test_an_early_answer_passes_the_fault_injector(framing: str, tmp_path: Path) -> None:
+    order(tmp_path, **{"avg-delay": 1})
+    with lb_and_workers(Early(answer("413 Content Too Large", "length", close=True)), faults=str(tmp_path)) as (lb, _):
+        wait_until(lambda: lb.upstream("worker-0").dial_address is not None)
+        for _ in range(4 * ROUNDS):
+            with lb.connect() as client:
+                found = upload(client, 5_000_000, framing)
+            assert (found.status, found.body) == (413, BODY)
+        assert lb.count("upstream_errors") == 0
