@@ -6,7 +6,6 @@ the certificate of the others, also where the files were replaced meanwhile, or 
 the key, so it goes when TLS is turned off.
 """
 
-import contextlib
 import os
 import re
 import ssl
@@ -106,8 +105,7 @@ def use(content: bytes | None, cluster: Cluster) -> None:
     """Write the copy that load balancers load, or remove it where they speak plain HTTP; UserError if it is refused."""
     used = cluster.path(USED)
     if content is None:
-        with contextlib.suppress(OSError):
-            files.remove(used)
+        files.discard(used)
         return
     try:
         used.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -147,7 +147,7 @@ class ForkserverLauncher:
         path = self._cluster.path("run", os.path.basename(_forkserver_attribute("address")))
         if path != self._forkserver_socket:
             if self._forkserver_socket is not None:
-                files.remove(self._forkserver_socket)
+                files.discard(self._forkserver_socket)
             self._forkserver_socket, self._forkserver_socket_status = path, files.lstat(path)
 
     def repair(self) -> bool:
@@ -288,7 +288,7 @@ class ForkserverLauncher:
         self._router.detach(name)
         control = self._control.pop((name, instance), None)
         if control is not None:
-            files.remove(self._cluster.path("run", control.name))
+            files.discard(self._cluster.path("run", control.name))
 
     @property
     def pids(self) -> set[int]:

@@ -298,7 +298,8 @@ class Directory:
         except UnsafeFile:
             raise
         except OSError as error:
-            error.filename, error.filename2 = self._path(name), None
+            error.filename = self._path(name)
+            del error.filename2  # None would be shown, as a second name.
             raise
 
 
@@ -348,6 +349,12 @@ def remove(path: Path) -> None:
     """Remove an entry of any kind; it is not an error if it or its directory is missing."""
     with contextlib.suppress(FileNotFoundError), Directory.of(path.parent) as directory:
         directory.remove(path.name)
+
+
+def discard(path: Path) -> None:
+    """Remove what has no further use; it stays where that is refused, as by a file system that became read-only."""
+    with contextlib.suppress(OSError):
+        remove(path)
 
 
 def lstat(path: Path) -> os.stat_result | None:

@@ -69,7 +69,7 @@ class ControlServer:
             self._server.close()
         for peer in list(self._peers):
             peer.close()
-        files.remove(self._cluster.path("run", SOCKET))
+        files.discard(self._cluster.path("run", SOCKET))
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._close_idle_peer()

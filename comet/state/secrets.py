@@ -4,7 +4,6 @@ A name stays the same as long as the content does, and changes with it. The name
 mount or an environment): it shows that the content has changed without revealing it.
 """
 
-import contextlib
 import secrets
 from pathlib import Path
 
@@ -39,8 +38,7 @@ def keep(cluster: Cluster, name: str, content: str, owner: Owner) -> Path:
 
 
 def forget(cluster: Cluster) -> None:
-    with contextlib.suppress(OSError):
-        files.remove(cluster.path(FOLDER))
+    files.discard(cluster.path(FOLDER))
 
 
 def _content(directory: Directory, name: str) -> str | None:

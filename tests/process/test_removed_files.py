@@ -277,3 +277,30 @@ def test_a_folder_of_equal_path_or_inode_is_not_mistaken(tmp_path: Path) -> None
     assert not Cluster(mine).is_marked(mark)  # What does not exist owns no processes of others.
     mine.mkdir()
     assert not Cluster(mine).is_marked(mark)
+
+
+@pytest.fixture
+def read_only() -> Iterator[Callable[[Path], None]]:
+    """Lets a folder be on a file system that became read-only; its files may be open for writing."""
+    as_root, mounted = [] if os.getuid() == 0 else ["sudo", "-n"], []
+
+    def remount(folder: Path) -> None:
+        subprocess.run([*as_root, "mount", "--bind", folder, folder], check=True)
+        mounted.append(folder)
+        subprocess.run([*as_root, "mount", "-o", "remount,ro,bind", folder], check=True)
+
+    yield remount
+    for folder in mounted:
+        subprocess.run([*as_root, "umount", "-l", folder], check=True)
+
+
+def test_a_death_on_a_read_only_file_system_is_noticed_and_a_stop_ends(
+    make_cluster: Callable[..., TestCluster], read_only: Callable[[Path], None]
+) -> None:
+    cluster = make_cluster(worker=1, pool=1, runtime="process")
+    cluster.start()
+    read_only(cluster.folder / ".comet/run")
+    assert cluster.comet("kill", "lb-0").returncode == 0
+    wait_until(lambda: cluster.events("replica_exited", "lb-0"), 15, "its death is noticed")
+    cluster.stop()
+    assert cluster.processes() == []

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Protocol
 
 from comet.common.clock import iso
+from comet.common.errors import os_error_text
 from comet.host import process_identity
 from comet.host.oom_kills import OomWatch
 from comet.host.process_identity import birth_of, is_alive
@@ -114,7 +115,7 @@ class ProcessDriver:
         try:
             launched = self._launcher.launch(spec, instance)
         except Exception as error:
-            self._sink(spec.name, instance, StartFailed(f"{error}" or type(error).__name__))
+            self._sink(spec.name, instance, StartFailed(_reason(error)))
             return
         self.watch(spec, instance, launched)
 
@@ -262,6 +263,13 @@ class ProcessDriver:
             return True
         status_info = exit.code == 128 + signals.SIGKILL or (exit.signal == "SIGKILL" and not self._oom.readable)
         return status_info and memory_limits.kills(running.launched.group) > running.kills
+
+
+def _reason(error: Exception) -> str:
+    """Return why a process could not be made."""
+    if isinstance(error, OSError):
+        return (f"{error.filename}: " if error.filename else "") + os_error_text(error)
+    return str(error) or type(error).__name__
 
 
 def reap(pidfd: int) -> int | None:

@@ -342,3 +342,9 @@ def test_a_full_disk_leaves_the_old_content_and_no_draft(folder: Path, monkeypat
     assert caught.value.filename == str(folder / "id")
     assert files.read(folder / "id") == b"old"
     assert [path.name for path in folder.iterdir()] == ["id"]
+
+
+def test_an_error_names_one_path(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        files.read(tmp_path / "missing")
+    assert str(caught.value) == f"[Errno 2] No such file or directory: '{tmp_path}/missing'"
