@@ -304,24 +304,24 @@ HINTS = (
 )
 """Pairs of a text in the server's message and what helps."""
 
+ATTEMPT = re.compile(r"(connection failed: )?(connection to server |could not translate host name )")
+"""The begin of libpq's line for each address tried; what follows it are details."""
+
 
 def explain(error: BaseException) -> str:
     """Return one line for the user: the server's message without repetitions, and what helps."""
     original = getattr(error, "orig", None) or error
     primary = original.diag.message_primary if isinstance(original, psycopg.Error) else None
-    message = primary or _first_reason(str(original))
+    message = primary or _decisive_reason(str(original))
     hint = next((hint for sign, hint in HINTS if sign in message), None)
     return f"{message} ({hint})" if hint else message
 
 
-def _first_reason(text: str) -> str:
-    """Return the first reason in a message of libpq, which has one line per address tried."""
-    reasons = []
-    for line in text.splitlines():
-        reason = re.sub(r"^.*failed: (?=FATAL)", "", line.strip())
-        reason = re.sub(r"^(connection failed: |FATAL: +)+", "", reason)
-        if reason and reason not in reasons:
-            reasons.append(reason)
-    if len(reasons) > 1 and reasons[1].startswith("Is the server running"):
-        return f"{reasons[0]} (is the server running there?)"
-    return reasons[0] if reasons else "unknown error"
+def _decisive_reason(text: str) -> str:
+    """Return the reason in a message of libpq: of several addresses tried, that of the last one, where it gave up."""
+    lines = text.splitlines()
+    attempts = [number for number, line in enumerate(lines) if ATTEMPT.match(line)]
+    decisive = lines[attempts[-1] if attempts else 0 :]
+    reason = re.sub(r"^.*failed: (?=FATAL)", "", decisive[0].strip()) if decisive else ""
+    reason = re.sub(r"^(connection failed: |FATAL: +)+", "", reason) or "unknown error"
+    return f"{reason} (is the server running there?)" if "\tIs the server running" in "\n".join(decisive) else reason

@@ -658,6 +658,12 @@ def test_the_last_server_decides_on_the_message(silent: int) -> None:
         assert time.monotonic() - began < (ports.count(silent) + 0.9) * PATIENCE
 
 
+def test_a_wrong_password_is_told_where_another_server_is_away(place: postgres.Database) -> None:
+    url = among(place, [1]).replace(postgres.QUOTED, "wrong")
+    with pytest.raises(WorkerError, match="password authentication failed"):
+        database.create(url)
+
+
 def test_a_url_in_a_file_serves(tmp_path: Path, place: postgres.Database, monkeypatch: pytest.MonkeyPatch) -> None:
     secret = tmp_path / "url"
     secret.write_text(f"{place.url}\n")
