@@ -190,7 +190,9 @@ class ForkserverLauncher:
             theirs.close()
             control_listener.close()
         self._schedule_standby()
-        self._control[spec.name, instance] = _ControlSocket(control_name)
+        # Known from the start: that of a load balancer which dies before it is looked at would seem replaced.
+        made = files.lstat(self._cluster.path("run", control_name))
+        self._control[spec.name, instance] = _ControlSocket(control_name, made)
         self._router.attach(spec.name, instance, ours)
         assert process.pid is not None
         return Launched(process.pid, _status_of(process), process.sentinel, time.clock_gettime(time.CLOCK_BOOTTIME))
@@ -265,7 +267,8 @@ class ForkserverLauncher:
     def has_control_socket(self, name: str, instance: int) -> bool:
         """Return whether a later supervisor reaches a load balancer: its socket is there, and not another one.
 
-        The load balancer may have created it itself. A socket is taken to be its own once a process listens on it.
+        One that was adopted, or was asked for a new socket, created it itself: the socket is taken to be its own once a
+        process listens on it.
         """
         control = self._control[name, instance]
         found = files.lstat(self._cluster.path("run", control.name))
