@@ -54,17 +54,21 @@ class SampleLoad:
 
         from comet.load.closed_model import RequestSpec
         from comet.load.open_model import OpenModel
+        from comet.scenario.front import Front
 
         addresses, request = self._front() if rate else ([], RequestSpec(""))
 
         async def work() -> None:
             model = OpenModel(addresses, [request], rate, lambda _: None, MAX_OUTSTANDING, TIMEOUT)
+            front = Front(addresses, lambda: (self._read_state() or {}).get("replicas", ()), model.redirect)
+            following = asyncio.create_task(front.follow())
             try:
                 async with asyncio.timeout(seconds):
                     await model.send()
             except TimeoutError:
                 pass
             finally:
+                following.cancel()
                 await model.end()
 
         with self._lock:

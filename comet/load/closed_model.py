@@ -153,7 +153,7 @@ class Connection:
     """One client's connection, opened on demand."""
 
     def __init__(self, host: str, port: int) -> None:
-        self._address = (host, port)
+        self.address = (host, port)
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self._response_began = False
 
@@ -196,9 +196,9 @@ class Connection:
         self._response_began = False
         if self._streams is None:
             context = _any_certificate() if spec.tls else None
-            self._streams = await asyncio.open_connection(*self._address, ssl=context)
+            self._streams = await asyncio.open_connection(*self.address, ssl=context)
         reader, writer = self._streams
-        writer.write(spec.wire(*self._address))
+        writer.write(spec.wire(*self.address))
         first = await reader.readexactly(1)
         self._response_began = True
         head, body, reusable = await read_answer(reader, spec.method, first)
@@ -243,6 +243,10 @@ class ClosedModel:
             if number not in self._tasks or self._tasks[number].done():
                 self._tasks[number] = asyncio.create_task(self._client(number))
 
+    def redirect(self, addresses: Sequence[tuple[str, int]]) -> None:
+        """Send to these addresses from now on; a client changes its connection before its next request."""
+        self._addresses = addresses
+
     async def stop(self) -> None:
         """Let every client finish its request, and cancel what is left one second after the clients' timeout."""
         self._size = 0
@@ -261,13 +265,19 @@ class ClosedModel:
         await asyncio.sleep(0)  # A closed transport ends in the loop's next iteration.
 
     async def _client(self, number: int) -> None:
-        connection = Connection(*self._addresses[number % len(self._addresses)])
+        connection = Connection(*self._address(number))
         try:
             while await self._may_begin.wait() and number < self._size:
+                if connection.address != self._address(number):
+                    connection.close()
+                    connection = Connection(*self._address(number))
                 succeeded = await self._request(connection, self._counts)
                 await asyncio.sleep(self._pause if succeeded else max(self._pause, ERROR_PAUSE))
         finally:
             connection.close()
+
+    def _address(self, number: int) -> tuple[str, int]:
+        return self._addresses[number % len(self._addresses)]
 
     async def _request(self, connection: Connection, counts: ResultCounts) -> bool:
         clock = asyncio.get_running_loop().time

@@ -10,7 +10,7 @@ import contextlib
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from comet.load.closed_model import INJECTED, RequestSpec, percentile_ms
 from comet.load.open_model import Address, CompletedRequest, OpenModel
 from comet.scenario.cluster_stop import unless_stopped
 from comet.scenario.deaths import Deaths
+from comet.scenario.front import FOLLOW_PAUSE, present
 from comet.scenario.victims import Chooser
 from comet.state.control_socket import call
 from comet.state.directory import Cluster
@@ -35,11 +36,6 @@ FAULT: Mapping[str, Any] = {"failure": 50, "for": 2}
 
 DEATH_SPAN = 1.0
 """Seconds around the death of a load balancer in which its connections may end."""
-
-STOPPED_STATES = ("stopping", "stopped")
-
-FOLLOW_PAUSE = 0.1
-"""Seconds between two looks which load balancers there are."""
 
 SETTLE_TIMEOUT = 60.0
 """Seconds that the replicas have at the end to be ready again."""
@@ -119,14 +115,13 @@ class ChaosRun:
                 load.redirect([self.addresses[name] for name in self._seen] or list(self.addresses.values()))
             await asyncio.sleep(FOLLOW_PAUSE)
 
-    def _note_balancers(self, rows: Collection[Mapping[str, Any]], looked: float) -> None:
+    def _note_balancers(self, rows: Sequence[Mapping[str, Any]], looked: float) -> None:
         host = next(iter(self.addresses.values()))[0]
-        there = {row["name"]: row for row in rows if row["role"] == "lb" and row["state"] not in STOPPED_STATES}
+        there = present(rows, {self.addresses[name][1] for name in self._seen})
         for name in self._seen.keys() - there.keys():
             self.absences.append((name, self._seen.pop(name), time.monotonic()))
-        for name, row in there.items():
-            if name in self._seen or row["state"] == "ready":
-                self._seen[name], self.addresses[name] = looked, (host, row["port"])
+        for name, port in there.items():
+            self._seen[name], self.addresses[name] = looked, (host, port)
 
     async def _act_all(self) -> None:
         began = time.monotonic()

@@ -42,6 +42,13 @@ class Load:
             self._tasks.append(asyncio.create_task(self._ramp(step)))
         return self._counts
 
+    def redirect(self, addresses: Sequence[tuple[str, int]]) -> None:
+        """Send to these addresses from now on."""
+        self._addresses = addresses
+        self._clients.redirect(addresses)
+        for rate in self._rates:
+            rate.redirect(addresses)
+
     async def stop(self) -> None:
         """Send nothing more, and wait until every request has ended."""
         self._end_tasks()

@@ -33,6 +33,7 @@ from comet.scenario.cluster_stop import ClusterStopped, unless_stopped
 from comet.scenario.deaths import Deaths
 from comet.scenario.expectations import Finding, Outcome, judged
 from comet.scenario.file import Scenario, Step, scaled_names
+from comet.scenario.front import Front
 from comet.scenario.load import Load
 from comet.state.control_socket import NotAnswering, call
 from comet.state.directory import Cluster
@@ -95,6 +96,7 @@ class ScenarioPlayer:
     _left: list[str] = field(default_factory=list)
     """The orders that would undo what steps did, where no supervisor took them."""
     _command: ClientCommand | None = None
+    _front: Front = field(init=False)
     _undo: dict[tuple[str, str], tuple[str, dict[str, Any]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -181,6 +183,8 @@ class ScenarioPlayer:
         plan = self.scenario
         request = RequestSpec(plan.path, plan.method, plan.body.encode(), plan.headers, self.tls)
         load = Load(self.addresses, request, plan.timeout)
+        self._front = Front(self.addresses, self._rows, load.redirect)
+        following = asyncio.create_task(self._front.follow())
         is_over = False
         try:
             await unless_stopped(self.cluster, self._steps_with(load))
@@ -192,6 +196,7 @@ class ScenarioPlayer:
             error.exit_code = 1  # What a command refuses as bad usage comes after the steps before it.
             raise
         finally:
+            following.cancel()
             if not is_over:
                 # Withdraw the faults first, so that requests which hang on them can end.
                 await asyncio.to_thread(self._clear_faults)
@@ -202,6 +207,7 @@ class ScenarioPlayer:
                 self._command.end()
 
     async def _steps_with(self, load: Load) -> None:
+        await self._front.look()
         for number, step in enumerate(self.scenario.steps, 1):
             self.notify(f"step {number} of {len(self.scenario.steps)}: {step.name} ({step.seconds:g} s)")
             await self._step(step, load)
@@ -286,12 +292,22 @@ class ScenarioPlayer:
         """Do an action; a kill or a signal needs no live replica."""
         for command, fields in action.orders(self._names() if action.names else [], self._choice):
             with contextlib.suppress(UserError) if command == "kill" else contextlib.nullcontext():
+                leaving = self._leaving(action)
                 is_death = command == "kill" and _signal(fields) == "KILL"
-                with self._deaths.killing(fields["name"]) if is_death else contextlib.nullcontext():
+                with (
+                    self._deaths.killing(fields["name"]) if is_death else contextlib.nullcontext(),
+                    self._front.without(leaving) if leaving else contextlib.nullcontext(),
+                ):
                     self._call(command, **fields)
                 self.workers = scaled_names(action, "worker", self.workers)
                 self.notify(f"  {command} {' '.join(str(value) for value in fields.values())}".rstrip())
                 self._remember(command, fields)
+
+    def _leaving(self, action: Action) -> Collection[str]:
+        """Return the load balancers that an action stops for good."""
+        if action.command != "scale":
+            return ()
+        return set(self._front.ports) - set(scaled_names(action, "lb", self._front.ports))
 
     def _remember(self, command: str, fields: Mapping[str, Any]) -> None:
         """Note what has to be undone at the end."""

@@ -254,3 +254,16 @@ def test_each_step_has_its_faults_from_its_first_request_to_its_last(shared: Sha
         assert failing["ok"] <= 4 + failing["workers"].get("worker-2", 0) < failing["injected"]
     for passing in told[1::2]:
         assert passing["injected"] <= 4 < passing["ok"]
+
+
+def test_clients_follow_the_load_balancers_while_these_are_scaled(shared: SharedCluster) -> None:
+    cluster = shared.lend()
+    loads = ("clients: 4", "rate: 60")
+    steps = ", ".join(f"{{for: 1s, {load}, do: [{{scale: {{lb: {pool}}}}}]}}" for load in loads for pool in (1, 3))
+    done = cluster.comet("scenario", write(cluster, f"pause: 5ms\nsteps: [{steps}]\n"), "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)["steps"]
+    assert [each["errors"] for each in told] == [{}] * 4
+    assert all(each["ok"] for each in told)
+    assert cluster.replicas()["lb-2"]["requests"] > 0
+    assert cluster.comet("scale", "pool=2").returncode == 0

@@ -44,7 +44,10 @@ class Balancer:
     @property
     def state(self) -> dict[str, Any]:
         port = self.server.server_address[1]
-        rows = [{"name": "lb-0", "role": "lb", "port": port}, {"name": "worker-0", "role": "worker", "port": 1}]
+        rows = [
+            {"name": "lb-0", "role": "lb", "port": port, "state": "ready"},
+            {"name": "worker-0", "role": "worker", "port": 1},
+        ]
         return {
             "replicas": rows,
             "front": {"scheme": "http", "host": "127.0.0.1", "path": "/api/v1/hello"},
@@ -107,7 +110,7 @@ def test_a_dead_load_balancer_ends_no_load(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     state = {
-        "replicas": [{"name": "lb-0", "role": "lb", "port": port}],
+        "replicas": [{"name": "lb-0", "role": "lb", "port": port, "state": "ready"}],
         "front": {"scheme": "http", "host": "127.0.0.1", "path": "/"},
     }
     load = SampleLoad(Cluster(tmp_path), lambda: state)
@@ -130,3 +133,15 @@ def test_the_demonstration_takes_a_minute_and_names_what_it_does() -> None:
 
 def test_logs_are_shown_without_styles_and_control_characters() -> None:
     assert shown(b"one\n\x1b[31mred\x1b[0m\r\n\x07bell \xff\n", 2) == "red\n\\x07bell \N{REPLACEMENT CHARACTER}"
+
+
+def test_requests_follow_the_load_balancers(balancer: Balancer, tmp_path: Path) -> None:
+    state = balancer.state
+    added = {"name": "lb-1", "role": "lb", "port": state["replicas"][0]["port"], "state": "ready"}
+    gone = {"name": "lb-0", "role": "lb", "port": 1, "state": "ready"}
+    state["replicas"] = [gone]
+    load = SampleLoad(Cluster(tmp_path), lambda: state)
+    load.send(rate=50, seconds=300)
+    state["replicas"] = [{**gone, "state": "stopping"}, added]
+    wait_until(lambda: len(balancer.paths) >= 5, what="requests to the added load balancer")
+    load.send(rate=0, seconds=1)

@@ -206,13 +206,16 @@ def test_a_replica_is_expected_only_where_the_cluster_has_it() -> None:
 def test_faults_a_step_could_not_clear_are_cleared_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, Any]] = []
 
-    def call(self: ScenarioPlayer, command: str, **fields: Any) -> None:
-        asked.append(fields)
-        if len(asked) == 2:
-            raise UserError("the supervisor does not answer")
+    def call(self: ScenarioPlayer, command: str, **fields: Any) -> dict[str, Any]:
+        if command == "faults":
+            asked.append(fields)
+            if len(asked) == 2:
+                raise UserError("the supervisor does not answer")
+        return {"replicas": []}
 
     monkeypatch.setattr(ScenarioPlayer, "_call", call)
     scenario = parse("clients: 0\nsteps:\n- for: 100ms\n  faults: {all: {hang: 100}}\n- for: 100ms\n", "s.yaml")
+    player = ScenarioPlayer(scenario, Cluster(Path("/nowhere")), [("127.0.0.1", 1)], ["worker-0"], lambda _: None)
     with pytest.raises(UserError):
-        ScenarioPlayer(scenario, Cluster(Path("/nowhere")), [], ["worker-0"], lambda line: None).run()
+        player.run()
     assert [each.get("clear", False) for each in asked] == [False, True, True]
