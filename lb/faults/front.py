@@ -15,6 +15,7 @@ import logging
 import socket
 from collections.abc import Callable, Mapping
 from ipaddress import ip_address
+from math import inf
 from pathlib import Path
 from time import CLOCK_BOOTTIME, clock_gettime
 from typing import Any, Final, cast
@@ -64,7 +65,7 @@ class Front:
         self._active = self._refuses = False
         self._timer: asyncio.TimerHandle | None = None
         self._listener: socket.socket | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], FrontConnection] = {}
         self._inner: set[Downstream] = set()
         self._older: set[_Older] = set()
 
@@ -79,6 +80,21 @@ class Front:
     def serving(self) -> set["asyncio.Task[None]"]:
         """Return the tasks of the present connections; each ends with its connection."""
         return set(self._tasks)
+
+    def count(self) -> int:
+        """Return the number of present connections."""
+        return len(self._tasks)
+
+    def evict(self, wanted: int, settled: float) -> int:
+        """End up to `wanted` connections, the longest idle first, of those idle since `settled`; return how many."""
+        idle = [each for each in self._tasks.items() if each[1].idle_since <= settled]
+        closed = 0
+        for task, connection in sorted(idle, key=lambda each: each[1].idle_since):
+            if closed < wanted and not connection.has_input():
+                connection.idle_since = inf
+                task.cancel()
+                closed += 1
+        return closed
 
     def close(self) -> None:
         """End all connections."""
@@ -160,10 +176,10 @@ class Front:
         settings = self._proxy.settings
         connection = FrontConnection(client, self._sample, open_inner, settings.idle_timeout, early, has_header)
         task = self._loop.create_task(connection.run())
-        self._tasks.add(task)
+        self._tasks[task] = connection
 
         def ended(task: "asyncio.Task[None]") -> None:
-            self._tasks.discard(task)
+            self._tasks.pop(task, None)
             self._inner.difference_update(inner)
             if not task.cancelled() and task.exception() is not None:
                 logger.error("front: %r", task.exception(), exc_info=task.exception())

@@ -10,7 +10,9 @@ A response that cannot be completed ends with a RST, so that no client takes it 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Final
+from math import inf
+from time import monotonic
+from typing import Final, cast
 
 from lb.faults.front_heads import CHUNKED, UNTIL_CLOSE, Head, framing, own_answer, read_head, same_resource, without
 from lb.faults.front_rules import FrontSample, FrontSettings, Request
@@ -18,6 +20,7 @@ from lb.faults.streams import CHUNK_SIZE, MAX_SIZE, PACE_INTERVAL, Streams, copy
 from lb.http.chunked import ChunkedReader, frame, last
 from lb.http.fields import Refusal
 from lb.http.proxy_protocol import read
+from lb.system.sockets import descriptor, readable
 
 GARBAGE: Final = b"\x16\x03\x01\x00\xff\x00no HTTP\r\n\x00\xfe\xff\r\n\r\n"
 MAX_EARLY: Final = 65536
@@ -92,6 +95,12 @@ class FrontConnection:
         self._address: str | None = None
         self._inner: tuple[Input, asyncio.StreamWriter] | None = None
         self._incomplete = self._upgraded = False
+        self.idle_since = inf
+        """Since when it has waited for a request (monotonic seconds); inf while it serves one."""
+
+    def has_input(self) -> bool:
+        """Return whether something of a request has come."""
+        return bool(self._input.data) or readable(descriptor(cast(asyncio.Transport, self._writer.transport)))
 
     async def run(self) -> None:
         """Serve requests until the connection ends."""
@@ -117,8 +126,10 @@ class FrontConnection:
         self._address = None if header.address is None else str(header.address)
 
     async def _serve_next(self) -> bool:
+        self.idle_since = monotonic()
         async with asyncio.timeout(self._head_timeout):
             head = await self._input.head()
+        self.idle_since = inf
         found = read_head(head) if head else None
         if found is None:
             if head or self._input.data:

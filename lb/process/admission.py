@@ -16,6 +16,7 @@ from collections.abc import Callable, Coroutine
 from time import monotonic
 from typing import Any, Final
 
+from lb.faults.front import Front
 from lb.process import tls
 from lb.process.proxy_header import ProxyHeaderReader
 from lb.process.tls import Certificate
@@ -96,6 +97,7 @@ class Admission:
         self._closed = False
         self._eviction_scheduled = False
         self._refusals = RefusalLog()
+        self._front: Front | None = None
 
     async def open(self) -> None:
         """Start to accept; raise OSError if that fails."""
@@ -130,6 +132,10 @@ class Admission:
             idle = [each for upstream in self._proxy.pool.order for each in upstream.idle]
             if idle:
                 min(idle, key=lambda each: each.idle_since).close()
+
+    def count_with(self, front: Front) -> None:
+        """Let the connections that the front serves take clients' places."""
+        self._front = front
 
     def divert(self, make_client: Callable[[], Any] | None) -> None:
         """Give new clients another protocol; None: that of the data path."""
@@ -192,7 +198,7 @@ class Admission:
             self._keep(self._loop.connect_accepted_socket(self._admit, sock))
             return True
         self._keep(tls.accept(self._loop, sock, certificate, self._proxy.readers, self._admit_tls, self._log_header))
-        if len(self.handshakes) + len(self._proxy.clients) + 2 > self._client_limit:
+        if len(self.handshakes) + self._clients() + 2 > self._client_limit:
             self._pause(QUICK_POLL_INTERVAL)  # Handshakes need descriptors, too.
         return True
 
@@ -206,6 +212,11 @@ class Admission:
         detour = self._proxy.settings.faults is not None or self._diverted is not None
         taken = self._own_descriptors + OTHER_DESCRIPTORS + len(self._proxy.pool.order)
         return room_for_clients(limit, taken, fault_injection=detour)
+
+    def _clients(self) -> int:
+        """Return how many clients there are: a request at the front is that of a client here as well."""
+        inner = len(self._proxy.clients)
+        return inner if self._front is None else max(inner, self._front.count())
 
     def _batch(self) -> int:
         return max(1, min(self._client_limit // 64, 64))
@@ -227,26 +238,26 @@ class Admission:
 
     def _admit_tls(self) -> Any:
         self._accepted += 1
-        if len(self._proxy.clients) + 2 > self._client_limit and not self._eviction_scheduled:
+        if self._clients() + 2 > self._client_limit and not self._eviction_scheduled:
             self._eviction_scheduled = True
             self._loop.call_soon(self._evict_for_room)  # Not here: the loop is still accepting.
         return self._proxy.make_client() if self._diverted is None else self._diverted()
 
     def _evict_for_room(self) -> None:
         self._eviction_scheduled = False
-        over = len(self._proxy.clients) + 2 - self._client_limit
+        over = self._clients() + 2 - self._client_limit
         if over > 0 and self._evict(max(over, self._batch())) < over and self._accepting:
             self._pause(QUICK_POLL_INTERVAL)
 
     def _evict(self, wanted: int) -> int:
         """Close up to `wanted` clients: the longest idle ones first, then those that were refused and linger."""
         clients = self._proxy.clients
+        closed = 0 if self._front is None else self._front.evict(wanted, monotonic() - MIN_IDLE)
         settled = monotonic() + self._proxy.settings.idle_timeout - MIN_IDLE
         idle = sorted(
             (each for each in clients if each.state == IDLE and each.deadline <= settled),
             key=lambda each: each.deadline,
         )
-        closed = 0
         for client in idle:
             if closed < wanted and not readable(descriptor(client.transport)):
                 client.close()
@@ -277,7 +288,7 @@ class Admission:
         if self._closed:
             return
         self._client_limit = self._current_limit()
-        over = len(self._proxy.clients) + 1 - self._client_limit
+        over = self._clients() + 1 - self._client_limit
         if over > 0:
             self._evict(over)
         if self._refuses:

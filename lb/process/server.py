@@ -161,6 +161,8 @@ class Server:
         self._certificate = Certificate(settings)
         self._admissions = [Admission(loop, proxy, each, self._certificate) for each in self._listeners]
         self._front = Front(loop, proxy, counters, self._divert, self._refuse)
+        for admission in self._admissions:
+            admission.count_with(self._front)
         self._health = HealthChecker(proxy)
         self._first = FirstResponses(
             proxy, lambda upstream, at: self._hub.broadcast(messages.first_response(upstream, at))

@@ -381,3 +381,20 @@ def test_a_log_that_could_not_be_reopened_is_followed_later(tmp_path: Path) -> N
 
 def limit_to(descriptors: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
+
+
+def test_idle_clients_of_the_front_make_room(tmp_path: Path) -> None:
+    with running(Worker("worker-0"), tmp_path, descriptors=96) as lb, contextlib.ExitStack() as stack:
+        control = stack.enter_context(socket.socket(socket.AF_UNIX))
+        control.connect(str(lb.control))
+        control.sendall(messages.encode(messages.front({"failure": 100, "path": "/other"}, str(tmp_path))))
+        wait_until(lambda: ask(lb.port, GET.replace(b" / ", b" /other ")) == 500, what="the order")
+        idle = [stack.enter_context(socket.create_connection(("127.0.0.1", lb.port))) for _ in range(150)]
+        wait_until(lambda: not is_open(idle[0]), what="room for the latest")
+        assert [ask(lb.port, GET) for _ in range(5)] == [200] * 5
+        assert len(os.listdir(f"/proc/{lb.pid}/fd")) < 64
+
+
+def ask(port: int, request: bytes) -> int:
+    with Client(port) as client:
+        return client.ask(request).status
