@@ -30,7 +30,8 @@ def script(shell: str, commands: Mapping[str, Completed]) -> str:
 
     `commands` has the options that stand before any command under "".
     """
-    valued = {flag: values for command in commands.values() for flag, values in command.valued.items()}
+    # One option may take other values, or none, in another command.
+    valued = {f'"{name} {flag}"': values for name, each in commands.items() for flag, values in each.valued.items()}
     cases = []
     for name, command in commands.items():
         if name:
@@ -47,7 +48,8 @@ def script(shell: str, commands: Mapping[str, Completed]) -> str:
     )
 
 
-# Written for both shells: `typed` are the words before the one at the cursor, the program's own first.
+# Written for both shells: `typed` are the words before the one at the cursor, the program's own first. An option and
+# its value are two of them, also where they are typed as one: --config=FILE.
 COMMON = """# Completion of Comet's commands; source it: source <(python supervisor.py completion bash)   (or zsh)
 _comet_names() {{
   local program=() config=() i
@@ -64,14 +66,13 @@ _comet_find() {{
   for ((i = first; i < ${{#typed[@]}}; i++)); do
     last="${{typed[@]:$i:1}}"
     case $last in
-      {valued}) ((i += 1)) ;;
-      -*) ;;
+      -*) case "$word $last" in {valued}) ((i += 1)) ;; esac ;;
       *) if [[ -z $word ]]; then word=$last; fi ;;
     esac
   done
   last="${{typed[@]: -1:1}}"
   if ((${{#typed[@]}} > first)); then
-    case $last in
+    case "$word $last" in
 {values}
     esac
   fi
@@ -83,7 +84,11 @@ _comet_find() {{
 
 BASH = """
 _comet_reply() {
-  local typed=("${COMP_WORDS[@]:0:COMP_CWORD}") found files current=${COMP_WORDS[COMP_CWORD]}
+  local typed=() found files current=${COMP_WORDS[COMP_CWORD]} word
+  for word in "${COMP_WORDS[@]:0:COMP_CWORD}"; do
+    if [[ $word != = || ${typed[-1]} != --* ]]; then typed+=("$word"); fi
+  done
+  if [[ $current == = && ${typed[-1]} == --* ]]; then current=; fi
   _comet_find "$1"
   mapfile -t COMPREPLY < <(compgen -W "$found" -- "$current")
   if [[ $files == yes ]]; then
@@ -115,8 +120,15 @@ complete -F _comet_python python python3
 
 ZSH = """
 _comet_reply() {
-  local -a typed=("${(@)words[1,CURRENT-1]}")
-  local found files
+  local -a typed=()
+  local found files word
+  for word in "${(@)words[1,CURRENT-1]}"; do
+    if [[ $word == --*=* ]]; then typed+=("${word%%=*}" "${word#*=}"); else typed+=("$word"); fi
+  done
+  if [[ $PREFIX == --*=* ]]; then
+    typed+=("${PREFIX%%=*}")
+    compset -P '*='
+  fi
   _comet_find "$1"
   local -a whole=(${${=found}:#*=}) parts=(${(M)${=found}:#*=})
   compadd -- $whole
