@@ -77,15 +77,15 @@ def _actions(value: Any) -> Iterator[Action]:
     _, word, given = value[0]
     if word == "kill":
         yield kills(given)
-    elif word == "signal" and isinstance(given, Entries):
+    elif word == "signal" and isinstance(given, Entries) and given:
         for _, name, number in given:
             yield Action("kill", _names(name, [*RANDOM]), {"signal": _signal(plain(number))})
     elif word == "pause":
         yield Action("pause", fields={"for": span(plain(given))})
     elif word == "restart":
         yield Action("restart", _names(given, [*ROLES, *RANDOM]))
-    elif word == "scale" and isinstance(given, Entries):
-        yield Action("scale", fields=dict(_numbers(given)))
+    elif word == "scale" and isinstance(given, Entries) and given:
+        yield Action("scale", fields=_numbers(given))
     elif word in ("drain", "undrain"):
         yield Action(word, _names(given, ["random worker"]))
     else:
@@ -109,12 +109,16 @@ def _signal(value: Any) -> str:
     return str(value)
 
 
-def _numbers(given: Entries) -> Iterator[tuple[str, int]]:
+def _numbers(given: Entries) -> dict[str, int]:
+    found: dict[str, int] = {}
     for _, name, number in given:
         if name not in ("worker", "lb", "pool") or isinstance(number, bool) or not isinstance(number, int):
             raise ValueError(f"scale: {shown(plain(given))} is not usable")
         key = "pool" if name == "lb" else name
+        if key in found:
+            raise ValueError(f"scale: {name} appears twice in it")
         try:
-            yield key, KEYS[key].check(number)
+            found[key] = KEYS[key].check(number)
         except ValueError as error:
             raise ValueError(f"scale: {name}: {error}") from None
+    return found

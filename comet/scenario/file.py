@@ -63,7 +63,11 @@ def _span(low: float, high: float, is_whole: bool) -> Callable[[Any], tuple[floa
 def _headers(value: Any) -> tuple[tuple[str, str], ...]:
     if not isinstance(value, dict):
         raise ValueError(f"{shown(value)} is not usable")
+    seen: set[str] = set()
     for name, content in value.items():
+        if str(name).lower() in seen:
+            raise ValueError(f"{brief(str(name))} appears twice in it")
+        seen.add(str(name).lower())
         if str(name).lower() in FRAMING[1:]:
             raise ValueError(f"{brief(str(name))}: it follows from the body")
         is_usable = isinstance(content, str | int | float) and str(content).isprintable() and str(content).isascii()
@@ -362,7 +366,7 @@ def _expectations(value: Any, file: str, where: str, problems: list[str]) -> tup
     for line, name, given in value:
         at = f"{file}:{line}: expect.{label(name)}"
         try:
-            if name == "replicas" and isinstance(given, Entries):
+            if name == "replicas" and isinstance(given, Entries) and given:
                 found += [parse_states(replica, plain(state)) for _, replica, state in given]
             else:
                 found.append(parse_expectation(name, plain(given)))

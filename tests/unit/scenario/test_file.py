@@ -219,3 +219,23 @@ def test_faults_a_step_could_not_clear_are_cleared_at_the_end(monkeypatch: pytes
     with pytest.raises(UserError):
         player.run()
     assert [each.get("clear", False) for each in asked] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("steps: [{for: 1s, do: [{scale: {}}]}]", "s.yaml:1: step 1: do: {'scale': {}}: scale: {} is not usable"),
+        (
+            "steps: [{for: 1s, do: [{scale: {lb: 2, pool: 1}}]}]",
+            "s.yaml:1: step 1: do: {'scale': {'lb': 2, 'pool': 1}}: scale: pool appears twice in it",
+        ),
+        ("steps: [{for: 1s, do: [{signal: {}}]}]", "s.yaml:1: step 1: do: {'signal': {}}: signal: {} is not usable"),
+        ("steps: [{for: 1s, expect: {replicas: {}}}]", "s.yaml:1: expect.replicas: {} is not usable"),
+        ("headers: {Host: a, host: b}\nsteps: [{for: 1s}]", "s.yaml:1: headers: host appears twice in it"),
+    ],
+)
+def test_what_says_nothing_or_one_thing_twice_is_refused(text: str, problem: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(text, "s.yaml")
+    (found,) = caught.value.problems
+    assert found.startswith(problem)
