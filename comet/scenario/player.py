@@ -298,10 +298,10 @@ class ScenarioPlayer:
                     self._deaths.killing(fields["name"]) if is_death else contextlib.nullcontext(),
                     self._front.without(leaving) if leaving else contextlib.nullcontext(),
                 ):
-                    self._call(command, **fields)
+                    done = self._call(command, **fields)
                 self.workers = scaled_names(action, "worker", self.workers)
                 self.notify(f"  {command} {' '.join(str(value) for value in fields.values())}".rstrip())
-                self._remember(command, fields)
+                self._remember(command, fields, done)
 
     def _leaving(self, action: Action) -> Collection[str]:
         """Return the load balancers that an action stops for good."""
@@ -309,11 +309,11 @@ class ScenarioPlayer:
             return ()
         return set(self._front.ports) - set(scaled_names(action, "lb", self._front.ports))
 
-    def _remember(self, command: str, fields: Mapping[str, Any]) -> None:
-        """Note what has to be undone at the end."""
+    def _remember(self, command: str, fields: Mapping[str, Any], done: Mapping[str, Any]) -> None:
+        """Note what has to be undone at the end: a worker that was drained before stays so."""
         name = str(fields.get("name", ""))
         undo = {"kill": ("kill", {"name": name, "signal": "CONT"}), "drain": ("undrain", {"name": name})}
-        if command == "drain" or (command == "kill" and _signal(fields) == "STOP"):
+        if (command == "drain" and done["changed"]) or (command == "kill" and _signal(fields) == "STOP"):
             self._undo[command, name] = undo[command]
         elif command == "pause":
             self._undo["pause", ""] = ("resume", {})

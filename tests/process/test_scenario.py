@@ -179,6 +179,18 @@ def test_a_stop_breaks_off_what_plays_on_the_cluster(make_cluster: Callable[...,
         assert "broken off" in output
 
 
+def test_a_worker_that_was_drained_before_stays_so(running: TestCluster) -> None:
+    assert running.comet("drain", "worker-0").returncode == 0
+    steps = "[{for: 300ms, do: [{drain: [worker-0, worker-1]}]}]"
+    done = running.comet("scenario", write(running, f"clients: 0\nsteps: {steps}\n"))
+    assert done.returncode == 0, done.stderr
+    assert {name: row["drained"] for name, row in running.replicas().items() if row["role"] == "worker"} == {
+        "worker-0": True,
+        "worker-1": False,
+    }
+    assert running.comet("undrain", "worker-0").returncode == 0
+
+
 def test_what_could_not_be_undone_is_said_and_fails(running: TestCluster) -> None:
     name = write(running, "clients: 1\nsteps: [{name: away, for: 3s, do: [{drain: worker-0}]}]")
     playing = subprocess.Popen(
