@@ -174,7 +174,8 @@ class Front:
             return streams
 
         settings = self._proxy.settings
-        connection = FrontConnection(client, self._sample, open_inner, settings.idle_timeout, early, has_header)
+        timeouts = settings.idle_timeout, settings.body_timeout
+        connection = FrontConnection(client, self._sample, open_inner, *timeouts, early, has_header)
         task = self._loop.create_task(connection.run())
         self._tasks[task] = connection
 

@@ -31,6 +31,11 @@ HEAD_PIECES: Final = 10
 
 _OF_FRAMING: Final = (b"content-length", b"transfer-encoding")
 
+TOO_SLOW: Final = FrontSettings(
+    status=408, headers=("Content-Type: application/json",), body='{"error": "the request body took too long"}\n'
+)
+"""What a client gets whose body makes no progress, as from the data path."""
+
 OpenInner = Callable[[str | None], Awaitable[Streams]]
 """Connects to the data path, for a client of the given address, None for that of the connection."""
 
@@ -81,6 +86,7 @@ class FrontConnection:
         sample: Callable[[Request], FrontSample],
         open_inner: OpenInner,
         head_timeout: float,
+        body_timeout: float,
         early: bytes = b"",
         has_header: bool = False,
     ) -> None:
@@ -91,6 +97,7 @@ class FrontConnection:
         self._sample = sample
         self._open_inner = open_inner
         self._head_timeout = head_timeout
+        self._body_timeout = body_timeout
         self._has_header = has_header
         self._address: str | None = None
         self._inner: tuple[Input, asyncio.StreamWriter] | None = None
@@ -156,10 +163,11 @@ class FrontConnection:
             await self._writer.drain()
             return False
         keeps = head.keeps and not head.expects
-        if not head.expects:
-            async for _ in self._request_body(head.length):
-                pass
         settings = sample.settings
+        if not head.expects and not await self._skip_body(head.length):
+            self._writer.write(own_answer(TOO_SLOW, head.request.method == "HEAD", keeps=False))
+            await self._writer.drain()
+            return False
         if sample.kind == "redirect":
             settings = FrontSettings(status=302, headers=(f"Location: {same_resource(head.request.target)}",), body="")
         self._writer.write(own_answer(settings, head.request.method == "HEAD", keeps))
@@ -167,6 +175,18 @@ class FrontConnection:
         return keeps
 
     # Requests.
+
+    async def _skip_body(self, length: int) -> bool:
+        """Read a body that nobody gets; return False if it makes no progress in time."""
+        body = self._request_body(length)
+        with contextlib.suppress(StopAsyncIteration):
+            while True:
+                try:
+                    async with asyncio.timeout(self._body_timeout):
+                        await anext(body)
+                except TimeoutError:
+                    return False
+        return True
 
     async def _request_body(self, length: int) -> AsyncIterator[bytes]:
         """Yield the body of a request as it arrived."""

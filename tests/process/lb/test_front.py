@@ -417,6 +417,14 @@ def test_a_drain_waits_for_requests_that_the_front_delays(tmp_path: Path) -> Non
         wait_until(lb.server.ended.done)
 
 
+def test_a_body_that_stalls_is_408_at_the_front_too(tmp_path: Path) -> None:
+    with lb_and_workers(answer, body_timeout=0.2) as (lb, _):
+        lb.call(lb.server._front.order, {"failure": 100}, str(tmp_path))
+        lb.settle()
+        found = met(lb, b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhe")
+        assert found.startswith(b"HTTP/1.1 408 "), found
+
+
 def test_a_seed_repeats_the_draws(served: tuple[Balancer, Worker], order: Callable[..., None]) -> None:
     lb, _ = served
 
