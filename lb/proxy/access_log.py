@@ -149,7 +149,6 @@ class LoggedDownstream(Downstream):
         "first_at",
         "request_id",
         "retry_count",
-        "sent_at",
     )
 
     def __init__(self, proxy: "LoggedDispatcher") -> None:
@@ -196,10 +195,6 @@ class LoggedDownstream(Downstream):
         """Return the id of the trace that the request belongs to."""
         found = trace_parent(self.prefix)
         return None if found is None else found[2].decode()
-
-    def request_started(self, now: float) -> None:
-        self.sent_at = now
-        super().request_started(now)
 
     def begin_response(self, head: Any) -> None:
         self.first_at = monotonic()

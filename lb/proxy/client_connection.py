@@ -69,7 +69,7 @@ class Downstream(Closing):
     __slots__ = (
         "_advancing", "_chunks", "_held", "_recent", "_requests", "_volume", "begun", "body", "closing", "connection",
         "due", "empty", "error", "failure", "fast_path", "fresh", "head", "interims", "payload", "prefix", "retries",
-        "sent", "set_cookie", "started", "status", "tail", "tried", "upstream",
+        "sent", "sent_at", "set_cookie", "started", "status", "tail", "tried", "upstream",
     )  # fmt: skip
 
     head: RequestHead
@@ -93,6 +93,7 @@ class Downstream(Closing):
         self.upstream: Upstream | None = None
         self.fast_path = self.closing = self.begun = self._chunks = False
         self.sent = True
+        self.sent_at = 0.0  # of the latest attempt (monotonic seconds); before `started`: of an earlier request
         self._volume = 0  # bytes of the response's body sent in pieces
         self.set_cookie = b""  # a field that the policy of choice adds to the response
 
@@ -380,6 +381,7 @@ class Downstream(Closing):
     def request_started(self, now: float) -> None:
         """Note that the request is being sent to an upstream: reading resumes, and the deadlines start."""
         self.state = WAITING
+        self.sent_at = now
         self.deadline = self.due if self.sent else now + self._proxy.body_timeout
         if self.eof:
             self._await_answer(now)

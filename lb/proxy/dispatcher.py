@@ -384,10 +384,13 @@ class Dispatcher:
             observer(upstream, client, status, now)
 
     def _learn(self, upstream: Upstream, client: Downstream, status: int, now: float) -> None:
-        """Report a latency to the policy; that of a retry or a server error says nothing about the upstream."""
+        """Report a latency to the policy, without the wait for a place or for the end of a pause.
+
+        That of a retry or a server error says nothing about the upstream.
+        """
         observer = self.pool.observer
-        if observer is not None and status < 500 and not client.tried:
-            observer(upstream, now - client.started, now)
+        if observer is not None and status < 500 and not client.tried and client.sent_at >= client.started:
+            observer(upstream, now - client.sent_at, now)
 
     def unassign(self, client: Downstream) -> None:
         """Release the client's place at its upstream."""

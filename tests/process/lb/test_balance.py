@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 
 from tests.support.lb import Balancer, WorkerConnection, lb_and_workers, response
 from tests.support.waiting import wait_until
@@ -67,6 +68,31 @@ def test_a_request_waits_for_its_own_worker_and_blocks_no_other() -> None:
         assert worker_of(lb, get(b"Cookie: comet-worker=worker-1")) == "worker-1"
         gate.set()
         assert [each.answer()["X-Comet-Worker"] for each in (busy, waiting)] == ["worker-0", "worker-0"]
+
+
+def test_a_wait_for_a_place_is_no_latency_of_the_worker() -> None:
+    gate = threading.Event()
+
+    def busy_once(connection: WorkerConnection, request: bytes) -> None:
+        if b"/failed" in request:
+            gate.wait(60)
+        connection.send(response(b"", "500 Internal Server Error" if b"/failed" in request else "200 OK"))
+
+    with (
+        lb_and_workers(busy_once, balance="peak-ewma", max_in_flight=1) as (lb, (worker,)),
+        lb.connect() as failed,
+        lb.connect() as waiting,
+    ):
+        failed.send(get().replace(b" / ", b" /failed "))
+        wait_until(lambda: worker.requests)
+        waiting.send(get())
+        wait_until(lambda: lb.count("queued") == 1)
+        waited_since = time.monotonic()
+        wait_until(lambda: time.monotonic() > waited_since + 1)
+        gate.set()
+        assert (failed.answer().status, waiting.answer().status) == (500, 200)
+        wait_until(lambda: lb.upstream("worker-0").latency)
+        assert lb.upstream("worker-0").latency < 1
 
 
 def test_a_field_leads_to_the_same_worker_also_for_unique_heads() -> None:
