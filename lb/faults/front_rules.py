@@ -61,6 +61,9 @@ class FrontPlan:
     on_request: bool = False
 
 
+_ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?]*(.*)", re.DOTALL).fullmatch
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """What the rules know of a request; the names of `fields` are in lower case."""
@@ -125,6 +128,14 @@ def asked(text: str) -> dict[str, Any]:
     return values(document)
 
 
+def in_origin_form(target: str) -> str:
+    """Return the path and query of a request's target, also where it is in absolute form (RFC 9112 section 3.2)."""
+    match = _ABSOLUTE(target)
+    if match is None:
+        return target
+    return match[1] if match[1].startswith("/") else f"/{match[1]}"
+
+
 def matches(settings: Mapping[str, Any] | FrontSettings, request: Request) -> bool:
     """Return whether settings are for this request."""
     if isinstance(settings, FrontSettings):
@@ -133,7 +144,7 @@ def matches(settings: Mapping[str, Any] | FrontSettings, request: Request) -> bo
         method, path, header = (settings.get(name, "") for name in ("method", "path", "header"))
     if method and request.method not in method.upper().replace(" ", "").split(","):
         return False
-    if path and not fnmatchcase(request.target.partition("?")[0], path):
+    if path and not fnmatchcase(in_origin_form(request.target).partition("?")[0], path):
         return False
     name, _, pattern = header.partition(":")
     value = request.fields.get(name.strip().lower())

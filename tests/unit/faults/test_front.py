@@ -65,6 +65,23 @@ def test_an_order_that_is_wrong_is_refused(request_fields: dict[str, Any], said:
     assert caught.value.exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("target", "path", "is_meant"),
+    [
+        ("/api/x?y=/z", "/api/*", True),
+        ("http://h:80/api/x?y", "/api/*", True),
+        ("HTTPS://h/api/x", "/api/x", True),
+        ("http://h", "/", True),
+        ("http://h?/api/x", "/api/*", False),
+        ("/to/http://h/api/x", "/api/*", False),
+        ("//h/api/x", "/api/*", False),
+        ("*", "/*", False),
+    ],
+)
+def test_a_path_is_that_of_the_target_in_any_form(target: str, path: str, is_meant: bool) -> None:
+    assert front_rules.matches({"path": path}, Request("GET", target, {})) == is_meant
+
+
 def test_orders_of_the_front_outlive_a_supervisor() -> None:
     made = {"front": apply(Ordered(), change({"failure": 5, "headers": "A: b", "body": "1"}, "front"), NOW, "id")}
     assert from_dict(to_dict(made)) == made
