@@ -143,5 +143,5 @@ def test_requests_follow_the_load_balancers(balancer: Balancer, tmp_path: Path) 
     load = SampleLoad(Cluster(tmp_path), lambda: state)
     load.send(rate=50, seconds=300)
     state["replicas"] = [{**gone, "state": "stopping"}, added]
-    wait_until(lambda: len(balancer.paths) >= 5, what="requests to the added load balancer")
+    assert wait_until(lambda: len(balancer.paths) >= 5, what="requests to the added load balancer")
     load.send(rate=0, seconds=1)
