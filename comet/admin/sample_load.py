@@ -53,8 +53,8 @@ class SampleLoad:
         import asyncio
 
         from comet.load.closed_model import RequestSpec
+        from comet.load.front import Front
         from comet.load.open_model import OpenModel
-        from comet.scenario.front import Front
 
         addresses, request = self._front() if rate else ([], RequestSpec(""))
 

@@ -17,10 +17,10 @@ from typing import Any
 from comet.common.errors import UserError
 from comet.events import journal
 from comet.load.closed_model import INJECTED, RequestSpec, percentile_ms
+from comet.load.front import FOLLOW_PAUSE, present
 from comet.load.open_model import Address, CompletedRequest, OpenModel
 from comet.scenario.cluster_stop import unless_stopped
 from comet.scenario.deaths import Deaths
-from comet.scenario.front import FOLLOW_PAUSE, present
 from comet.scenario.victims import Chooser
 from comet.state.control_socket import call
 from comet.state.directory import Cluster

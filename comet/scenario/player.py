@@ -27,13 +27,13 @@ from comet.events import journal
 from comet.faults.files import FAULT_FILE_DELAY
 from comet.faults.orders import Change
 from comet.load.closed_model import RequestSpec, ResultCounts, total
+from comet.load.front import Front
 from comet.scenario.actions import Action
 from comet.scenario.client_command import ClientCommand
 from comet.scenario.cluster_stop import ClusterStopped, unless_stopped
 from comet.scenario.deaths import Deaths
 from comet.scenario.expectations import Finding, Outcome, judged
 from comet.scenario.file import Scenario, Step, scaled_names
-from comet.scenario.front import Front
 from comet.scenario.load import Load
 from comet.state.control_socket import NotAnswering, call
 from comet.state.directory import Cluster

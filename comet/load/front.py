@@ -6,13 +6,13 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from comet.common.errors import UserError
+from comet.load.open_model import Address
 
 STOPPED_STATES = ("stopping", "stopped")
 
 FOLLOW_PAUSE = 0.1
 """Seconds between two looks which load balancers there are."""
 
-Address = tuple[str, int]
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -31,7 +31,7 @@ def present(rows: Rows, known: Collection[int]) -> dict[str, int]:
 
 
 class Front:
-    """The load balancers of a running scenario; `redirect` gets their addresses, which begin with these."""
+    """The load balancers that a load is sent to; `redirect` gets their addresses, which begin with these."""
 
     def __init__(
         self, addresses: Sequence[Address], rows: Callable[[], Rows], redirect: Callable[[Sequence[Address]], None]
