@@ -21,7 +21,7 @@ from time import CLOCK_BOOTTIME, clock_gettime
 from typing import Any, Final, cast
 
 from fault_rules import FRONT_COUNTED, FRONT_SLOW
-from lb.faults.front_connection import FrontConnection
+from lb.faults.front_connection import FrontConnection, Timeouts
 from lb.faults.front_rules import NAME, FrontFaults, FrontSample, Request, parse
 from lb.faults.streams import Streams, reader_and_protocol
 from lb.http.trust import client_address
@@ -29,6 +29,7 @@ from lb.interface.counters import EDGE_LATENCY, Counters
 from lb.proxy.client_connection import Downstream
 from lb.proxy.connection_end import IDLE, LINGER
 from lb.proxy.dispatcher import Dispatcher
+from lb.proxy.refusal_log import RefusalLog
 from lb.system.directory import Directory
 
 logger = logging.getLogger("lb")
@@ -68,6 +69,7 @@ class Front:
         self._tasks: dict[asyncio.Task[None], FrontConnection] = {}
         self._inner: set[Downstream] = set()
         self._older: set[_Older] = set()
+        self._refusals = RefusalLog()
 
     def order(self, document: Mapping[str, Any], folder: str) -> None:
         """Follow an order; `folder` has the ticket files of counts."""
@@ -166,7 +168,10 @@ class Front:
         peer, inner = client_address(client[1].get_extra_info("peername")), list[Downstream]()
         # With TLS the header comes before the handshake.
         is_plain = self._proxy.settings.tls_certificate is None
-        has_header = is_plain and not early and address() is None and self._proxy.readers.trusts(peer)
+        awaits_header = is_plain and not early and address() is None and self._proxy.readers.trusts(peer)
+
+        def header_refused(why: str, data: bytes) -> None:
+            self._refusals.write(peer.decode(), b"PROXY protocol", why, data)
 
         async def open_inner(sent: str | None) -> Streams:
             streams, downstream = await self._connect(sent or address() or peer.decode())
@@ -174,8 +179,9 @@ class Front:
             return streams
 
         settings = self._proxy.settings
-        timeouts = settings.idle_timeout, settings.body_timeout
-        connection = FrontConnection(client, self._sample, open_inner, *timeouts, early, has_header)
+        timeouts = Timeouts(settings.idle_timeout, settings.head_timeout, settings.body_timeout)
+        refused = header_refused if awaits_header else None
+        connection = FrontConnection(client, self._sample, open_inner, timeouts, early, refused)
         task = self._loop.create_task(connection.run())
         self._tasks[task] = connection
 

@@ -12,11 +12,22 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from math import inf
 from time import monotonic
-from typing import Final, cast
+from typing import Final, NamedTuple, cast
 
-from lb.faults.front_heads import CHUNKED, UNTIL_CLOSE, Head, framing, own_answer, read_head, same_resource, without
+from lb.faults.front_heads import (
+    CHUNKED,
+    UNTIL_CLOSE,
+    Head,
+    framing,
+    own_answer,
+    read_head,
+    same_resource,
+    too_slow,
+    without,
+)
+from lb.faults.front_input import Input
 from lb.faults.front_rules import FrontSample, FrontSettings, Request
-from lb.faults.streams import CHUNK_SIZE, MAX_SIZE, PACE_INTERVAL, Streams, copy, reset
+from lb.faults.streams import CHUNK_SIZE, PACE_INTERVAL, Streams, close, copy, drained, reset
 from lb.http.chunked import ChunkedReader, frame, last
 from lb.http.fields import Refusal
 from lb.http.proxy_protocol import read
@@ -31,50 +42,19 @@ HEAD_PIECES: Final = 10
 
 _OF_FRAMING: Final = (b"content-length", b"transfer-encoding")
 
-TOO_SLOW: Final = FrontSettings(
-    status=408, headers=("Content-Type: application/json",), body='{"error": "the request body took too long"}\n'
-)
-"""What a client gets whose body makes no progress, as from the data path."""
-
 OpenInner = Callable[[str | None], Awaitable[Streams]]
 """Connects to the data path, for a client of the given address, None for that of the connection."""
 
+HeaderRefused = Callable[[str, bytes], None]
+"""Gets why a header of the PROXY protocol is malformed, and the bytes."""
 
-class Input:
-    """Bytes that arrive: heads one by one, and what follows them."""
 
-    def __init__(self, reader: asyncio.StreamReader) -> None:
-        self._reader = reader
-        self.data = b""
+class Timeouts(NamedTuple):
+    """Those of the data path, in seconds: up to a head's first byte, up to its end, and without progress of a body."""
 
-    @property
-    def has_ended(self) -> bool:
-        return self._reader.at_eof()
-
-    async def more(self) -> bool:
-        """Read another piece into `data`; return False at the end."""
-        piece = await self._reader.read(CHUNK_SIZE)
-        self.data += piece
-        return bool(piece)
-
-    async def wait(self) -> None:
-        """Return when something has arrived, or the end."""
-        if not self.data:
-            await self.more()
-
-    async def head(self) -> bytes:
-        """Return the next head; b"" where none comes: `data` is then what came instead."""
-        while (end := self.data.find(b"\r\n\r\n")) < 0:
-            if len(self.data) > MAX_SIZE or not await self.more():
-                return b""
-        head, self.data = self.data[: end + 4], self.data[end + 4 :]
-        return head
-
-    async def read(self, size: int) -> bytes:
-        if not self.data and not await self.more():
-            return b""
-        piece, self.data = self.data[:size], self.data[size:]
-        return piece
+    idle: float
+    head: float
+    body: float
 
 
 class FrontConnection:
@@ -85,20 +65,18 @@ class FrontConnection:
         client: Streams,
         sample: Callable[[Request], FrontSample],
         open_inner: OpenInner,
-        head_timeout: float,
-        body_timeout: float,
+        timeouts: Timeouts,
         early: bytes = b"",
-        has_header: bool = False,
+        header_refused: HeaderRefused | None = None,
     ) -> None:
-        """Make the connection; `has_header`: it may begin with a header of the PROXY protocol."""
+        """Make the connection; with `header_refused` it may begin with a header of the PROXY protocol."""
         self._input = Input(client[0])
         self._input.data = early
         self._writer = client[1]
         self._sample = sample
         self._open_inner = open_inner
-        self._head_timeout = head_timeout
-        self._body_timeout = body_timeout
-        self._has_header = has_header
+        self._timeouts = timeouts
+        self._header_refused = header_refused
         self._address: str | None = None
         self._inner: tuple[Input, asyncio.StreamWriter] | None = None
         self._incomplete = self._upgraded = False
@@ -112,8 +90,8 @@ class FrontConnection:
     async def run(self) -> None:
         """Serve requests until the connection ends."""
         try:
-            if self._has_header:
-                await self._read_header()
+            if self._header_refused is not None:
+                await self._read_header(self._header_refused)
             while await self._serve_next():
                 pass
         except (OSError, EOFError, Refusal, ValueError, TimeoutError):
@@ -123,20 +101,36 @@ class FrontConnection:
             self._writer.close()
             if self._inner is not None:
                 self._inner[1].close()
+        await close(self._writer, self._timeouts.body)
 
-    async def _read_header(self) -> None:
-        async with asyncio.timeout(self._head_timeout):
-            while (header := read(self._input.data)) is None:
-                if not await self._input.more():
-                    return
+    async def _read_header(self, refused: HeaderRefused) -> None:
+        await self._wait_for_request()
+        async with asyncio.timeout(self._timeouts.head):
+            try:
+                while (header := read(self._input.data)) is None:
+                    if not await self._input.more():
+                        return
+            except ValueError as error:
+                refused(str(error), self._input.data)
+                self._incomplete = True
+                raise
         self._input.data = self._input.data[header.size :]
         self._address = None if header.address is None else str(header.address)
 
-    async def _serve_next(self) -> bool:
+    async def _wait_for_request(self) -> None:
+        """Wait for the first byte of what the client sends next, or for its end."""
         self.idle_since = monotonic()
-        async with asyncio.timeout(self._head_timeout):
-            head = await self._input.head()
+        async with asyncio.timeout(self._timeouts.idle):
+            await self._input.wait()
         self.idle_since = inf
+
+    async def _serve_next(self) -> bool:
+        await self._wait_for_request()
+        try:
+            async with asyncio.timeout(self._timeouts.head):
+                head = await self._input.head()
+        except TimeoutError:
+            return await self._refuse_slow("head", self._input.data[:5] == b"HEAD ")
         found = read_head(head) if head else None
         if found is None:
             if head or self._input.data:
@@ -160,19 +154,30 @@ class FrontConnection:
             return False
         if sample.kind == "garbage":
             self._writer.write(GARBAGE)
-            await self._writer.drain()
+            await self._drained()
             return False
         keeps = head.keeps and not head.expects
         settings = sample.settings
         if not head.expects and not await self._skip_body(head.length):
-            self._writer.write(own_answer(TOO_SLOW, head.request.method == "HEAD", keeps=False))
-            await self._writer.drain()
-            return False
+            return await self._refuse_slow("body", head.request.method == "HEAD")
         if sample.kind == "redirect":
             settings = FrontSettings(status=302, headers=(f"Location: {same_resource(head.request.target)}",), body="")
         self._writer.write(own_answer(settings, head.request.method == "HEAD", keeps))
-        await self._writer.drain()
+        await self._drained()
         return keeps
+
+    async def _refuse_slow(self, part: str, head_only: bool) -> bool:
+        self._writer.write(own_answer(too_slow(part), head_only, keeps=False))
+        await self._drained()
+        return False
+
+    async def _drained(self) -> None:
+        """Wait until the client takes more; TimeoutError, and a reset in the end, where it has stopped reading."""
+        try:
+            await drained(self._writer, self._timeouts.body)
+        except TimeoutError:
+            self._incomplete = True
+            raise
 
     # Requests.
 
@@ -182,7 +187,7 @@ class FrontConnection:
         with contextlib.suppress(StopAsyncIteration):
             while True:
                 try:
-                    async with asyncio.timeout(self._body_timeout):
+                    async with asyncio.timeout(self._timeouts.body):
                         await anext(body)
                 except TimeoutError:
                     return False
@@ -307,20 +312,20 @@ class FrontConnection:
             left -= len(piece)
             async for part in self._paced(piece, sample.settings.slow_body, sample):
                 self._writer.writelines(frame([part]) if as_chunks else [part])
-                await self._writer.drain()
+                await self._drained()
             if cut and (length < 0 or left <= 0):
                 break
         if cut:
             return await self._cut(kind == "reset-body")
         if as_chunks:
             self._writer.write(last([]))
-        await self._writer.drain()
+        await self._drained()
         self._incomplete = False
         return not closes and kind != "bad-framing" and not (kind == "wrong-length" and not length)
 
     async def _cut(self, with_reset: bool) -> bool:
         """End the connection in the middle of a body."""
-        await self._writer.drain()
+        await self._drained()
         if with_reset:
             # Time for the client to read the data: a reset discards what its socket still holds.
             await asyncio.sleep(PACE_INTERVAL)
@@ -335,7 +340,7 @@ class FrontConnection:
             if pause:
                 await asyncio.sleep(pause)
             self._writer.write(raw[at : at + size])
-            await self._writer.drain()
+            await self._drained()
 
     async def _response_body(self, length: int) -> AsyncIterator[bytes]:
         """Yield the body of a response, decoded."""

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
 
-from lb.faults.front_rules import FrontSettings, Request
+from lb.faults.front_rules import FrontSettings, Request, in_origin_form
+from lb.http.error_responses import error_body
 
 FAILURE_BODY: Final = b'{"error":"injected failure"}'
 CHUNKED, UNTIL_CLOSE = -1, -2
@@ -19,7 +20,6 @@ _SINGLE: Final = ("host", "content-length", "transfer-encoding")
 """Fields that are the data path's alone to judge where they appear twice."""
 
 _REQUEST_LINE = re.compile(r"([!#-'*+.0-9A-Z^_`a-z|~-]+) (\S+) HTTP/1\.([01])").fullmatch
-_ORIGIN = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*://[^/?]*)?(.*)", re.DOTALL).fullmatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,16 +74,21 @@ def own_answer(settings: FrontSettings, head_only: bool, keeps: bool) -> bytes:
     return head if head_only or status in (204, 304) else head + body
 
 
+def too_slow(part: str) -> FrontSettings:
+    """Return the answer to a client whose head or body makes no progress, as the data path gives it."""
+    body = error_body(f"the request {part} took too long").decode()
+    return FrontSettings(status=408, headers=("Content-Type: application/json",), body=body)
+
+
 def same_resource(target: str) -> str:
     r"""Return a reference that leads a client back to the target of its request, on the same host.
 
     A path that begins with `//`, or with `/\` for browsers, would name another host (RFC 3986 section 4.2); `/.` in
     front of it changes nothing of the path (section 5.2.4).
     """
-    match = _ORIGIN(target)
-    path = match[1] if match is not None else ""
+    path = in_origin_form(target)
     if not path.startswith("/"):
-        path = f"/{path}" if path.startswith("?") else "/"
+        return "/"
     return f"/.{path}" if path[1:2] in ("/", "\\") else path
 
 

@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from typing import Final, Protocol, cast
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Protocol, cast
 
 from lb.system import sockets
 
@@ -83,6 +84,40 @@ async def copy(reader: Source, writer: asyncio.StreamWriter, *, to_end: bool = F
     if writer.can_write_eof() and not writer.is_closing():
         with contextlib.suppress(OSError):
             writer.write_eof()
+
+
+async def drained(writer: asyncio.StreamWriter, patience: float) -> None:
+    """Wait until the peer has read enough for more; raise TimeoutError once it reads nothing for `patience` seconds."""
+    if writer.transport.get_write_buffer_size():
+        await _while_it_reads(writer, patience, writer.drain)
+    else:
+        await writer.drain()
+
+
+async def close(writer: asyncio.StreamWriter, patience: float) -> None:
+    """Close once the peer has got what is written, or reads nothing of it for `patience` seconds."""
+    writer.close()
+    closed = asyncio.gather(writer.wait_closed(), return_exceptions=True)
+    try:
+        # A wait that ends would end what all wait for (`StreamWriter.wait_closed`).
+        await _while_it_reads(writer, patience, lambda: asyncio.shield(closed))
+    except TimeoutError:
+        writer.transport.abort()
+        await closed
+
+
+async def _while_it_reads(writer: asyncio.StreamWriter, patience: float, wait: Callable[[], Awaitable[Any]]) -> None:
+    transport = cast(asyncio.Transport, writer.transport)
+    left = sockets.unsent(transport)
+    while True:
+        try:
+            async with asyncio.timeout(patience):
+                await wait()
+            return
+        except TimeoutError:
+            before, left = left, sockets.unsent(transport)
+            if left >= before:
+                raise
 
 
 def reset(writer: asyncio.StreamWriter) -> None:

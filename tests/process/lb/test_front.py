@@ -425,6 +425,46 @@ def test_a_body_that_stalls_is_408_at_the_front_too(tmp_path: Path) -> None:
         assert found.startswith(b"HTTP/1.1 408 "), found
 
 
+def test_a_head_that_stalls_is_408_at_the_front_too(tmp_path: Path) -> None:
+    with lb_and_workers(answer, head_timeout=0.2) as (lb, _):
+        lb.call(lb.server._front.order, {"failure": 100}, str(tmp_path))
+        lb.settle()
+        found = met(lb, b"GET /a HT")
+        assert found.startswith(b"HTTP/1.1 408 "), found
+        assert found.endswith(b'{"error": "the request head took too long"}\n')
+
+
+def test_a_client_that_stops_reading_is_given_up_at_the_front_too(tmp_path: Path) -> None:
+    def large(connection: WorkerConnection, request: bytes) -> None:
+        connection.send(response(bytes(30_000_000)))
+
+    with lb_and_workers(large, body_timeout=0.3) as (lb, _):
+        lb.call(lb.server._front.order, {"failure": 100, "path": "/b"}, str(tmp_path))
+        lb.settle()
+        with lb.connect() as client:
+            client.send(GET)
+            wait_until(lambda: lb.server._front._tasks)
+            wait_until(lambda: not lb.server._front._tasks, what="its end")
+            with pytest.raises(ConnectionResetError):
+                client.read_to_end()
+
+
+def test_a_client_that_reads_slowly_gets_all_at_the_front_too(tmp_path: Path) -> None:
+    def large(connection: WorkerConnection, request: bytes) -> None:
+        connection.send(response(bytes(12_000_000)))
+
+    with lb_and_workers(large, body_timeout=1.0) as (lb, _):
+        lb.call(lb.server._front.order, {"failure": 100, "path": "/b"}, str(tmp_path))
+        lb.settle()
+        with lb.connect() as client:
+            client.send(CLOSING)
+            got = 0
+            while data := client.sock.recv(1_000_000):
+                got += len(data)
+                time.sleep(0.1)
+            assert got > 12_000_000
+
+
 def test_a_seed_repeats_the_draws(served: tuple[Balancer, Worker], order: Callable[..., None]) -> None:
     lb, _ = served
 
@@ -494,3 +534,11 @@ def test_a_header_of_the_proxy_protocol_names_the_client(tmp_path: Path) -> None
             assert client.ask(sent, "GET").body == BODY
             assert client.ask(GET.replace(b"/a", b"/b")).status == 500
         assert b"X-Forwarded-For: 192.0.2.7\r\n" in worker.requests[-1]
+
+
+def test_a_malformed_header_of_the_proxy_protocol_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with lb_and_workers(answer, trusted_proxies="127.0.0.1") as (lb, _):
+        lb.call(lb.server._front.order, {"failure": 100}, str(tmp_path))
+        lb.settle()
+        assert met(lb, b"PROXY TCP4 nonsense\r\n" + GET) == b"reset"
+        wait_until(lambda: any("PROXY protocol" in record.getMessage() for record in caplog.records))
