@@ -238,13 +238,13 @@ class ScenarioPlayer:
             played.counts = load.start(step)
             await _to_its_end(self._act_all, step)
             await self._pass_time(step, started)
+            played.outcome = await asyncio.to_thread(self._outcome, step)  # While its faults hold.
         finally:
             played.seconds = time.monotonic() - started
             renewing.cancel()
             await asyncio.wait([renewing])
             if not renewing.cancelled() and (problem := renewing.exception()) is not None:
                 raise problem
-        played.outcome = await asyncio.to_thread(self._outcome, step)
 
     async def _pass_time(self, step: Step, started: float) -> None:
         """Return at the end of the step; its kills are repeated meanwhile."""

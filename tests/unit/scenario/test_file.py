@@ -1,5 +1,6 @@
 """Scenario files: what they say, what is refused with its line, and the orders made of them."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from comet.scenario.file import parse, unknown_names
 from comet.scenario.player import ScenarioPlayer, targets
 from comet.state.directory import Cluster
 from tests.support.cluster import ROOT
+from tests.support.waiting import wait_until
 
 GOOD = """
 description: two steps
@@ -219,6 +221,31 @@ def test_faults_a_step_could_not_clear_are_cleared_at_the_end(monkeypatch: pytes
     with pytest.raises(UserError):
         player.run()
     assert [each.get("clear", False) for each in asked] == [False, True, True]
+
+
+def test_a_step_is_judged_while_its_faults_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine the order that renews them takes until the first one is over."""
+    orders = 0
+    state = "unhealthy"
+
+    def call(self: ScenarioPlayer, command: str, **fields: Any) -> dict[str, Any]:
+        nonlocal orders, state
+        if command == "faults":
+            orders += 1
+            if orders == 2:
+                with contextlib.suppress(AssertionError):
+                    wait_until(lambda: player._played[0].outcome.states, 0.5)
+                state = "ready"
+        return {"replicas": [{"name": "worker-0", "role": "worker", "state": state}]}
+
+    monkeypatch.setattr(ScenarioPlayer, "_call", call)
+    monkeypatch.setattr("comet.scenario.player.OVERLAP", 0.2)
+    text = "clients: 0\nsteps: [{for: 100ms, faults: {all: {hang: 100}}, expect: {replicas: {worker-0: unhealthy}}}]\n"
+    place = Cluster(Path("/nowhere")), [("127.0.0.1", 1)], ["worker-0"]
+    player = ScenarioPlayer(parse(text, "s.yaml"), *place, lambda _: None)
+    player.run()
+    assert orders > 1
+    assert [(each["found"], each["holds"]) for each in player.report()["expectations"]] == [("1 unhealthy", True)]
 
 
 @pytest.mark.parametrize(
