@@ -255,12 +255,12 @@ def test_each_step_has_its_faults_from_its_first_request_to_its_last(shared: Sha
     cluster = shared.lend()
     fails = "for: 1s, faults: {all: {failure: 100, status: 503, avg-delay: 0}}"
     clean = "for: 1s, faults: {all: {failure: 0, avg-delay: 0}}"
-    longer = "do: [{restart: worker}, {restart: worker}, {restart: worker}]"
+    longer = f"do: [{', '.join(['{restart: worker}'] * 6)}]"
     steps = ", ".join(f"{{{each}}}" for each in (fails, clean, f"{fails}, {longer}", clean))
     done = cluster.comet("scenario", write(cluster, f"clients: 4\npause: 5ms\nsteps: [{steps}]\n"), "--json")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)["steps"]
-    assert told[2]["seconds"] > 3.5, "the leases of the step are over"
+    assert told[2]["seconds"] > 3, "the first leases of the step are over"
     # One request of each client may be in flight while the faults change. An additional worker has no faults.
     for failing in told[::2]:
         assert failing["ok"] <= 4 + failing["workers"].get("worker-2", 0) < failing["injected"]
