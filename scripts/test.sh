@@ -11,7 +11,7 @@
 #
 # Sets up what up.sh sets up, with the test tools. The last line is `N passed, N failed, N skipped`. A skipped test counts as a
 # failure: a suite that leaves out its Docker tests in silence has tested nothing. COMET_TEST_JOBS says how many files of tests run at a
-# time (3; of the pure tests as many as there are processors, where no pytest arguments are given).
+# time (4; of the pure tests as many as there are processors, where no pytest arguments are given).
 set -euo pipefail
 
 here=$(dirname -- "${BASH_SOURCE[0]}")
@@ -57,14 +57,14 @@ trap 'rm -rf -- "$work" "$folders"' EXIT
 checks=0 tests=0
 case $tier in
   '') ;;
+  unit) ;;
   process) set -- -m 'process and not docker' "$@" ;;
   docker) set -- -m 'docker and not swarm' "$@" ;;
   *) set -- -m "$tier" "$@" ;;
 esac
-if [ "$tier" = unit ]; then
-  # Plugins that only slow tests use, or none, cost more than these tests do.
-  set -- -p no:schemathesis -p no:anyio -p no:xdist -p no:logging -p no:doctest -p no:unittest "$@"
-else
+# Plugins that only slow tests use, or none, cost more than the pure tests do.
+pure=(-m unit -p no:schemathesis -p no:anyio -p no:xdist -p no:logging -p no:doctest -p no:unittest)
+if [ "$tier" != unit ]; then
   if [ "$tier" != process ]; then ensure_engine "${given[@]}"; fi
   case $tier in '' | page) ensure_browser ;; esac
   case $tier in '' | swarm) ensure_swarm_tools "several machines are tested with it" sshd ;; esac
@@ -72,25 +72,26 @@ else
   ensure_prometheus
   need wrk rsvg-convert nginx haproxy
   ensure_postgres "the statistics are tested with it"
-  # Most tests wait for processes and containers rather than compute: several files at a time, each as a whole in one process, those that
-  # last longest first.
-  set -- -n "${COMET_TEST_JOBS:-3}" --dist loadfile --no-loadscope-reorder "$@"
+  # Most tests wait for processes and containers rather than compute: several files at a time, each as a whole in one process.
+  set -- -n "${COMET_TEST_JOBS:-4}" --dist loadfile --no-loadscope-reorder "$@"
 fi
 if [ -z "$tier" ]; then scripts/check.sh || checks=$?; fi
 
-# A test that hangs shows where, in place of a silent log. pytest's watch costs a thread for each test, a twentieth of the time of pure
-# tests: the limit is for all of these together, and pytest answers ABRT with where each thread is.
-if [ "$tier" = unit ]; then limit=(timeout --foreground -s ABRT 300) watch=0; else limit=() watch=300; fi
-
-# run_pytest NAME [ARGUMENT ...]: its report is NAME.xml.
+# run_pytest NAME [ARGUMENT ...]: its report is NAME.xml. A test that hangs shows where, in place of a silent log.
 run_pytest() {
-  "${limit[@]}" "$VENV/bin/python" -m pytest --junit-xml="$work/$1.xml" -o faulthandler_timeout="$watch" "${@:2}"
+  "$VENV/bin/python" -m pytest --junit-xml="$work/$1.xml" -o faulthandler_timeout=300 "${@:2}"
+}
+
+# run_pure NAME [ARGUMENT ...]: the same for pure tests. pytest's watch costs a thread for each test, a twentieth of their time: the limit
+# is for all of them together, and pytest answers ABRT with where each thread is.
+run_pure() {
+  timeout --foreground -s ABRT 300 "$VENV/bin/python" -m pytest "${pure[@]}" --junit-xml="$work/$1.xml" "${@:2}"
 }
 
 # run_lane NUMBER [ARGUMENT ...]: the files of one process, with ports that no other uses.
 run_lane() {
   local first=$((10000 + 900 * ($1 % 16)))
-  COMET_TEST_PORTS=${COMET_TEST_PORTS:-$first-$((first + 899))} run_pytest "$1" -p no:cacheprovider --basetemp="$folders/$1" "${@:2}" $(<"$work/$1.files")
+  COMET_TEST_PORTS=${COMET_TEST_PORTS:-$first-$((first + 899))} run_pure "$1" -p no:cacheprovider --basetemp="$folders/$1" "${@:2}" $(<"$work/$1.files")
 }
 
 # Each file in one of as many processes as there are processors: neighbors together, as they import the same modules. To hand tests out as
@@ -109,9 +110,9 @@ run_pure_tests() {
         print path[each] >work "/" int(done * jobs / total) ".files"
         done += weight[each] } }'
   for ((job = jobs - 1; job > 0; job--)); do
-    if [ -s "$work/$job.files" ]; then run_lane "$job" "$@" >"$work/$job.out" 2>&1 & fi
+    if [ -s "$work/$job.files" ]; then run_lane "$job" >"$work/$job.out" 2>&1 & fi
   done
-  run_lane 0 "$@" || tests=$?
+  run_lane 0 || tests=$?
   for ((job = 1; job < jobs; job++)); do
     if [ ! -s "$work/$job.files" ]; then continue; fi
     wait -n || tests=$?
@@ -119,5 +120,14 @@ run_pure_tests() {
   cat -- "$work"/*.out
 }
 
-if [ "$tier" = unit ] && [ -z "$given_pytest" ]; then run_pure_tests "$@"; else run_pytest all "$@" || tests=$?; fi
+if [ -n "$given_pytest" ]; then
+  if [ "$tier" = unit ]; then run_pure all "$@" || tests=$?; else run_pytest all "$@" || tests=$?; fi
+else
+  case $tier in '' | unit) run_pure_tests ;; esac
+  case $tier in
+    '') run_pytest all -m 'not unit' "$@" || tests=$? ;;
+    unit) ;;
+    *) run_pytest all "$@" || tests=$? ;;
+  esac
+fi
 "$VENV/bin/python" scripts/lib/tally.py "$tests" "$checks" "$work"/*.xml

@@ -157,12 +157,16 @@ def engine(own_engine: PrivateEngine) -> Iterator[PrivateEngine]:
 
 
 TIERS = ("swarm", "docker", "bench", "page", "security", "process", "unit")
-"""The folders of tests/, each the mark of the tests in it. Where several processes share the work, the folders of few
-and long files come first, and the shortest ones fill what is left of the time.
-"""
+"""The folders of tests/, each the mark of the tests in it."""
 
 LONGEST = ("tests/swarm/", "tests/bench/test_compare.py", "tests/process/test_docs_commands.py")
-"""What takes one process for minutes, and so begins before all else."""
+"""What takes one process for minutes, and so begins before all else where several processes share the work."""
+
+COMPUTING = ("docker", "bench", "page")
+"""Tiers that keep a processor busy: engines, generators of load, browsers. The files of the others mostly wait."""
+
+SHORTEST = ("tests/process/lb/", "tests/unit/", "tests/test_")
+"""What fills the rest of the time at the end."""
 
 
 @cache
@@ -222,13 +226,31 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
+def _spread(items: list[pytest.Item]) -> None:
+    """Order the files of several processes: those that compute among those that wait, so that the processors have as
+    much to do at each time.
+    """
+    kinds: dict[bool, dict[Path, None]] = {True: {}, False: {}}
+    for item in items:
+        if not item.nodeid.startswith(LONGEST + SHORTEST):
+            kinds[_tier(item) in COMPUTING][item.path] = None
+    place = {path: number / len(paths) for paths in kinds.values() for number, path in enumerate(paths)}
+    items.sort(
+        key=lambda item: (
+            not item.nodeid.startswith(LONGEST),
+            item.nodeid.startswith(SHORTEST),
+            place.get(item.path, 0),
+        )
+    )
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         item.add_marker(_tier(item))
         if _tier(item) == "swarm":
             item.add_marker("docker")
     if "PYTEST_XDIST_WORKER" in os.environ:
-        items.sort(key=lambda item: (not item.nodeid.startswith(LONGEST), TIERS.index(_tier(item))))
+        _spread(items)
     reasons = {item: _missing_requirement(item) for item in items}
     left_out = [item for item, reason in reasons.items() if reason]
     if left_out:
