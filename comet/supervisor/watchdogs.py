@@ -72,7 +72,7 @@ class Watchdogs:
             self._check_lock(self.database)
 
     def _trim_logs(self) -> None:
-        names = (*self._untrimmed_logs(), "supervisor", "admin")
+        names = (*self._untrimmed_logs(), "supervisor", "admin", "tracing")
         paths = [self._cluster.path("logs", f"{public_name(name)}.log") for name in names]
         self._logs.attempt(lambda: trim(paths), lambda _: None)
 
