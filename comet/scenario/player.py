@@ -35,6 +35,7 @@ from comet.scenario.deaths import Deaths
 from comet.scenario.expectations import Finding, Outcome, judged
 from comet.scenario.file import Scenario, Step, scaled_names
 from comet.scenario.load import Load
+from comet.scenario.undo import Undo
 from comet.state.control_socket import NotAnswering, call
 from comet.state.directory import Cluster
 from lb.system.process_setup import not_ignored
@@ -97,7 +98,7 @@ class ScenarioPlayer:
     """The orders that would undo what steps did, where no supervisor took them."""
     _command: ClientCommand | None = None
     _front: Front = field(init=False)
-    _undo: dict[tuple[str, str], tuple[str, dict[str, Any]]] = field(default_factory=dict)
+    _undo: Undo = field(default_factory=Undo)
 
     def __post_init__(self) -> None:
         self._choice = random.Random(self.scenario.seed)  # nosec B311  # experiments are repeated by their seed
@@ -298,10 +299,11 @@ class ScenarioPlayer:
                     self._deaths.killing(fields["name"]) if is_death else contextlib.nullcontext(),
                     self._front.without(leaving) if leaving else contextlib.nullcontext(),
                 ):
+                    before = self._call("picture")["total"] if command == "pause" else {}
                     done = self._call(command, **fields)
                 self.workers = scaled_names(action, "worker", self.workers)
                 self.notify(f"  {command} {' '.join(str(value) for value in fields.values())}".rstrip())
-                self._remember(command, fields, done)
+                self._remember(command, fields, done, before)
 
     def _leaving(self, action: Action) -> Collection[str]:
         """Return the load balancers that an action stops for good."""
@@ -309,14 +311,18 @@ class ScenarioPlayer:
             return ()
         return set(self._front.ports) - set(scaled_names(action, "lb", self._front.ports))
 
-    def _remember(self, command: str, fields: Mapping[str, Any], done: Mapping[str, Any]) -> None:
-        """Note what has to be undone at the end: a worker that was drained before stays so."""
-        name = str(fields.get("name", ""))
-        undo = {"kill": ("kill", {"name": name, "signal": "CONT"}), "drain": ("undrain", {"name": name})}
-        if (command == "drain" and done["changed"]) or (command == "kill" and _signal(fields) == "STOP"):
-            self._undo[command, name] = undo[command]
+    def _remember(
+        self, command: str, fields: Mapping[str, Any], done: Mapping[str, Any], before: Mapping[str, Any]
+    ) -> None:
+        """Note what has to be undone at the end; `before` is the cluster's total before a pause."""
+        if command == "drain" and done["changed"]:  # One that was drained before stays so.
+            self._undo.drained(fields["name"])
+        elif command == "kill" and _signal(fields) == "STOP":
+            self._undo.stopped(fields["name"])
         elif command == "pause":
-            self._undo["pause", ""] = ("resume", {})
+            self._undo.paused(fields["for"], before)
+        elif command == "resume":
+            self._undo.resumed()
 
     def _names(self) -> list[str]:
         return [row["name"] for row in self._rows()]
@@ -336,7 +342,7 @@ class ScenarioPlayer:
         return Outcome(self._deaths.recoveries(), states, self._deaths.stopped())
 
     def _clear_faults(self) -> None:
-        for command, fields in self._undo.values():
+        for command, fields in self._undo.orders():
             try:
                 self._call(command, **fields)
             except (Unreachable, NotAnswering) as error:

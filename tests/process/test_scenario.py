@@ -1,6 +1,7 @@
 """A scenario on a real cluster: played, interrupted, killed."""
 
 import json
+import shlex
 import signal
 import subprocess
 from collections.abc import Callable
@@ -189,6 +190,26 @@ def test_a_worker_that_was_drained_before_stays_so(running: TestCluster) -> None
         "worker-1": False,
     }
     assert running.comet("undrain", "worker-0").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "stays"),
+    [((), (), False), (("pause",), (), True), (("pause", "--for", "1h"), (), True), ((), ("pause",), True)],
+)
+def test_a_pause_of_the_user_stays(
+    running: TestCluster, before: tuple[str, ...], after: tuple[str, ...], stays: bool
+) -> None:
+    """One from before the scenario is given back, and one that is ordered after the scenario's own is left alone."""
+    steps = "[{for: 100ms, do: [{pause: 200ms}]}, {for: 600ms}]" if after else "[{for: 300ms, do: [{pause: 30s}]}]"
+    if before:
+        assert running.comet(*before).returncode == 0
+    client = ["sh", "-c", shlex.join([*running.command, *after])] if after else ["true"]
+    done = running.comet("scenario", write(running, f"clients: 0\nsteps: {steps}\n"), "--", *client)
+    assert done.returncode == 0, done.stderr
+    total = json.loads(running.comet("ps", "--json").stdout)["total"]
+    assert total["paused"] == stays
+    assert (total["paused_s"] or 0) > 3500 if "1h" in before else total["paused_s"] is None
+    running.comet("resume")
 
 
 def test_what_could_not_be_undone_is_said_and_fails(running: TestCluster) -> None:
