@@ -17,7 +17,7 @@ from typing import Any
 
 from comet.common.figures import percentile
 from comet.common.values import url_host
-from comet.load.response import read_answer
+from comet.load.response import Head, read_answer
 
 INJECTED = b'{"error":"injected failure"}'
 ERROR_PAUSE = 0.05
@@ -54,10 +54,18 @@ class RequestSpec:
 
 @dataclass
 class Answer:
+    """An answer; `injected_head` says that it is the head, without the body, of an injected failure."""
+
     status: int
     worker: str | None
     body: bytes
     repeated: bool
+    injected_head: bool = False
+
+    @property
+    def injected(self) -> bool:
+        """Whether it says that it is injected."""
+        return self.injected_head or self.body == INJECTED
 
 
 @dataclass
@@ -77,7 +85,7 @@ class ResultCounts:
 
     def note(self, answer: Answer, seconds: float, now: "ResultCounts | None" = None) -> None:
         """Count an answer that took this many seconds; one that is an error in `now`, the counts of the present."""
-        if not 200 <= answer.status < 300 and answer.body != INJECTED and now is not None and now is not self:
+        if not 200 <= answer.status < 300 and not answer.injected and now is not None and now is not self:
             now.note(answer, seconds)
             return
         self.times.append(seconds)
@@ -87,7 +95,7 @@ class ResultCounts:
         self.statuses[answer.status] += 1
         if 200 <= answer.status < 300:
             self.ok += 1
-        elif answer.body == INJECTED:
+        elif answer.injected:
             self.injected += 1
         else:
             self.errors[str(answer.status)] += 1
@@ -204,7 +212,14 @@ class Connection:
         head, body, reusable = await read_answer(reader, spec.method, first)
         if not reusable:
             self.close()
-        return Answer(head.status, head.fields.get("x-comet-worker"), body, repeated)
+        worker, injected_head = head.fields.get("x-comet-worker"), _is_injected_head(spec.method, head)
+        return Answer(head.status, worker, body, repeated, injected_head)
+
+
+def _is_injected_head(method: str, head: Head) -> bool:
+    """Return whether this answers a HEAD request with the type and length of an injected failure: it has no more."""
+    fields = head.fields.get("content-type"), head.fields.get("content-length")
+    return method == "HEAD" and head.status >= 500 and fields == ("application/json", str(len(INJECTED)))
 
 
 class ClosedModel:

@@ -16,7 +16,7 @@ from typing import Any
 
 from comet.common.errors import UserError
 from comet.events import journal
-from comet.load.closed_model import INJECTED, RequestSpec, percentile_ms
+from comet.load.closed_model import RequestSpec, percentile_ms
 from comet.load.front import FOLLOW_PAUSE, present
 from comet.load.open_model import Address, CompletedRequest, OpenModel
 from comet.scenario.cluster_stop import unless_stopped
@@ -233,7 +233,7 @@ class ChaosRun:
         """Return `ok`, `injected`, `explained`, or what the unexplained error is."""
         answer = request.answer
         if answer is not None:
-            return "ok" if 200 <= answer.status < 400 else "injected" if answer.body == INJECTED else str(answer.status)
+            return "ok" if 200 <= answer.status < 400 else "injected" if answer.injected else str(answer.status)
         lb = next((name for name, address in self.addresses.items() if address == request.address), "")
         # The loop's clock is the monotonic one.
         died = any(
