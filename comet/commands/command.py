@@ -189,14 +189,14 @@ def between(low: float, high: float, allowed: str) -> Check:
 def count(text: str) -> int:
     """Return a whole number from 0."""
     if not re.fullmatch(r"[0-9]{1,9}", text):
-        raise ValueError(f"{text[:40]!r} is not usable (allowed: a whole number from 0)")
+        raise ValueError(f"{text[:40]!r} is not usable (allowed: a whole number from 0 to 999999999)")
     return int(text)
 
 
 def positive(text: str) -> int:
     """Return a whole number from 1."""
     if not re.fullmatch(r"0*[1-9][0-9]{0,8}", text):
-        raise ValueError(f"{text[:40]!r} is not usable (allowed: a whole number from 1)")
+        raise ValueError(f"{text[:40]!r} is not usable (allowed: a whole number from 1 to 999999999)")
     return int(text)
 
 
@@ -205,7 +205,7 @@ def seconds(text: str) -> float:
     try:
         return 0.0 if text in ("0", "0s") else span(text)
     except ValueError as error:
-        raise ValueError(f"{error} (allowed: a time like 5, 500ms, 30s or 2m)") from None
+        raise ValueError(f"{error} (allowed: a time like 5, 500ms, 30s or 2m, up to 7d)") from None
 
 
 def several(*known: str) -> Callable[[str], tuple[str, ...]]:

@@ -27,6 +27,7 @@ from comet.scenario.expectations import parse as parse_expectation
 MAX_CLIENTS = 500
 MAX_RATE = 10_000
 MAX_STEP_TIME = 3600.0
+MAX_SEED = 2**31
 
 
 def _time(low: float, high: float) -> Callable[[Any], float]:
@@ -102,7 +103,7 @@ TOP: dict[str, Key] = {
     "headers": Key({}, _headers, "lines of the form `Name: value`", "further fields of their requests"),
     "body": Key("", text(r"(?s).*"), "text", "the body of their requests"),
     "rate": _RATE,
-    "seed": Key(0, whole(0, 2**31), "a whole number from 0", "what the random choices begin with"),
+    "seed": Key(0, whole(0, MAX_SEED), f"a whole number from 0 to {MAX_SEED}", "what the random choices begin with"),
 }
 STEP: dict[str, Key] = {
     "name": Key("", text(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]+"), "text of one line", "its name in the report"),

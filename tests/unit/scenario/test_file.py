@@ -105,6 +105,10 @@ def test_there_are_five_scenarios() -> None:
             "s.yaml:1: headers: transfer-encoding: it follows",
         ),
         ("steps:\n  - {for: 1s, every: 1s}", "s.yaml:2: step 1: every: has no kill to repeat (add kill)"),
+        (
+            "seed: 99999999999\nsteps:\n  - for: 1s",
+            "s.yaml:1: seed: 99999999999 is out of range (allowed: a whole number from 0 to 2147483648)",
+        ),
         ("steps:\n  - {for: 1s, rate: 5, clients: 2}", "s.yaml:2: step 1: clients: has no effect with rate"),
         ("steps:\n  - {for: 1s, rate: 5, pause: 2s}", "s.yaml:2: step 1: pause: has no effect with rate"),
         ("rate: 5\nclients: 2\nsteps:\n  - for: 1s", "s.yaml:1: clients: has no effect with rate"),
