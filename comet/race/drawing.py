@@ -46,6 +46,9 @@ def sentences(race: Race) -> Iterator[str]:
         yield f"{group(race.names[form], form)} ({race.names[form]}): {_words(each)}."
     if more.low > 0:
         yield f"As container it took {_words(more)} longer, {container.median / process.median:.1f} times as long."
+    elif more.high < 0 and more.coverage >= 0.95:
+        less = Spread(-more.median, -more.high, -more.low, more.coverage)
+        yield f"As process it took {_words(less)} longer, {process.median / container.median:.1f} times as long."
     else:
         yield f"The difference, {_words(more)}, is within the noise: race more rounds."
     if more.coverage < 0.95:

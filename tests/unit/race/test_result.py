@@ -75,3 +75,18 @@ def test_few_rounds_and_no_difference_are_said() -> None:
     text = "\n".join(lines(made([200.0], [150.0]), 80))
     assert "within the noise" in text
     assert "Fewer than 6 rounds give no interval of 95 %." in text
+
+
+@pytest.mark.parametrize(
+    ("container", "said"),
+    [
+        ([400.0] * 6, "As container it took 200 ms (97% interval 200 to 200 ms) longer, 2.0 times as long."),
+        ([100.0] * 6, "As process it took 100 ms (97% interval 100 to 100 ms) longer, 2.0 times as long."),
+        (
+            [100.0, 300.0] * 3,
+            "The difference, 0 ms (97% interval -100 to 100 ms), is within the noise: race more rounds.",
+        ),
+    ],
+)
+def test_the_slower_form_is_named_whichever_it_is(container: list[float], said: str) -> None:
+    assert said in list(lines(made([200.0] * 6, container), 100))
