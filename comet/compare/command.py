@@ -22,6 +22,8 @@ def compare(options: argparse.Namespace) -> int:
     """
     if not 1 <= options.rounds <= MAX_ROUNDS:
         raise UserError(f"--rounds {options.rounds}: from 1 to {MAX_ROUNDS} (3 take at most 8 minutes)", 2)
+    if None not in (options.json, options.html) and os.path.realpath(options.json) == os.path.realpath(options.html):
+        raise UserError(f"--json and --html name the same file, {options.html} (give each its own)", 2)
     for path in (options.json, options.html):
         if path is not None:
             _require_writable(path)

@@ -33,3 +33,16 @@ def test_a_file_that_cannot_be_written_is_named_before_the_first_round(tmp_path:
         with pytest.raises(UserError, match="cannot be written"):
             compare(options(path, tmp_path / "new.html"))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("other", ["both", "./both", "link"])
+def test_one_file_for_both_outputs_is_refused_before_the_first_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("link").symlink_to("both")
+    monkeypatch.setattr(study, "run", lambda *_: pytest.fail("it was begun"))
+    with pytest.raises(UserError, match="--json and --html name the same file") as caught:
+        compare(options(Path("both"), Path(other)))
+    assert caught.value.exit_code == 2
+    assert not Path("both").exists()
