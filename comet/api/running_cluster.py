@@ -99,6 +99,7 @@ class RunningCluster:
         if self._process is not None:
             raise UserError("comet.cluster: it runs already")
         self._owner = os.getpid()
+        self._signals, self._has_faults = SentSignals(), False
         if self._file is not None:
             config = load(self._file)
         else:

@@ -364,3 +364,13 @@ def test_a_start_that_fails_says_why_and_leaves_nothing(tmp_path: Path, monkeypa
     with pytest.raises(comet.UserError, match="worker-0 does not become ready"):
         comet.cluster(worker=1, pool=1, worker_command="sh -c 'echo sad; exit 3'").start()
     assert list((tmp_path / f"comet-{os.getuid()}").iterdir()) == []
+
+
+def test_a_second_start_knows_nothing_of_what_was_killed_before() -> None:
+    made = comet.cluster(worker=1, pool=1)
+    made.start()
+    made.kill("worker-0")
+    made.stop()
+    with made:
+        made.wait_ready(timeout=5)
+        assert hello(made).status_code == 200
