@@ -124,8 +124,10 @@ class RunningCluster:
                 if message["kind"] == "ready":
                     self._take_addresses(message)
             self._events.mark()
-        except BaseException:
+        except BaseException as error:
             self.stop()
+            if isinstance(error, UserError) and self._file is None:
+                raise settings.as_argument(error) from None
             raise
         return self
 

@@ -374,3 +374,8 @@ def test_a_second_start_knows_nothing_of_what_was_killed_before() -> None:
     with made:
         made.wait_ready(timeout=5)
         assert hello(made).status_code == 200
+
+
+def test_a_start_that_is_refused_names_the_argument() -> None:
+    with pytest.raises(comet.UserError, match=r"^comet\.cluster: stats_dir: '/' names no file"):
+        comet.cluster(worker=1, pool=1, stats_dir="/").start()
