@@ -7,19 +7,22 @@ finished request. The cluster's user and root have connections and threads of th
 """
 
 import contextlib
+import json
 import resource
 import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
+from http import HTTPStatus
 from typing import Any, Protocol, TypeVar
 
 from waitress.adjustments import Adjustments  # type: ignore[import-untyped]
 from waitress.channel import HTTPChannel  # type: ignore[import-untyped]
 from waitress.server import TcpWSGIServer  # type: ignore[import-untyped]
-from waitress.task import ThreadedTaskDispatcher, WSGITask  # type: ignore[import-untyped]
+from waitress.task import ErrorTask, ThreadedTaskDispatcher, WSGITask  # type: ignore[import-untyped]
 
 from comet.admin.access.peers import peer_uid
+from comet.admin.access.request_guard import HEADERS
 
 PEER = "comet.peer"
 """Key of a request's environment with the uid of the client's process; None if it is not known."""
@@ -105,6 +108,20 @@ class _Task(WSGITask):  # type: ignore[misc]
         return environ
 
 
+class _ErrorTask(ErrorTask):  # type: ignore[misc]
+    """Answers what the application does not get, in the words and the form of the application's own errors."""
+
+    def execute(self) -> None:
+        error = self.request.error
+        text = error.body[:1].lower() + error.body[1:] if error.code == HTTPStatus.BAD_REQUEST else error.reason.lower()
+        body = json.dumps({"error": text}, separators=(",", ":")).encode()
+        self.status = f"{error.code} {error.reason}"
+        self.response_headers.extend([("Content-Type", "application/json"), *HEADERS.items()])
+        self.set_close_on_finish()
+        self.content_length = len(body)
+        self.write(body)
+
+
 class _Channel(HTTPChannel):  # type: ignore[misc]
     """A connection, which waitress creates from the accepted socket.
 
@@ -112,6 +129,7 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
     """
 
     task_class = _Task
+    error_task_class = _ErrorTask
 
     def __init__(self, server: "Server", sock: socket.socket, addr: Any, adj: Adjustments, map: Any = None) -> None:
         self.uid: int | None = server.accepting_uid

@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import json
 import os
 import re
 import signal
@@ -145,6 +146,26 @@ def test_the_api_accepts_and_refuses_commands(admin: Admin) -> None:
     refused = admin.post("kill", {"name": "lb-9"})
     assert (refused.status_code, refused.json()["error"].partition(":")[0]) == (404, "lb-9")
     assert admin.post("kill", {"name": "lb-0", "signal": "NONE"}).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "error"),
+    [
+        (b"nonsense\r\n\r\n", 400, "start line is invalid"),
+        (b"GET /healthz HTTP/1.1\r\nHost : localhost\r\n\r\n", 400, "invalid header"),
+        (b"GET /healthz HTTP/1.1\r\nX: " + b"x" * 20_000 + b"\r\n\r\n", 431, "request header fields too large"),
+        (b"POST /healthz HTTP/1.1\r\nContent-Length: 200000\r\n\r\n", 413, "request entity too large"),
+        (b"POST /healthz HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n", 501, "not implemented"),
+    ],
+)
+def test_what_is_no_request_gets_an_error_in_json_too(admin: Admin, request_: bytes, status: int, error: str) -> None:
+    with socket.create_connection(("127.0.0.1", admin.port), timeout=30 * PATIENCE) as connection:
+        connection.sendall(request_)
+        with http.client.HTTPResponse(connection) as answer:
+            answer.begin()
+            assert (answer.status, answer.headers["Content-Type"]) == (status, "application/json")
+            assert answer.headers["X-Content-Type-Options"] == "nosniff"
+            assert json.loads(answer.read()) == {"error": error}
 
 
 def test_the_page_shows_logs_and_plays_its_demonstration(admin: Admin) -> None:
