@@ -51,6 +51,24 @@ def script(shell: str, commands: Mapping[str, Completed]) -> str:
 # Written for both shells: `typed` are the words before the one at the cursor, the program's own first. An option and
 # its value are two of them, also where they are typed as one: --config=FILE.
 COMMON = """# Completion of Comet's commands; source it: source <(python supervisor.py completion bash)   (or zsh)
+_comet_plain() {{  # Sets `plain` to a word as the shell would pass it: without its quotes, with its ~ expanded.
+  local rest=$1 quote= char
+  plain=
+  case $rest in "~" | "~/"*) plain=$HOME rest=${{rest:1}} ;; esac
+  while [[ -n $rest ]]; do
+    char=${{rest:0:1}} rest=${{rest:1}}
+    if [[ $char == "\\\\" && $quote != "'" ]]; then
+      plain+=${{rest:0:1}} rest=${{rest:1}}
+    elif [[ $char == "$quote" ]]; then
+      quote=
+    elif [[ -z $quote && ($char == "'" || $char == '"') ]]; then
+      quote=$char
+    else
+      plain+=$char
+    fi
+  done
+}}
+
 _comet_names() {{
   local program=() config=() i
   for ((i = 0; i < $1; i++)); do program+=("${{typed[@]:$i:1}}"); done
@@ -84,9 +102,10 @@ _comet_find() {{
 
 BASH = """
 _comet_reply() {
-  local typed=() found files current=${COMP_WORDS[COMP_CWORD]} word
+  local typed=() found files current=${COMP_WORDS[COMP_CWORD]} word plain
   for word in "${COMP_WORDS[@]:0:COMP_CWORD}"; do
-    if [[ $word != = || ${typed[-1]} != --* ]]; then typed+=("$word"); fi
+    _comet_plain "$word"
+    if [[ $word != = || ${typed[-1]} != --* ]]; then typed+=("$plain"); fi
   done
   if [[ $current == = && ${typed[-1]} == --* ]]; then current=; fi
   _comet_find "$1"
@@ -101,7 +120,9 @@ _comet_reply() {
 _comet() { _comet_reply 1; }
 
 _comet_python() {
-  if [[ $COMP_CWORD -gt 1 && ${COMP_WORDS[1]} == *supervisor.py ]]; then
+  local plain
+  _comet_plain "${COMP_WORDS[1]}"
+  if [[ $COMP_CWORD -gt 1 && $plain == *supervisor.py ]]; then
     _comet_reply 2
   elif [[ -n $_comet_former ]]; then
     "$_comet_former" "$@"
@@ -121,9 +142,10 @@ complete -F _comet_python python python3
 ZSH = """
 _comet_reply() {
   local -a typed=()
-  local found files word
+  local found files word plain
   for word in "${(@)words[1,CURRENT-1]}"; do
-    if [[ $word == --*=* ]]; then typed+=("${word%%=*}" "${word#*=}"); else typed+=("$word"); fi
+    _comet_plain "$word"
+    if [[ $plain == --*=* ]]; then typed+=("${plain%%=*}" "${plain#*=}"); else typed+=("$plain"); fi
   done
   if [[ $PREFIX == --*=* ]]; then
     typed+=("${PREFIX%%=*}")
@@ -139,7 +161,9 @@ _comet_reply() {
 _comet() { _comet_reply 1 }
 
 _comet_python() {
-  if [[ $CURRENT -gt 2 && $words[2] == *supervisor.py ]]; then
+  local plain
+  _comet_plain "$words[2]"
+  if [[ $CURRENT -gt 2 && $plain == *supervisor.py ]]; then
     _comet_reply 2
   elif autoload +X _python 2>/dev/null; then
     _python "$@"

@@ -19,10 +19,14 @@ SHELLS = {"bash": ["bash", "--norc", "-i"], "zsh": ["zsh", "-f", "-i"]}
 def test_a_shell_completes_commands_options_values_and_names(tmp_path: Path, shell: str) -> None:
     (tmp_path / "config.yaml").write_text("worker: 2\npool: 1\n")
     (tmp_path / "completion").write_text(script(shell, described(parser())))
+    (tmp_path / "it's one/.comet").mkdir(parents=True)
+    (tmp_path / "it's one/config.yaml").write_text("worker: 2\npool: 1\n")
     shutil.copy(ROOT / "supervisor.py", tmp_path)
     (tmp_path / "python").symlink_to(sys.executable)
     path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
-    with terminal(SHELLS[shell], tmp_path, 100, 40, PS1="ready> ", PATH=path, PYTHONPATH=str(ROOT)) as shown:
+    with terminal(
+        SHELLS[shell], tmp_path, 100, 40, PS1="ready> ", PATH=path, PYTHONPATH=str(ROOT), HOME=str(tmp_path)
+    ) as shown:
         shown.shows("ready>")
         shown.type("source ./completion; echo loaded-$((1 + 1))\r")
         shown.shows("loaded-2")
@@ -37,6 +41,10 @@ def test_a_shell_completes_commands_options_values_and_names(tmp_path: Path, she
             ("comet wait worker-0 --for=go\t", "--for=gone "),
             ("comet --config=config.yaml kill --json l\t", "kill --json lb-0 "),
             ("comet logs --follow worker-\t\t", "worker-0"),
+            ("comet kill --config ~/it\\'s\\ one/config.yaml l\t", "one/config.yaml lb-0 "),
+            ('comet kill --config="it\'s one"/config.yaml l\t', 'one"/config.yaml lb-0 '),
+            ("comet kill --config 'it'\\''s one' l\t", "s one' lb-0 "),
+            ("python ~/'supervisor.py' kill l\t", "kill lb-0 "),
         ):
             shown.type(typed)
             assert completed.rstrip() in shown.shows(completed.rstrip())
