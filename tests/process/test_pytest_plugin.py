@@ -14,6 +14,7 @@ import pytest
 
 from comet.host import process_identity
 from comet.images import base_image
+from tests.support import pages
 from tests.support.cluster import ROOT
 
 FILES = 10 if os.environ.get("COMET_TEST_FULL") else 3
@@ -81,6 +82,17 @@ def test_a_client_meets_a_failing_backend(project: Project) -> None:
         """,
     )
     code, said = project.run()
+    assert code == 0, said
+    assert project.left() == []
+
+
+def test_the_page_names_all_that_there_is_and_its_example_runs(project: Project) -> None:
+    text = pages.section("docs/python-api.md", "With pytest")
+    named = set(re.findall(r"^\| (?:fixture|marker|option) `(\w+)` \|", text, re.MULTILINE))
+    assert named == {"comet_cluster", "comet_service", "comet", "comet_scope"}
+    (example,) = [each for each in pages.blocks("docs/python-api.md") if "comet_service" in each.text]
+    project.write("test_example.py", example.text)
+    code, said = project.run("--strict-markers")
     assert code == 0, said
     assert project.left() == []
 
