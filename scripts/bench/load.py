@@ -34,6 +34,7 @@ from scripts.bench.subject import subject
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS")
 CLIENTS, MAX_IN_FLIGHT = 64, 1000  # of a closed model; of an open one at a time
+MAX_SECONDS, MAX_CLIENTS, MAX_RATE, MAX_BODY = 86_400, 100_000, 100_000, 64 << 20
 SLICE = 3.0  # seconds, about
 
 
@@ -91,15 +92,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def parse_load(options: argparse.Namespace) -> Load:
     """Return the load that the options describe; ValueError says why they are invalid."""
     clients = options.clients if options.clients is not None else MAX_IN_FLIGHT if options.rate is not None else CLIENTS
-    for name, value in (
-        ("--seconds", options.seconds),
-        ("--clients", clients),
-        ("--rate", 1.0 if options.rate is None else options.rate),
+    for name, value, most in (
+        ("--seconds", options.seconds, MAX_SECONDS),
+        ("--clients", clients, MAX_CLIENTS),
+        ("--rate", 1.0 if options.rate is None else options.rate, MAX_RATE),
     ):
-        if not 0 < value < float("inf"):
-            raise ValueError(f"{name} must be above zero")
-    if options.body < 0:
-        raise ValueError("--body must not be negative")
+        if not 0 < value <= most:
+            raise ValueError(f"{name} must be above zero and at most {most:,}")
+    if not 0 <= options.body <= MAX_BODY:
+        raise ValueError(f"--body must be from zero to {MAX_BODY:,}")
     paths, methods = options.path or [PATH], options.method or ["GET"]
     if wrong := [
         path
