@@ -104,7 +104,8 @@ async def offer(
         sender.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await sender
-        over, cpu = clock(), (time.process_time() - spent) / (time.monotonic() - began) * 100
+        # After the last request, which a low rate sends early, it is idle for the rest of the time.
+        over, cpu = clock(), (time.process_time() - spent) / max(time.monotonic() - began, seconds) * 100
         for number in range(pace.sent, due):
             # It waited for at least this long; left out, an overload would look better the worse it is.
             waited = over - pace.begun - number / rate
