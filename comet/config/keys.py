@@ -42,8 +42,9 @@ SECONDS = (measured(0.05, 86400, TIME_UNITS), "seconds, from 0.05 to 86400")
 PERCENT = (measured(0, 100, UNITS["%"]), "percent, from 0 to 100")
 ROW = (whole(0, 100000), "a whole number from 0 to 100000")
 IMAGE = r"[a-z0-9][\w.\-/:@]*"
-REGISTRY = r"[a-z0-9][\w.\-]*(?::[0-9]{1,5})?(?:/[\w.\-]+)*"
-AUTHORITY = r"(?:[0-9A-Za-z_.\-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
+_PORT = r":(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+REGISTRY = rf"[a-z0-9][\w.\-]*(?:{_PORT})?(?:/[\w.\-]+)*"
+AUTHORITY = rf"(?:[0-9A-Za-z_.\-]+|\[[0-9A-Fa-f:.]+\])(?:{_PORT})?"
 HOST = (host, "an IP address or host name")
 
 
@@ -277,7 +278,7 @@ class Values:
     )
     trace_endpoint: str | None = key(
         "none",
-        or_word("none", text(r"https?://[0-9A-Za-z_.:\[\]\-]+(?:/[\x21-\x7e]*)?"), None),
+        or_word("none", text(rf"https?://{AUTHORITY}(?:/[\x21-\x7e]*)?"), None),
         "none, or a URL like http://127.0.0.1:4318",
         "the OpenTelemetry collector that gets spans by OTLP over HTTP",
         fixed=True,

@@ -103,6 +103,19 @@ def test_every_key_checks_its_own_default() -> None:
             "health-host: http://a",
             "config.yaml:1: health-host: 'http://a' is not usable (allowed: none, or HOST or HOST:PORT)",
         ),
+        *(
+            (f"{key}: {value}", f"config.yaml:1: {key}: '{value}' is not usable (allowed: none, or ")
+            for key, value in (
+                ("health-host", "a:65536"),
+                ("trace-endpoint", "http://127.0.0.1:99999"),
+                ("trace-endpoint", "http://127.0.0.1:0/v1"),
+                ("trace-endpoint", "http://1::2:4318"),
+            )
+        ),
+        (
+            "runtime: swarm\nregistry: 10.0.0.1:70000/team",
+            "config.yaml:2: registry: '10.0.0.1:70000/team' is not usable (allowed: HOST[:PORT][/PATH], or none)",
+        ),
         ("a: [1", "config.yaml:1: not valid YAML: "),
         ("a: b: c", "config.yaml:1: not valid YAML: mapping values are not allowed here"),
         ("- worker", "config.yaml:1: the file holds no keys (allowed: lines of the form `key: value`)"),
