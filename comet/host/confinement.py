@@ -19,6 +19,7 @@ import sys
 import threading
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -209,15 +210,15 @@ def grants(found: os.stat_result, owner: Owner, right: int) -> bool:
     return bool(found.st_mode >> shift & right)
 
 
-def barrier(path: str, owner: Owner, root: str = "") -> str | None:
-    """Return the topmost directory above this place that is closed to the user, or None.
+def barrier(path: str, owner: Owner) -> str | None:
+    """Return the topmost directory above this place that is closed to the user, or None."""
+    return next((folder for folder in _above(path) if not grants(os.stat(folder), owner, EXECUTE)), None)
 
-    With a `root` (/proc/PID/root, proc(5)), the answer is what that process sees.
-    """
-    for folder in reversed(Path(path).parents):
-        if not grants(os.stat(f"{root}{folder}"), owner, EXECUTE):
-            return str(folder)
-    return None
+
+@lru_cache
+def _above(path: str) -> tuple[str, ...]:
+    """Return the directories above a place, topmost first; the same few are asked for every second."""
+    return tuple(str(folder) for folder in reversed(Path(path).parents))
 
 
 def denies_access(pid: int, needs: Collection[Mount], owner: Owner) -> bool:
@@ -226,7 +227,8 @@ def denies_access(pid: int, needs: Collection[Mount], owner: Owner) -> bool:
     Its view of the file system has no cover there.
     """
     try:
-        return any(barrier(path, owner, f"/proc/{pid}/root") is not None for path, _, _ in needs)
+        folders = dict.fromkeys(folder for path, _, _ in needs for folder in _above(path))
+        return not all(grants(os.stat(f"/proc/{pid}/root{folder}"), owner, EXECUTE) for folder in folders)
     except OSError:
         return False  # The process has ended, or what it needs was removed.
 

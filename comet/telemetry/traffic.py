@@ -53,9 +53,8 @@ def read(cluster: Cluster, names: Iterable[str], live_files: Collection[str], no
                 counts += _lb_counts(file_counts.own, blocks, front, live=file in live_files)
                 for worker, block in blocks.items():
                     if worker:
-                        edges[name, worker] = edges.get((name, worker), Counted()) + _edge_counts(
-                            block, live=file in live_files
-                        )
+                        counted, former = _edge_counts(block, live=file in live_files), edges.get((name, worker))
+                        edges[name, worker] = counted if former is None else former + counted
         balancers[name] = counts
     return make_reading(now, balancers, edges)
 

@@ -182,19 +182,17 @@ class Reading:
         self._data = memoryview(data)
         self.own = self._data[_HEADER:_TABLE_END].cast("Q")
         """The slots in the order of FIELDS, without the counts in the upstreams' blocks."""
+        named = _names(self._data)
+        self._blocks = {name.rstrip(b"\0").decode(errors="replace"): self._block(index) for index, name in named}
 
     def edges(self) -> dict[str, list[int]]:
         """Return the EDGE_SLOTS slots by upstream; the empty name has the responses that came from no upstream."""
-        return {name: block for name, block in self._blocks().items() if name != FRONT_BLOCK}
+        return {name: block for name, block in self._blocks.items() if name != FRONT_BLOCK}
 
     def front(self) -> dict[str, int]:
         """Return how often each fault was injected at the front."""
-        block = self._blocks().get(FRONT_BLOCK, [0] * EDGE_SLOTS)
+        block = self._blocks.get(FRONT_BLOCK, [0] * EDGE_SLOTS)
         return dict(zip(FRONT_COUNTED, block[EDGE_LATENCY:], strict=False))
-
-    def _blocks(self) -> dict[str, list[int]]:
-        named = _names(self._data)
-        return {name.rstrip(b"\0").decode(errors="replace"): self._block(index) for index, name in named}
 
     def totals(self) -> dict[str, int]:
         """Return all fields by name, summed over all upstreams."""
