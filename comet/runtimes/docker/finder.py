@@ -6,7 +6,9 @@ The engine's SDK is imported once there is a container to ask about: every comma
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator
+import time
+from collections.abc import Collection, Iterable, Iterator
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from comet.common.clock import parse
@@ -57,9 +59,12 @@ class ContainerFinder(Finder):
 
         client = engines.get_local()
         # The relay goes last, and what cuts workers off goes first: workers commit until they end.
-        for orphan in sorted(orphans, key=lambda each: (is_relay(each), not is_network_fault(each))):
-            _end_container(client, orphan, grace)
-            yield f"{orphan.name or orphan.helper}: container {short_id(orphan.id)} removed"
+        for group in (
+            [each for each in orphans if is_network_fault(each)],
+            [each for each in orphans if not is_network_fault(each) and not is_relay(each)],
+            [each for each in orphans if is_relay(each)],
+        ):
+            yield from _end_containers(client, group, grace)
         remove_networks(client, cluster.id or "")
 
     def log(self, cluster: Cluster, name: str, count: int, follow: bool) -> Iterator[bytes]:
@@ -107,10 +112,34 @@ def _container(client: docker.DockerClient, entry: dict[str, Any]) -> Orphan | N
     )
 
 
-def _end_container(client: docker.DockerClient, orphan: Orphan, grace: float) -> None:
+def _end_containers(client: docker.DockerClient, orphans: Iterable[Orphan], grace: float) -> Iterator[str]:
+    """End these containers, all within the same grace, and remove them."""
+    every = list(orphans)
+    running = [orphan for orphan in every if orphan.running and _order_end(client, orphan.id)]
+    deadline = time.monotonic() + grace + 1
+    for orphan in every:
+        if orphan in running:
+            _await_end(client, orphan.id, deadline - time.monotonic())
+        _remove_container(client, orphan)
+        yield f"{orphan.name or orphan.helper}: container {short_id(orphan.id)} removed"
+
+
+def _order_end(client: docker.DockerClient, container: str) -> bool:
+    """Send a container the signal with which its image wants to be stopped; return whether it was sent."""
     with contextlib.suppress(*engine_errors()):
-        if orphan.running:
-            client.api.stop(orphan.id, timeout=int(grace) + 1)
+        configured = client.api.inspect_container(container)["Config"].get("StopSignal")
+        client.api.kill(container, configured or "SIGTERM")
+        return True
+    return False
+
+
+def _await_end(client: docker.DockerClient, container: str, timeout: float) -> None:
+    if timeout > 0:
+        with contextlib.suppress(*engine_errors()):
+            client.api.wait(container, timeout=ceil(timeout))
+
+
+def _remove_container(client: docker.DockerClient, orphan: Orphan) -> None:
     try:
         client.api.remove_container(orphan.id, force=True, v=True)
     except engine_errors() as error:
