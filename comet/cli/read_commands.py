@@ -162,7 +162,7 @@ def events(options: argparse.Namespace) -> int:
         _print_event(record, options.json)
     if options.follow:
         threading.Thread(target=_exit_with_reader, daemon=True).start()
-        for record in journal.follow(path, len(past)):
+        for record in journal.follow(path, past[-1] if past else None):
             if _is_of(record, options.names):
                 _print_event(record, options.json)
             if record["event"] == "supervisor_stopped":

@@ -72,19 +72,24 @@ class Journal:
                 self.listeners.remove(listener)
 
     def repair(self) -> bool:
-        """If the open file was removed, write a new one with the records in memory; return whether it was."""
+        """If the open file was removed or replaced, go on in the new one; return whether it was.
+
+        It gets the records in memory that it lacks.
+        """
         try:
             here = os.path.samestat(os.fstat(self._file), os.lstat(self._path))
         except OSError:
             here = False
         if here:
             return False
-        fresh = files.append(self._path)
+        fresh = files.append(self._path, flags=os.O_RDWR | os.O_APPEND)
         os.close(self._file)
         self._file = fresh
-        if not os.fstat(fresh).st_size:
-            for record in list(self.recent):
-                self._keep(record | {"again": True})  # Followers already have it.
+        _end_unfinished_line(fresh)
+        kept = max((number(record) for record in last(self._path, RECENT)), default=0)
+        for record in self.recent:
+            if number(record) > kept:
+                self._keep(record | {"again": True})  # Followers may already have it.
         return True
 
     def close(self) -> None:
@@ -159,28 +164,60 @@ def number(record: Record) -> int:
 
 
 class Tail:
-    """Reads what is written to a journal from now on; nothing is read twice."""
+    """Reads what is written to a journal from now on; nothing is read twice, whatever becomes of the file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._inode, self._offset = self._end()
         self._unfinished = b""
+        self._last = next(iter(last(path, 1)), None)
+
+    @classmethod
+    def after(cls, path: Path, record: Record | None) -> "Tail":
+        """Return one that begins with what follows `record`; None: with the first record of the file."""
+        tail = cls(path)
+        tail._inode, tail._offset, tail._last = 0, 0, record
+        return tail
 
     def fresh(self) -> list[Record]:
-        """Return the records written since the last call; after a rotation, from the start of the new file."""
+        """Return the records written since the last call, also where the file was rotated, replaced or truncated."""
         try:
             with os.fdopen(files.open_read(self._path), "rb") as stream:
                 status = os.fstat(stream.fileno())
-                if status.st_ino != self._inode or status.st_size < self._offset:  # A new file may get a used inode.
-                    self._inode, self._offset, self._unfinished = status.st_ino, 0, b""
-                stream.seek(self._offset)
-                data = stream.read()
+                rest = [] if status.st_ino == self._inode else self._rest_of_rotated()
+                is_new = status.st_ino != self._inode or status.st_size < self._offset  # It may get a used inode.
+                if is_new:
+                    start = max(0, status.st_size - 4 * KEEP_BYTES)
+                    self._inode, self._offset, self._unfinished = status.st_ino, start, b""
+                records = self._read(stream)
         except OSError:
             return []
+        self._last = rest[-1] if rest else self._last
+        found = rest + (self._unread(records) if is_new else [each for each in records if not each.get("again")])
+        self._last = found[-1] if found else self._last
+        return found
+
+    def _read(self, stream: BinaryIO) -> list[Record]:
+        stream.seek(self._offset)
+        data = stream.read()
         self._offset += len(data)
         *lines, self._unfinished = (self._unfinished + data).split(b"\n")
         self._unfinished = self._unfinished[: LONGEST_LINE + 1]
-        return [record for line in lines if (record := parse(line)) is not None and not record.get("again")]
+        return [record for line in lines if (record := parse(line)) is not None]
+
+    def _rest_of_rotated(self) -> list[Record]:
+        """Return what was written to the file between the last call and its rotation."""
+        with contextlib.suppress(OSError), os.fdopen(files.open_read(files.rotated_path(self._path)), "rb") as stream:
+            if os.fstat(stream.fileno()).st_ino == self._inode:
+                return self._read(stream)
+        return []
+
+    def _unread(self, records: list[Record]) -> list[Record]:
+        """Return those of a new file that come after the last one that was read: it may begin with earlier ones."""
+        plain = [{name: value for name, value in record.items() if name != "again"} for record in records]
+        if self._last in plain:
+            return plain[len(plain) - plain[::-1].index(self._last) :]
+        return [record for record in records if not record.get("again")]
 
     def _end(self) -> tuple[int, int]:
         try:
@@ -200,31 +237,9 @@ def parse(line: bytes) -> Record | None:
     return known(record) if isinstance(name, str) and name.strip() else None
 
 
-def follow(path: Path, passed: int) -> Iterator[Record]:
-    """Yield the records after the first `passed`, endlessly, as they are written, across rotations."""
+def follow(path: Path, record: Record | None) -> Iterator[Record]:
+    """Yield the records after this one (None: all), endlessly, as they are written."""
+    tail = Tail.after(path, record)
     while True:
-        try:
-            stream = os.fdopen(files.open_read(path), "rb")
-        except FileNotFoundError:
-            time.sleep(POLL_PAUSE)
-            continue
-        with stream:
-            yield from _follow_file(stream, path, passed)
-        passed = 0
-
-
-def _follow_file(stream: BinaryIO, path: Path, passed: int) -> Iterator[Record]:
-    rest = b""
-    while True:
-        text = stream.readline(LONGEST_LINE)
-        if not text:
-            if not path.exists() or os.fstat(stream.fileno()).st_ino != path.stat().st_ino:
-                return
-            time.sleep(POLL_PAUSE)
-            continue
-        rest = rest[: LONGEST_LINE + 1] + text
-        if rest.endswith(b"\n"):
-            record, rest = parse(rest), b""
-            if record is not None and passed <= 0 and not record.get("again"):
-                yield record
-            passed -= record is not None
+        yield from tail.fresh()
+        time.sleep(POLL_PAUSE)

@@ -1,5 +1,6 @@
 import json
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,57 @@ def test_a_tail_gives_each_record_once_across_a_rotation(tmp_path: Path) -> None
     path.write_text('{"event": "supervisor_stopped"}\n')
     assert [record["event"] for record in tail.fresh()] == ["supervisor_stopped"]
     assert tail.fresh() == []
+
+
+def names(records: Iterable[journal.Record]) -> list[str]:
+    return [record["event"] for record in records]
+
+
+def removed(path: Path) -> None:
+    path.unlink()
+
+
+def replaced(path: Path) -> None:
+    """A copy is put in its place, as an editor or `sed -i` does it."""
+    copy = path.with_name("copy")
+    copy.write_bytes(path.read_bytes())
+    copy.replace(path)
+
+
+@pytest.mark.parametrize("harm", [removed, replaced])
+def test_a_journal_that_is_removed_or_replaced_loses_no_event(tmp_path: Path, harm: Callable[[Path], None]) -> None:
+    path = tmp_path / "events.jsonl"
+    kept = Journal(path)
+    kept.write(Event("adopted"))
+    tail, from_the_start = Tail(path), Tail.after(path, None)
+    assert names(from_the_start.fresh()) == ["adopted"]
+    harm(path)
+    kept.write(Event("scaled"))  # It goes to the file that is no longer there.
+    assert kept.repair()
+    kept.write(Event("reloaded"))
+    assert names(journal.read(path)) == ["adopted", "scaled", "reloaded"]
+    assert names(tail.fresh()) == names(from_the_start.fresh()) == ["scaled", "reloaded"]
+
+
+def test_a_tail_goes_on_in_a_truncated_journal(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    kept = Journal(path)
+    for _ in range(3):
+        kept.write(Event("adopted"))
+    followed = journal.follow(path, list(journal.read(path))[-1])
+    kept.write(Event("scaled"))
+    assert next(followed)["event"] == "scaled"
+    os.truncate(path, 0)
+    kept.write(Event("reloaded"))
+    assert next(followed)["event"] == "reloaded"
+
+
+def test_a_tail_reads_what_was_written_just_before_a_rotation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "events.jsonl"
+    kept = Journal(path)
+    kept.write(Event("adopted"))
+    tail = Tail(path)
+    kept.write(Event("scaled"))
+    monkeypatch.setattr(journal, "KEEP_BYTES", path.stat().st_size - 1)
+    kept.write(Event("reloaded"))
+    assert names(tail.fresh()) == ["scaled", "reloaded"]
