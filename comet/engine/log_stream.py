@@ -26,7 +26,7 @@ from urllib.parse import urlencode
 from comet.common.clock import parse
 from comet.common.errors import UserError
 from comet.engine import traits as engine_traits
-from comet.engine.connection import CALL_TIMEOUT, UnixConnection, socket_path
+from comet.engine.connection import CALL_TIMEOUT, PING_TIMEOUT, UnixConnection, chosen_by, ping, socket_path
 from comet.engine.traits import EngineTraits
 
 CHUNK_BYTES = 16 << 10
@@ -200,6 +200,8 @@ class Assembler:
 
 
 def traits() -> EngineTraits:
+    """Return the traits of the engine; EngineError where it does not answer, which is not waited for as for a call."""
+    ping(socket_path(os.environ), PING_TIMEOUT, chosen_by(os.environ))
     return engine_traits.read(_get_json("/info"), _get_json("/version"))
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from comet.common.errors import UserError
 from comet.engine import log_stream
 from comet.runtimes.docker import log
 from comet.state.directory import Cluster
@@ -34,9 +35,19 @@ def test_lines_that_a_lost_follower_missed_are_read(
     cluster = Cluster(tmp_path)
     cluster.create()
     container = {"Id": "abc", "HostConfig": {"LogConfig": {"Type": "local"}}}
-    about = [ok({}), ok({}), ok([container]), ok(container)]
+    about = [ok("OK"), ok({}), ok({}), ok([container]), ok(container)]
     script = [*about, printed("one"), None, printed("one", "two"), printed(*ends_with)]
     with listening(*script) as path:
         monkeypatch.setenv("DOCKER_HOST", f"unix://{path}")
         read = b"".join(log.pieces(cluster, "worker-0", 10, True))
     assert read.decode().split() == list(ends_with)
+
+
+def test_the_log_of_an_engine_that_hangs_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_stream, "PING_TIMEOUT", 0.05, raising=False)
+    cluster = Cluster(tmp_path)
+    cluster.create()
+    with listening(None) as path:
+        monkeypatch.setenv("DOCKER_HOST", f"unix://{path}")
+        with pytest.raises(UserError, match=r"worker-0: its container's log .* does not answer within 0\.05 s"):
+            list(log.pieces(cluster, "worker-0", 10, False))
