@@ -155,6 +155,31 @@ def test_leaving_an_attached_board_keeps_the_cluster_running(make_cluster: Calla
     cluster.stop()
 
 
+def test_in_the_background_the_board_leaves_the_terminal_to_the_shell(
+    make_cluster: Callable[..., TestCluster],
+) -> None:
+    cluster = make_cluster(runtime="process", worker=1, pool=1)
+    with terminal(["bash", "--norc", "-i"], cluster.folder) as shown:
+        shown.type(" ".join(cluster.command) + "\n")
+        shown.shows("LAST EVENTS")
+        shown.type("\x1a")
+        shown.shows("Stopped")
+        shown.type("clear; bg\n")
+        shown.shows(" &")
+        assert cluster.comet("kill", "worker-0").returncode == 0  # Something to draw.
+        shown.type("echo $((6 * 7)); jobs\n")
+        text = shown.shows("Running")
+        assert "42" in text
+        assert "LAST EVENTS" not in text
+        shown.type("fg\n")
+        shown.shows("LAST EVENTS")
+        shown.type("?")
+        shown.shows("drains, stops and removes the cluster")
+        shown.type("\x03")
+        shown.shows("supervisor stopped")
+    cluster.assert_nothing_left()
+
+
 def test_ctrl_c_while_the_board_starts_leaves_no_traceback(make_cluster: Callable[..., TestCluster]) -> None:
     cluster = make_cluster(runtime="process", worker=1, pool=1)
     with terminal(in_shell(cluster), cluster.folder) as shown:

@@ -74,13 +74,17 @@ class Board:
         return self._left if self._feed is None else self._feed.ended
 
     def _step(self) -> None:
+        if self._suspended:
+            self._suspend()
         feed, snapshots = self._feed, self._snapshots
         sources = [feed.fd] if feed is not None else []
         if self._is_open and snapshots is not None:
-            sources += [snapshots.fd, *([0] if self._screen.keys else [])]
+            self._take_or_leave()
+            sources += [snapshots.fd, *([0] if self._screen.keys and self._screen.is_held else [])]
         ready, _, _ = select.select(sources, [], [], POLL_INTERVAL)
         if self._suspended:
             self._suspend()
+            return  # What was ready is looked for again: the terminal may be another job's by then.
         if feed is not None and feed.fd in ready:
             for message in feed.read():
                 self._handle_message(message)
@@ -89,6 +93,17 @@ class Board:
                 self._progress.print_line(SUPERVISOR_DIED)
         if self._is_open and snapshots is not None:
             self._update(ready, snapshots)
+
+    def _take_or_leave(self) -> None:
+        """Hold the terminal exactly while it is this job's.
+
+        In the background, a key read would stop the whole job, the supervisor included.
+        """
+        if not self._screen.is_ours:
+            self._screen.release()
+        elif not self._screen.is_held:
+            self._size = (0, 0)
+            self._screen.acquire()
 
     def _update(self, ready: list[int], snapshots: Snapshots) -> None:
         needs_redraw = self._screen.size != self._size
@@ -241,14 +256,11 @@ class Board:
         self._suspended = True
 
     def _suspend(self) -> None:
-        """Restore the terminal, stop as usual for SIGTSTP, and take the terminal again when continued."""
+        """Restore the terminal and stop as usual for SIGTSTP; once continued, the next step may take it again."""
         self._suspended = False
         self._screen.release()
         self._progress.close()
         os.kill(os.getpid(), signal.SIGSTOP)
-        if self._is_open:
-            self._size = (0, 0)
-            self._screen.acquire()
 
 
 def run_attached(cluster: Cluster) -> None:

@@ -43,8 +43,17 @@ class Screen:
     def size(self) -> tuple[int, int]:
         return self.console.size.width, self.console.size.height
 
+    @property
+    def is_held(self) -> bool:
+        return self._live is not None
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the terminal is this job's; a shell that has put the job into the background uses it itself."""
+        return _is_foreground(1, otherwise=True)  # Of a terminal that is gone a signal tells.
+
     def acquire(self) -> None:
-        if self._live is not None:
+        if self._live is not None or not self.is_ours:
             return
         if self.keys:
             self._attributes = termios.tcgetattr(0)
@@ -84,8 +93,9 @@ def key_names(data: bytes) -> list[str]:
     return found
 
 
-def _is_foreground() -> bool:
+def _is_foreground(descriptor: int = 0, otherwise: bool = False) -> bool:
+    """Return whether our process group has the terminal; `otherwise` where the descriptor is none."""
     try:
-        return os.tcgetpgrp(0) == os.getpgrp()
+        return os.tcgetpgrp(descriptor) == os.getpgrp()
     except OSError:
-        return False
+        return otherwise
