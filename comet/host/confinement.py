@@ -212,13 +212,14 @@ def grants(found: os.stat_result, owner: Owner, right: int) -> bool:
 
 def barrier(path: str, owner: Owner) -> str | None:
     """Return the topmost directory above this place that is closed to the user, or None."""
-    return next((folder for folder in _above(path) if not grants(os.stat(folder), owner, EXECUTE)), None)
+    folders = _with_parents(os.path.dirname(path))
+    return next((folder for folder in folders if not grants(os.stat(folder), owner, EXECUTE)), None)
 
 
 @lru_cache
-def _above(path: str) -> tuple[str, ...]:
-    """Return the directories above a place, topmost first; the same few are asked for every second."""
-    return tuple(str(folder) for folder in reversed(Path(path).parents))
+def _with_parents(folder: str) -> tuple[str, ...]:
+    """Return a directory and those above it, topmost first; the same few are asked for every second."""
+    return (*map(str, reversed(Path(folder).parents)), folder)
 
 
 def denies_access(pid: int, needs: Collection[Mount], owner: Owner) -> bool:
@@ -227,7 +228,7 @@ def denies_access(pid: int, needs: Collection[Mount], owner: Owner) -> bool:
     Its view of the file system has no cover there.
     """
     try:
-        folders = dict.fromkeys(folder for path, _, _ in needs for folder in _above(path))
+        folders = dict.fromkeys(folder for path, _, _ in needs for folder in _with_parents(os.path.dirname(path)))
         return not all(grants(os.stat(f"/proc/{pid}/root{folder}"), owner, EXECUTE) for folder in folders)
     except OSError:
         return False  # The process has ended, or what it needs was removed.
