@@ -44,7 +44,7 @@ def test_lines_that_a_lost_follower_missed_are_read(
 
 
 def test_the_log_of_an_engine_that_hangs_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log_stream, "PING_TIMEOUT", 0.05, raising=False)
+    monkeypatch.setattr(log_stream, "PING_TIMEOUT", 0.05)
     cluster = Cluster(tmp_path)
     cluster.create()
     with listening(None) as path:
