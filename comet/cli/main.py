@@ -39,9 +39,6 @@ EXAMPLES = """examples:
 OF_ALL = ("help", "completion")
 """The commands that are about all others."""
 
-FILES = (Path, file_path)
-"""Readers of arguments that name a file."""
-
 
 class Parser(argparse.ArgumentParser):
     """An argument parser that reports bad usage in one line on stderr, with exit code 2.
@@ -222,12 +219,12 @@ def _described(parser: argparse.ArgumentParser, command: Command, names: list[st
         },
         words,
         any(each.replicas for each in positional),
-        any(each.read in FILES for each in positional),
+        any(each.read is file_path for each in positional),
     )
 
 
 def _values(argument: Argument, action: argparse.Action) -> str | None:
-    return None if argument.read in FILES else argument.words or " ".join(action.choices or ())
+    return None if argument.read is file_path else argument.words or " ".join(action.choices or ())
 
 
 def _add_command(subparsers: "argparse._SubParsersAction[Parser]", command: Command) -> None:

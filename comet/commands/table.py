@@ -3,7 +3,6 @@
 Pure. A command that acts on a running cluster needs nothing but its declaration and what its handler calls.
 """
 
-from pathlib import Path
 from typing import Any
 
 from comet.commands import field_checks, forms, result_text
@@ -26,6 +25,7 @@ from comet.commands.command import (
 from comet.compare import QUESTIONS
 from comet.config.fault_settings import FRONT_SETTINGS, SETTINGS
 from comet.config.keys import KEYS
+from comet.scenario import CHAOS
 
 SIGNALS = "KILL TERM STOP CONT SEGV HUP INT USR1"
 
@@ -51,7 +51,7 @@ def _fault_arguments() -> list[Argument]:
             found.append(argument(f"--{name}", action="store_const", const=True, help=help))
         else:
             more: dict[str, Any] = {"action": "append"} if isinstance(key.default, list) else {}
-            found.append(argument(f"--{name}", metavar="X", help=help, **more))
+            found.append(argument(f"--{name}", metavar="X", help=help, words=" ".join(key.choices), **more))
     return found
 
 
@@ -272,7 +272,7 @@ DECLARED = (
             "scenario my.yaml --junit report.xml -- sh -c 'curl -sS $COMET_URL/api/v1/hello'",
         ),
         (
-            value("file", "FILE", "a YAML file; scenarios/ has examples", read=Path),
+            value("file", "FILE", "a YAML file; scenarios/ has examples", read=file_path),
             REPORT,
             value("--junit", "FILE", "write the expectations as a JUnit report", read=file_path),
         ),
@@ -285,8 +285,8 @@ DECLARED = (
             value("--for", "TIME", "how long (60s)", dest="seconds", read=seconds, default=60.0),
             value("--seed", "N", "repeat the choices of an earlier run", read=count),
             value(
-                "--kinds", "KIND,…", "what is done: worker, lb, freeze, fault (worker,lb,freeze)",
-                read=several("worker", "lb", "freeze", "fault"), default=("worker", "lb", "freeze"),
+                "--kinds", "KIND,…", f"what is done: {', '.join(CHAOS)} (worker,lb,freeze)",
+                read=several(*CHAOS), default=("worker", "lb", "freeze"), words=" ".join(CHAOS),
             ),
             value("--rate", "N", "requests a second (50)", read=positive, default=50),
             REPORT,
@@ -308,8 +308,8 @@ DECLARED = (
                 read=positive, default=6,
             ),
             value("--question", "NAME", f"ask one question alone: {', '.join(QUESTIONS)}", choices=QUESTIONS),
-            value("--json", "FILE", "write all results as JSON, raw and computed", read=Path),
-            value("--html", "FILE", "write a report with plots, one self-contained page", read=Path),
+            value("--json", "FILE", "write all results as JSON, raw and computed", read=file_path),
+            value("--html", "FILE", "write a report with plots, one self-contained page", read=file_path),
         ),
         run="compare.command:compare",
     ),

@@ -275,6 +275,7 @@ class Key:
     """One setting: its default (as YAML), how it is checked, what is allowed (in words) and what it means.
 
     One that is `fixed` cannot change while the cluster runs: its sockets and its database stay where they are.
+    `choices` are its values where they are a few words.
     """
 
     default: Any
@@ -282,6 +283,7 @@ class Key:
     allowed: str
     meaning: str
     fixed: bool = False
+    choices: tuple[str, ...] = ()
 
 
 MAX_QUOTED = 100

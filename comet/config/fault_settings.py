@@ -37,7 +37,8 @@ def _key(fault: Fault) -> Key:
         return Key(fault.default, whole(low, high), f"a whole number from {low} to {high}", fault.meaning)
     if not fault.unit:
         *others, last = DISTRIBUTIONS
-        return Key(fault.default, one_of(*DISTRIBUTIONS), f"{', '.join(others)} or {last}", fault.meaning)
+        allowed = f"{', '.join(others)} or {last}"
+        return Key(fault.default, one_of(*DISTRIBUTIONS), allowed, fault.meaning, choices=tuple(DISTRIBUTIONS))
     check = measured(0, fault.limit, fault_rules.UNITS[fault.unit])
     return Key(fault.default, check, _ALLOWED[fault.unit].format(fault.limit), fault.meaning)
 

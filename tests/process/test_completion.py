@@ -37,6 +37,8 @@ def test_a_shell_completes_commands_options_values_and_names(tmp_path: Path, she
             ("python supervisor.py ps --config conf\t", "ps --config config.yaml "),
             ("python supervisor.py kill l\t", "supervisor.py kill lb-0 "),
             ("python supervisor.py kill --signal SE\t worker-1", "--signal SEGV"),
+            ("python supervisor.py chaos --kinds fr\t", "--kinds freeze "),
+            ("python supervisor.py faults --delay-distribution ex\t", "--delay-distribution exponential "),
             ("comet wait worker-0 --for go\t", "--for gone "),
             ("comet wait worker-0 --for=go\t", "--for=gone "),
             ("comet --config=config.yaml kill --json l\t", "kill --json lb-0 "),

@@ -2,6 +2,7 @@
 
 import pytest
 
+from comet.cli.main import parser
 from comet.commands.command import count, positive, seconds
 
 
@@ -18,3 +19,21 @@ def test_a_time_out_of_range_is_refused_with_the_longest(text: str) -> None:
     with pytest.raises(ValueError, match=r"allowed: a time like 5, 500ms, 30s or 2m, up to 7d\)"):
         seconds(text)
     assert seconds("168h") == 7 * 86400
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["compare", "--json="],
+        ["compare", "--html", ""],
+        ["scenario", ""],
+        ["scenario", "x.yaml", "--junit="],
+        ["ps", "--config="],
+    ],
+)
+def test_an_empty_name_of_a_file_is_bad_usage(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    """A variable that is not set, and not the folder of the moment."""
+    with pytest.raises(SystemExit) as ended:
+        parser().parse_args(arguments)
+    assert ended.value.code == 2
+    assert "the file's name is empty" in capsys.readouterr().err
