@@ -370,8 +370,9 @@ class RunningCluster:
 
         if isinstance(tail, bool) or not isinstance(tail, int) or tail < 0:
             raise UserError(f"logs: tail: {shown(tail)} is not usable (allowed: a whole number from 0)")
-        row = self.replicas().get(name)
-        pieces = logs.pieces(self._running, name, row.kind if row else "process", tail, follow=False)
+        kinds = {row.name: row.kind for row in self._snapshot().replicas}
+        logs.require_known(self._running, str(name), kinds)
+        pieces = logs.pieces(self._running, name, kinds.get(name, "process"), tail, follow=False)
         return b"".join(pieces).decode(errors="replace")
 
     # Tools.
@@ -403,9 +404,9 @@ class RunningCluster:
     def _call(self, command: str, fields: Mapping[str, Any] | None = None, timeout: float = QUICK_TIMEOUT) -> Any:
         cluster, request = self._running, dict(fields or {})
         for name, field in COMMANDS[command].fields.items() if command in COMMANDS else ():
-            if field.schema is not None and request.get(name) is not None:
+            if field.schema is not None and (field.required or request.get(name) is not None):
                 try:
-                    request[name] = field.check(request[name])
+                    request[name] = field.check(request.get(name))
                 except ValueError as error:
                     raise UserError(f"{command}: {name}: {error}") from None
         return ask(cluster, self._process, command, request, timeout)

@@ -8,7 +8,6 @@ import argparse
 import contextlib
 import json
 import os
-import re
 import select
 import sys
 import threading
@@ -19,8 +18,7 @@ from typing import Any
 from comet.cli.options import changing_cluster, cluster_of, config_path, existing_cluster, known_cluster
 from comet.common.clock import iso
 from comet.common.errors import UserError, nothing_runs
-from comet.common.values import brief
-from comet.common.wording import hint, there_are
+from comet.common.wording import hint
 from comet.events import journal, text
 from comet.events.event import line, visible
 from comet.host import files
@@ -202,14 +200,10 @@ def show_logs(options: argparse.Namespace) -> int:
     cluster = existing_cluster(options)
     kinds = {row.name: row.kind for row in once(cluster).replicas}
     for name in options.names:
-        has_log = re.fullmatch(r"[\w.\-]{1,100}", name) and files.is_regular(cluster.path("logs", f"{name}.log"))
-        if name not in kinds and not has_log:
-            raise UserError(
-                f"{brief(name)}: no such replica, and no log of one ({there_are(name, kinds or _logged(cluster))})", 2
-            )
+        logs.require_known(cluster, name, kinds)
     if options.follow:
         threading.Thread(target=_exit_with_reader, daemon=True).start()
-    names = list(options.names) or list(kinds) or _logged(cluster)
+    names = list(options.names) or list(kinds) or logs.kept(cluster)
     if not names:
         raise nothing_runs(cluster.folder)
     if len(options.names) == 1:
@@ -218,12 +212,6 @@ def show_logs(options: argparse.Namespace) -> int:
     else:
         _print_pieces(_merged(cluster, {name: kinds.get(name, "process") for name in names}, options), options.follow)
     return 0
-
-
-def _logged(cluster: Cluster) -> list[str]:
-    """Return the replicas that have left a log, those of one role in the order of their numbers."""
-    found = (re.fullmatch(r"((lb|worker)-([0-9]{1,3}))\.log", path.name) for path in cluster.path("logs").glob("*.log"))
-    return [match[1] for match in sorted(filter(None, found), key=lambda match: (match[2], int(match[3])))]
 
 
 def _merged(cluster: Cluster, kinds: Mapping[str, str], options: argparse.Namespace) -> Iterator[bytes]:

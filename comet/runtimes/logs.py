@@ -5,11 +5,15 @@ Between the lives of a replica the output says how each life ended (`comet.event
 
 import codecs
 import json
+import re
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from comet.common.errors import UserError
+from comet.common.values import brief
+from comet.common.wording import there_are
 from comet.engine.errors import engine_errors
+from comet.host import files
 from comet.runtimes import registry
 from comet.state.directory import Cluster
 
@@ -28,6 +32,21 @@ def pieces(cluster: Cluster, name: str, kind: str, count: int, follow: bool) -> 
     UserError where nothing is kept for this name.
     """
     return registry.finder_of_kind(kind).log(cluster, name, count, follow)
+
+
+def kept(cluster: Cluster) -> list[str]:
+    """Return the replicas that have left a log, those of one role in the order of their numbers."""
+    found = (re.fullmatch(r"((lb|worker)-([0-9]{1,3}))\.log", path.name) for path in cluster.path("logs").glob("*.log"))
+    return [match[1] for match in sorted(filter(None, found), key=lambda match: (match[2], int(match[3])))]
+
+
+def require_known(cluster: Cluster, name: str, running: Collection[str]) -> None:
+    """Raise UserError where there is neither a replica with this name nor a log of an earlier one."""
+    has_log = re.fullmatch(r"[\w.\-]{1,100}", name) and files.is_regular(cluster.path("logs", f"{name}.log"))
+    if name not in running and not has_log:
+        raise UserError(
+            f"{brief(name)}: no such replica, and no log of one ({there_are(name, running or kept(cluster))})", 2
+        )
 
 
 def recent(cluster: Cluster, name: str, kind: str) -> bytes:

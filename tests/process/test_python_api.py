@@ -166,6 +166,11 @@ def test_mistakes_are_told_in_one_line(cluster: comet.RunningCluster) -> None:
         cluster.scale()
     with pytest.raises(comet.UserError, match="restart: target: must be a replica's name"):
         cluster.restart(5)  # type: ignore[arg-type]
+    with pytest.raises(comet.UserError, match="kill: name: must be a replica's name"):
+        cluster.kill(None)  # type: ignore[arg-type]
+    for name in ("worker-9", "../config.yaml", "", 5):
+        with pytest.raises(comet.UserError, match=r"no such replica, and no log of one \(there are .*worker-0"):
+            cluster.logs(name)  # type: ignore[arg-type]
     with pytest.raises(comet.UserError, match="no such signal"):
         cluster.kill("worker-0", -9)
     with pytest.raises(comet.UserError, match="logs: tail: -1 is not usable"):
