@@ -8,7 +8,7 @@ replacement that does not become ready) leaves the old replicas serving.
 import asyncio
 import errno
 import signal as signals
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -295,8 +295,8 @@ class Operations:
     async def _roll(self, members: list[ManagedReplica]) -> None:
         await self._rolling_update.roll(self.config, members, self._surge)
 
-    def _surge(self) -> ManagedReplica:
-        """Return one additional worker, on the next free port."""
+    def _surge(self, drivers: Collection[str]) -> ManagedReplica:
+        """Return one additional worker, on the next free port; it needs no driver but those of the replaced ones."""
         taken = {replica.spec.port for replica in self._fleet.supervisor.replicas.values()}
         number = self.config.worker
         while True:
@@ -306,8 +306,9 @@ class Operations:
                 raise UserError("no free port for the surge replica above worker-port")
             if port not in taken and _is_free(self.config.worker_host, port):
                 surge = self._fleet.workers.render(config, self._context, number)
-                fault_files.write(self._cluster, self.config, [surge.spec.name])
-                return surge
+                if surge.spec.driver in drivers:
+                    fault_files.write(self._cluster, self.config, [surge.spec.name])
+                    return surge
             number += 1
 
     def _require_ports(self, members: list[ManagedReplica]) -> None:

@@ -4,7 +4,7 @@ Where the replacement never becomes ready, the old replica stays and the operati
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import cast
@@ -37,15 +37,21 @@ class RollingUpdate:
         self._leaving: dict[asyncio.Task[None], list[str]] = {}
         """The names of replicas that are removed once their engine is back."""
 
-    async def roll(self, config: Config, members: list[ManagedReplica], surge: Callable[[], ManagedReplica]) -> None:
-        """Replace replicas, each as its runtime says; `surge` returns the one that serves next to the others."""
+    async def roll(
+        self, config: Config, members: list[ManagedReplica], surge: Callable[[Collection[str]], ManagedReplica]
+    ) -> None:
+        """Replace replicas, each as its runtime says.
+
+        `surge` returns the one that serves next to the others, which one of the given drivers runs.
+        """
         groups: dict[Replacement, list[ManagedReplica]] = {way: [] for way in Replacement}
         for member in members:
             groups[self._runtime(member).replacement].append(member)
         if groups[Replacement.DELEGATED]:
             await self._delegate(groups[Replacement.DELEGATED])
         if groups[Replacement.SURGE]:
-            await self._replace_beside(config, groups[Replacement.SURGE], surge())
+            beside = surge({member.spec.driver for member in groups[Replacement.SURGE]})
+            await self._replace_beside(config, groups[Replacement.SURGE], beside)
         for member in groups[Replacement.HAND_OVER]:
             await self._hand_over(member)
 
