@@ -159,7 +159,8 @@ class DockerRuntime(AdoptingRuntime):
         if wanted is not None:
             raise UserError(f"the image {wanted} was deleted: get it again, then: python supervisor.py reload")
         with self._restoring_image:
-            run.loop.call_soon_threadsafe(run.notify, Event("image_deleted", None, {"image": image}))
+            if not worker_image.has_image(self.client, image):  # Another worker may just have got it.
+                run.loop.call_soon_threadsafe(run.notify, Event("image_deleted", None, {"image": image}))
             worker_image.ensure_image(self.client, run.cluster.folder, run.step, run.wait.cancelled)
 
     async def _remove_networks(self, client: docker.DockerClient, timeout: float) -> None:
