@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# All checks and all tests: scripts/test.sh [--full] [--unit | --process | --docker | --swarm | --security | --page | --bench] [pytest arguments]
+# All checks and tests: scripts/test.sh [--full] [--unit | --process | --docker | --swarm | --security | --page | --bench] [pytest arguments]
 #
-#   --full      where a promise names large counts, run those instead of small ones (COMET_TEST_FULL=1)
+#   --full      also the tests that take long (tests/full_only.txt), and where a promise names large counts, those instead of small ones
+#               (COMET_TEST_FULL=1)
 #   --unit      only the pure tests (tests/unit) that are quick: no Docker engine, no processes; some 10 s on two cores
 #   --process   only tests of processes (tests/process) that need no Docker engine
 #   --docker    only tests that need a Docker engine, but for those in a swarm
 #   --swarm, --security, --page, --bench   only those of that folder
 #
-# With one of these there are no checks. A path of tests as an argument runs those alone.
+# With one of these there are no checks. A path of tests as an argument runs those alone, also those that take long.
 #
 # Sets up what up.sh sets up, with the test tools. The last line is `N passed, N failed, N skipped`. A skipped test counts as a
 # failure: a suite that leaves out its Docker tests in silence has tested nothing. COMET_TEST_JOBS says how many files of tests run at a
@@ -34,10 +35,13 @@ here=$(dirname -- "${BASH_SOURCE[0]}")
 # shellcheck source=scripts/lib/engine_kinds.sh
 . "$here/lib/engine_kinds.sh"
 
-given=("$@") tier=''
+given=("$@") tier='' quick=' and not full'
 while [ "$#" -gt 0 ]; do
   case $1 in
-    --full) export COMET_TEST_FULL=1 ;;
+    --full)
+      export COMET_TEST_FULL=1
+      quick=''
+      ;;
     --unit | --process | --docker | --swarm | --security | --page | --bench) tier=${1#--} ;;
     *) break ;;
   esac
@@ -58,9 +62,9 @@ checks=0 tests=0
 case $tier in
   '') ;;
   unit) ;;
-  process) set -- -m 'process and not docker' "$@" ;;
-  docker) set -- -m 'docker and not swarm' "$@" ;;
-  *) set -- -m "$tier" "$@" ;;
+  process) set -- -m "process and not docker$quick" "$@" ;;
+  docker) set -- -m "docker and not swarm$quick" "$@" ;;
+  *) set -- -m "$tier$quick" "$@" ;;
 esac
 # Plugins that only slow tests use, or none, cost more than the pure tests do.
 pure=(-m unit -p no:schemathesis -p no:anyio -p no:xdist -p no:logging -p no:doctest -p no:unittest)
@@ -125,7 +129,7 @@ if [ -n "$given_pytest" ]; then
 else
   case $tier in '' | unit) run_pure_tests ;; esac
   case $tier in
-    '') run_pytest all -m 'not unit' "$@" || tests=$? ;;
+    '') run_pytest all -m "not unit$quick" "$@" || tests=$? ;;
     unit) ;;
     *) run_pytest all "$@" || tests=$? ;;
   esac

@@ -180,6 +180,29 @@ def _tier(item: pytest.Item) -> str:
     return "process" if tier == "unit" and item.get_closest_marker("slow") else tier
 
 
+@cache
+def _full_only() -> frozenset[str]:
+    """The files, tests and variants of tests that only `scripts/test.sh --full` runs."""
+    lines = (ROOT / "tests/full_only.txt").read_text().splitlines()
+    return frozenset(line for line in lines if not line.startswith("#"))
+
+
+def _is_full_only(item: pytest.Item) -> bool:
+    test = item.nodeid.partition("[")[0]
+    return not _full_only().isdisjoint((item.nodeid, test, test.partition("::")[0]))
+
+
+def _require_variants(items: list[pytest.Item]) -> None:
+    """A variant that was renamed would be run again, unnoticed."""
+    known = {item.nodeid for item in items}
+    tests = {name.partition("[")[0] for name in known}
+    gone = sorted(
+        line for line in _full_only() if "[" in line and line.partition("[")[0] in tests and line not in known
+    )
+    if gone:
+        raise pytest.UsageError(f"tests/full_only.txt: there is no {', '.join(gone)}")
+
+
 TOGETHER = {
     "tests/swarm/": "swarm",
     "tests/test_architecture.py": "sources",
@@ -213,6 +236,7 @@ LEFT_OUT = pytest.StashKey[dict[str, int]]()
 def pytest_configure(config: pytest.Config) -> None:
     # As lb.system.compiled does it.
     config.addinivalue_line("filterwarnings", f"ignore:{THROW_WARNING}:DeprecationWarning")
+    config.addinivalue_line("markers", "full: only scripts/test.sh --full runs it (tests/full_only.txt)")
     config.addinivalue_line("markers", "root: needs root's rights (engines of the tests' own, other users)")
     config.addinivalue_line("markers", "program(name): needs a program that no script of ours installs")
     config.addinivalue_line("markers", "history(commit): needs this commit, which a shallow clone or an archive lacks")
@@ -249,9 +273,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item.add_marker(_tier(item))
         if _tier(item) == "swarm":
             item.add_marker("docker")
+        if _is_full_only(item):
+            item.add_marker("full")
     if "PYTEST_XDIST_WORKER" in os.environ:
         _spread(items)
-    reasons = {item: _missing_requirement(item) for item in items}
+    is_plain = "not full" in str(config.getoption("markexpr"))
+    if is_plain:
+        _require_variants(items)
+    reasons = {item: _missing_requirement(item) or (_long(item) if is_plain else None) for item in items}
     left_out = [item for item, reason in reasons.items() if reason]
     if left_out:
         items[:] = [item for item in items if not reasons[item]]
@@ -277,6 +306,10 @@ def pytest_testnodedown(node: Any) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     for reason, count in config.stash[LEFT_OUT].items():
         terminalreporter.write_line(f"left out, as {reason}: {count} tests")
+
+
+def _long(item: pytest.Item) -> str | None:
+    return "they take long (scripts/test.sh --full runs them)" if item.get_closest_marker("full") else None
 
 
 def _missing_requirement(item: pytest.Item) -> str | None:

@@ -46,6 +46,7 @@ PURE = [
     "comet.commands.result_text",
     "comet.commands.table",
     "comet.compare",
+    "comet.scenario",
     "comet.admin.access.request_guard",
     "comet.admin.access.masking",
     "comet.admin.html_table",
@@ -478,3 +479,13 @@ def test_a_module_that_is_started_by_name_exists() -> None:
 def test_a_package_that_python_runs_has_its_entry(name: str) -> None:
     assert f"{name}.__main__" in ALL
     assert "lb.build" in ALL
+
+
+def test_what_the_plain_run_leaves_out_exists() -> None:
+    """A test that was renamed would be run again, unnoticed. Its variants are looked for where they are collected."""
+    for line in (PROJECT / "tests/full_only.txt").read_text().splitlines():
+        if line.startswith("#"):
+            continue
+        file, _, name = line.partition("[")[0].partition("::")
+        assert (PROJECT / file).is_file(), line
+        assert not name or f"def {name}(" in (PROJECT / file).read_text(), line

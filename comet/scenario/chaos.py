@@ -19,7 +19,7 @@ from comet.events import journal
 from comet.load.closed_model import RequestSpec, percentile_ms
 from comet.load.front import FOLLOW_PAUSE, present
 from comet.load.open_model import Address, CompletedRequest, OpenModel
-from comet.scenario import CHAOS
+from comet.scenario import CHAOS as KINDS
 from comet.scenario.cluster_stop import unless_stopped
 from comet.scenario.deaths import Deaths
 from comet.scenario.victims import Chooser
@@ -76,7 +76,7 @@ class ChaosRun:
     played: float = 0.0
 
     def __post_init__(self) -> None:
-        self._chooser = Chooser(random.Random(self.seed), {kind: CHAOS[kind] for kind in self.kinds})  # nosec B311
+        self._chooser = Chooser(random.Random(self.seed), {kind: KINDS[kind] for kind in self.kinds})  # nosec B311
         self._deaths = Deaths(journal.Tail(self.cluster.path("events.jsonl")))
         self._frozen: set[str] = set()
         self._seen = dict.fromkeys(self.addresses, time.monotonic())
