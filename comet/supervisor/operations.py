@@ -28,7 +28,7 @@ from comet.faults.orders import SPANS, span
 from comet.host import files
 from comet.host.sockets import bound, holder
 from comet.reconcile.replica import SERVING, ManagedReplica, Replica, State, located, number_of, public_name
-from comet.runtimes.interface import RenderContext
+from comet.runtimes.interface import RenderContext, Runtime
 from comet.state.directory import Cluster
 from comet.supervisor.fleet import Fleet
 from comet.supervisor.rolling_update import RollingUpdate
@@ -295,8 +295,8 @@ class Operations:
     async def _roll(self, members: list[ManagedReplica]) -> None:
         await self._rolling_update.roll(self.config, members, self._surge)
 
-    def _surge(self, drivers: Collection[str]) -> ManagedReplica:
-        """Return one additional worker, on the next free port; it needs no driver but those of the replaced ones."""
+    def _surge(self, runtimes: Collection[Runtime]) -> ManagedReplica:
+        """Return one additional worker, on the next free port, which one of these runtimes runs."""
         taken = {replica.spec.port for replica in self._fleet.supervisor.replicas.values()}
         number = self.config.worker
         while True:
@@ -306,7 +306,8 @@ class Operations:
                 raise UserError("no free port for the surge replica above worker-port")
             if port not in taken and _is_free(self.config.worker_host, port):
                 surge = self._fleet.workers.render(config, self._context, number)
-                if surge.spec.driver in drivers:
+                runtime = self._fleet.runtimes[surge.spec.driver]
+                if runtime in runtimes:
                     fault_files.write(self._cluster, self.config, [surge.spec.name])
                     return surge
             number += 1

@@ -14,7 +14,7 @@ from comet.config.schema import Config
 from comet.events.event import Event
 from comet.reconcile.replica import FORMER_SUFFIX, NEXT_SUFFIX, ManagedReplica, Replica, State, Wanted, public_name
 from comet.runtimes import failure_report
-from comet.runtimes.interface import DelegatedRuntime, Replacement, SingleRuntime
+from comet.runtimes.interface import DelegatedRuntime, Replacement, Runtime, SingleRuntime
 from comet.state.directory import Cluster
 from comet.supervisor.fleet import Fleet
 
@@ -38,11 +38,11 @@ class RollingUpdate:
         """The names of replicas that are removed once their engine is back."""
 
     async def roll(
-        self, config: Config, members: list[ManagedReplica], surge: Callable[[Collection[str]], ManagedReplica]
+        self, config: Config, members: list[ManagedReplica], surge: Callable[[Collection[Runtime]], ManagedReplica]
     ) -> None:
         """Replace replicas, each as its runtime says.
 
-        `surge` returns the one that serves next to the others, which one of the given drivers runs.
+        `surge` returns the one that serves next to the others, which one of the given runtimes runs.
         """
         groups: dict[Replacement, list[ManagedReplica]] = {way: [] for way in Replacement}
         for member in members:
@@ -50,7 +50,7 @@ class RollingUpdate:
         if groups[Replacement.DELEGATED]:
             await self._delegate(groups[Replacement.DELEGATED])
         if groups[Replacement.SURGE]:
-            beside = surge({member.spec.driver for member in groups[Replacement.SURGE]})
+            beside = surge({self._runtime(member) for member in groups[Replacement.SURGE]})
             await self._replace_beside(config, groups[Replacement.SURGE], beside)
         for member in groups[Replacement.HAND_OVER]:
             await self._hand_over(member)

@@ -96,6 +96,20 @@ def found(run: Run) -> Findings:
     return run.findings
 
 
+def test_one_question_is_asked_of_both_kinds(tmp_path: Path) -> None:
+    command = [sys.executable, "supervisor.py", "compare", "--rounds", "1", "--question", "memory"]
+    command += ["--json", str(tmp_path / "it.json"), "--html", str(tmp_path / "it.html")]
+    (tmp_path / "sides").mkdir()
+    environment = os.environ | {"TMPDIR": str(tmp_path / "sides")}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    told = json.loads((tmp_path / "it.json").read_text())
+    assert told["rounds"] == 1
+    assert "memory" in done.stdout
+    assert "<html" in (tmp_path / "it.html").read_text()
+    assert list((tmp_path / "sides").iterdir()) == []
+
+
 def test_the_command_ends_well_and_writes_its_report(run: Run) -> None:
     assert run.code == 0, run.errors
     assert "Mean difference" in run.output

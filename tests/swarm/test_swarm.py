@@ -184,6 +184,7 @@ def test_a_killed_task_is_counted_and_comes_back(cluster: TestCluster, lab: Host
 def test_a_node_that_dies_under_load_costs_no_request(cluster: TestCluster, lab: Hosts) -> None:
     victim = next(row["node"] for row in workers(cluster).values() if row["node"] != "h1")
     lost = [name for name, row in workers(cluster).items() if row["node"] == victim]
+    all_of_them = all_ready(cluster, len(workers(cluster)))
     downs = len(cluster.events("node_down"))  # A busy machine may have been taken for a dead one before.
     with exactly_counted(lab, cluster) as clients:
         wait_until(lambda: clients.answers["200"] > 50)
@@ -191,7 +192,7 @@ def test_a_node_that_dies_under_load_costs_no_request(cluster: TestCluster, lab:
         wait_until(
             lambda: all(workers(cluster)[name]["node"] not in (victim, None) for name in lost), 60, "they run elsewhere"
         )
-        wait_until(all_ready(cluster, FOUR), 60)
+        wait_until(all_of_them, 60)
     assert [event["node"] for event in cluster.events("node_down")[downs:]].count(victim) == 1
     backs = len(cluster.events("node_ready"))
     lab.start(int(victim[1:]))
