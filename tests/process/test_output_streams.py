@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,9 +45,9 @@ class Stream:
 
 @contextmanager
 def streaming(cluster: TestCluster, *arguments: str) -> Iterator[Stream]:
-    name = "-".join(arguments)
+    name = f"{'-'.join(arguments)}-{uuid.uuid4()}"  # The same command may stream twice.
     out, wrong = cluster.folder / f"{name}.out", cluster.folder / f"{name}.err"
-    with out.open("w") as stdout, wrong.open("w") as stderr:
+    with out.open("x") as stdout, wrong.open("x") as stderr:
         process = subprocess.Popen(
             [*cluster.command, *arguments], cwd=cluster.folder, stdout=stdout, stderr=stderr, start_new_session=True
         )
@@ -131,7 +132,7 @@ def test_followed_events_survive_deaths_of_supervisors(make_cluster: Callable[..
             line.endswith("worker-0 crashed: SIGKILL") or "worker-0 crashed: SIGKILL, noticed after" in line
             for line in text.lines
         )
-        assert len(text.lines) == len(journal)
+        assert len(text.lines) == len(journal), text.lines
         for each in (told, text):
             assert each.process.wait(30 * PATIENCE) == 0, "it ends with the cluster"
             assert each.stderr == ""
