@@ -278,7 +278,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if "PYTEST_XDIST_WORKER" in os.environ:
         _spread(items)
     is_plain = "not full" in str(config.getoption("markexpr"))
-    if is_plain:
+    if is_plain and not any("[" in argument for argument in config.args):  # A single variant is asked for by name.
         _require_variants(items)
     reasons = {item: _missing_requirement(item) or (_long(item) if is_plain else None) for item in items}
     left_out = [item for item, reason in reasons.items() if reason]

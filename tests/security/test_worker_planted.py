@@ -153,7 +153,7 @@ def run_command(cluster: TestCluster, *command: str) -> subprocess.CompletedProc
     return done
 
 
-@pytest.mark.parametrize("uid", [os.geteuid()], indirect=True)
+@pytest.mark.parametrize("uid", [os.geteuid()], indirect=True, ids=["own"])
 def test_planted_state_files_are_refused_or_replaced(make_cluster: Callable[..., TestCluster], victim: Path) -> None:
     cluster = make_cluster(worker=1, pool=1, runtime="process", access_log="true", fault_point="lb")
     cluster.start()
@@ -172,7 +172,7 @@ def test_planted_state_files_are_refused_or_replaced(make_cluster: Callable[...,
     assert sorted(path.name for path in (cluster.folder / ".comet").iterdir()) == ["stats"]
 
 
-@pytest.mark.parametrize("uid", [os.geteuid()], indirect=True)
+@pytest.mark.parametrize("uid", [os.geteuid()], indirect=True, ids=["own"])
 def test_a_planted_state_folder_ends_the_start_in_one_line(
     make_cluster: Callable[..., TestCluster], victim: Path
 ) -> None:
@@ -192,7 +192,7 @@ def test_a_planted_state_folder_ends_the_start_in_one_line(
     assert [each.name for each in victim.parent.iterdir()] == ["victim"]
 
 
-@pytest.mark.parametrize("uid", [os.geteuid()], indirect=True)
+@pytest.mark.parametrize("uid", [os.geteuid()], indirect=True, ids=["own"])
 @pytest.mark.parametrize(
     "plants",
     [[fifo], [directory], [hard_link], [unix_socket], [link, link_to_device], pytest.param([device], marks=as_root)],
