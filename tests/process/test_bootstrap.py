@@ -12,7 +12,8 @@ import pytest
 from comet.bootstrap import NEEDED
 from tests.unit.test_bootstrap import NEEDED_BY_ALL, ROOT
 
-DIRECT = {importlib.metadata.packages_distributions()[name][0].lower().replace("_", "-") for name in NEEDED}
+_distributions = importlib.metadata.packages_distributions()
+DIRECT = {_distributions[name][0].lower().replace("_", "-") for name in NEEDED}
 """What is looked for before the command is read: without one of them, every command ends alike."""
 
 MET_BY_COMMANDS = ["pyyaml", *(name for name in NEEDED_BY_ALL if name.replace("_", "-") not in DIRECT)]
