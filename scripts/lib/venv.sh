@@ -22,9 +22,17 @@ fits() { [ "$("$1" -c 'import sys; print(sys.version_info >= (3, 11))' 2>/dev/nu
 # has_ensurepip PYTHON : it can make a venv with pip in it (Debian's python3 alone cannot).
 has_ensurepip() { "$1" -c 'import venv, ensurepip' 2>/dev/null; }
 
-# The interpreter asked for by PYTHON=…, else the first on this machine that can do all, else the first that is new enough.
+# has_headers PYTHON : the data path can be compiled for it, or there is no compiler anyway.
+has_headers() {
+  { ! command -v cc && ! command -v gcc; } >/dev/null ||
+    "$1" -IS -c 'import os, sysconfig; raise SystemExit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' 2>/dev/null
+}
+
+# The interpreter asked for by PYTHON=…, else the first on this machine that can do all, else the first that can make a venv, else the
+# first that is new enough. The distribution's own comes before that of PATH: it is built with profile-guided optimization, and the user
+# of the workers can read it, whereas pyenv's lies in a home folder.
 find_python() {
-  local name path second='' names='python3 python3.14 python3.13 python3.12 python3.11 /usr/bin/python3'
+  local name path best='' second='' third='' names='/usr/bin/python3 python3 python3.14 python3.13 python3.12 python3.11'
   if [ -n "${PYTHON:-}" ]; then
     fits "$PYTHON" || die "PYTHON=$PYTHON is not a Python 3.11 or newer"
     command -v "$PYTHON"
@@ -33,13 +41,15 @@ find_python() {
   for name in $names; do
     path=$(command -v "$name") || continue
     fits "$path" || continue
-    if has_ensurepip "$path"; then
-      printf '%s\n' "$path"
-      return
-    fi
+    third=${third:-$path}
+    has_ensurepip "$path" || continue
     second=${second:-$path}
+    if has_headers "$path"; then
+      best=$path
+      break
+    fi
   done
-  printf '%s\n' "$second"
+  printf '%s\n' "${best:-${second:-$third}}"
 }
 
 # A Python that can make venvs, installed from the distribution where that is possible; its path on stdout.
@@ -177,10 +187,7 @@ wanted_compiled() {
   } | sha256sum | cut -d' ' -f1
 }
 
-has_compiler() {
-  command -v cc >/dev/null || command -v gcc >/dev/null || return 1
-  "$VENV/bin/python" -IS -c 'import os, sysconfig; raise SystemExit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))'
-}
+has_compiler() { { command -v cc || command -v gcc; } >/dev/null && has_headers "$VENV/bin/python"; }
 
 compile() { (cd -- "$ROOT" && "$VENV/bin/python" -m lb.build); }
 

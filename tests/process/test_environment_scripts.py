@@ -65,6 +65,35 @@ def test_a_python_that_is_too_old_is_refused_by_name(clone: Path) -> None:
     assert f"PYTHON={old} is not a Python 3.11 or newer" in result.stderr
 
 
+DISTRIBUTION = "/usr/bin/python3"
+
+
+@pytest.mark.parametrize(
+    ("lacks", "chosen"),
+    [
+        ({}, DISTRIBUTION),
+        ({DISTRIBUTION: ["headers"]}, "python3"),
+        ({DISTRIBUTION: ["ensurepip"]}, "python3"),
+        ({DISTRIBUTION: ["headers"], "python3": ["headers"]}, DISTRIBUTION),
+        ({DISTRIBUTION: ["headers"], "python3": ["ensurepip"]}, DISTRIBUTION),
+        ({DISTRIBUTION: ["fits"], "python3": ["headers"]}, "python3"),
+        ({DISTRIBUTION: ["ensurepip"], "python3": ["ensurepip"]}, DISTRIBUTION),
+        ({DISTRIBUTION: ["fits"], "python3": ["fits"]}, ""),
+    ],
+)
+def test_the_distributions_python_is_preferred_if_it_can_do_all(
+    clone: Path, lacks: dict[str, list[str]], chosen: str
+) -> None:
+    asked = {"fits": "fits", "ensurepip": "has_ensurepip", "headers": "has_headers"}
+    pretend = "".join(
+        f"{name}() {{ case $1 in {'|'.join(each for each in lacks if what in lacks[each]) or '-'}) false ;; esac; }}; "
+        for what, name in asked.items()
+    )
+    only = f'command() {{ case $2 in python3|{DISTRIBUTION}) echo "$2" ;; *) false ;; esac; }}; '
+    result = bash(clone, pretend + only + "unset PYTHON; find_python")
+    assert (result.returncode, result.stdout.strip(), result.stderr) == (0, chosen, "")
+
+
 BARE_PYTHON = (
     'has_ensurepip() { [ -e installed ]; }; apt_install() { echo "$@" >>installed; }; has_apt() { true; '
     "}; can_be_root() { true; }; "
