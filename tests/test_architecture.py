@@ -378,7 +378,7 @@ def test_what_every_load_balancer_imports_again_imports_nothing(path: str) -> No
     assert [ast.unparse(node) for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)] == []
 
 
-def test_what_both_sides_need_and_neither_may_import_is_the_same_code() -> None:
+def test_what_two_sides_need_but_cannot_import_is_the_same() -> None:
     copies = [
         ast.parse((PROJECT / folder / "process_setup.py").read_text()) for folder in ("lb/system", "worker_app/common")
     ]
@@ -489,3 +489,13 @@ def test_what_the_plain_run_leaves_out_exists() -> None:
         file, _, name = line.partition("[")[0].partition("::")
         assert (PROJECT / file).is_file(), line
         assert not name or f"def {name}(" in (PROJECT / file).read_text(), line
+
+
+def test_names_of_tests_are_short() -> None:
+    """A list of failures shows a name whole, beside its file."""
+    named = {
+        name
+        for path in (PROJECT / "tests").rglob("test_*.py")
+        for name in re.findall(r"def (test_\w+)", path.read_text())
+    }
+    assert sorted(name for name in named if len(name) > 60) == []

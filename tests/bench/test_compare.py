@@ -169,7 +169,7 @@ def test_system_calls_disk_and_cpu_are_measured_in_both_kinds(found: Findings) -
     assert {"p99, alone", "p99, half a core", "p99, busy neighbors"} <= set(names["CPU"])
 
 
-def test_every_way_through_the_network_is_asked_on_an_engine_of_its_own(found: Findings, run: Run) -> None:
+def test_each_network_path_is_measured_on_an_own_engine(found: Findings, run: Run) -> None:
     medians = {}
     for way in WAYS:
         for name, unit in (("latency p50", "µs"), ("latency p99", "µs"), ("stream", "MiB/s")):

@@ -7,7 +7,7 @@ from tests.support.cluster import TestCluster
 from tests.support.waiting import wait_until
 
 
-def test_containers_are_ended_though_no_process_and_no_state_is_left(make_cluster: Callable[..., TestCluster]) -> None:
+def test_containers_end_though_no_process_and_state_is_left(make_cluster: Callable[..., TestCluster]) -> None:
     cluster = make_cluster(worker=2, pool=1)
     cluster.start()
     left = set(cluster.containers())

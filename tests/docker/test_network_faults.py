@@ -56,9 +56,7 @@ def helpers(cluster: TestCluster) -> list[str]:
         return network_faults.helpers(cluster, client)
 
 
-def test_a_partition_takes_one_worker_out_and_its_end_brings_it_back(
-    cluster: TestCluster, order: Callable[..., None]
-) -> None:
+def test_a_partition_takes_a_worker_out_until_it_ends(cluster: TestCluster, order: Callable[..., None]) -> None:
     before = cluster.replicas()["worker-1"]
     order("worker-1", "--partition", "--for", "60s")
     assert not answers(cluster, 1)
@@ -108,9 +106,7 @@ def test_lost_packets_cost_time_and_no_request(cluster: TestCluster, order: Call
 
 
 @WITHOUT_NETEM
-def test_without_netem_a_delay_is_refused_in_one_line_and_others_stay(
-    cluster: TestCluster, order: Callable[..., None]
-) -> None:
+def test_without_netem_a_delay_alone_is_refused_in_one_line(cluster: TestCluster, order: Callable[..., None]) -> None:
     order("worker-1", "--loss", "10%", "--for", "60s")
     for words in (("--network-delay", "100ms"), ("--network-jitter", "20ms", "--loss", "5%")):
         done = cluster.comet("faults", "worker-1", *words, "--for", "60s")

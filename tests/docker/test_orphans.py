@@ -36,7 +36,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
                 each.remove(force=True)
 
 
-def test_orphans_are_all_told_to_end_before_the_first_is_waited_for(cluster: Cluster) -> None:
+def test_all_orphans_are_told_to_end_before_any_is_awaited(cluster: Cluster) -> None:
     engines = Engines()
     found = discovery.find(cluster, engines)
     began = int(time.time())

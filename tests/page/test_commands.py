@@ -172,7 +172,7 @@ def test_faults_send_what_was_filled_in_and_nothing_else(browser: Browser, behin
         assert sent(watched, behind)[1:] == [("faults", {"target": "all", "clear": True})]
 
 
-def test_faults_show_what_is_effective_and_refuse_to_change_nothing(browser: Browser) -> None:
+def test_faults_show_what_is_effective_and_need_a_change(browser: Browser) -> None:
     behind = Backstage(scenes.fault().as_dict())
     with opened(browser, behind=behind) as watched:
         page = watched.page

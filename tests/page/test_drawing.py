@@ -229,7 +229,7 @@ def test_a_recovery_tells_its_steps_to_pointer_and_keyboard(browser: Browser) ->
         expect(page.locator("#tip")).to_be_hidden()
 
 
-def test_a_worker_is_compared_in_both_forms_and_a_load_balancer_apart(browser: Browser) -> None:
+def test_a_worker_is_compared_in_both_forms_an_lb_apart(browser: Browser) -> None:
     with opened(browser, behind=Backstage(scenes.mixed().as_dict())) as watched:
         page = drawn(watched)
         width = {

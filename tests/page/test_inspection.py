@@ -44,7 +44,7 @@ def test_a_process_and_a_container_are_shown_side_by_side(browser: Browser, behi
         watched.shoot("inspect-wide-light")
 
 
-def test_whose_namespaces_count_as_the_hosts_is_said_in_the_pages_words(browser: Browser, behind: Backstage) -> None:
+def test_the_page_says_whose_namespaces_count_as_the_hosts(browser: Browser, behind: Backstage) -> None:
     known, machine = balancer(), replace(MACHINE, reference="this command")
     behind.inspect = lambda names: (200, rows.report([known], machine))
     with opened(browser, behind=behind) as watched:

@@ -195,7 +195,7 @@ def test_logs_are_followed_and_never_become_part_of_the_page(browser: Browser) -
         expect(page.locator("#logs-open")).to_be_disabled()
 
 
-def test_the_list_is_filtered_and_sorted_and_keeps_its_place_under_the_pointer(browser: Browser) -> None:
+def test_the_list_keeps_its_place_when_filtered_and_sorted(browser: Browser) -> None:
     scene = scenes.forty()
     behind = Backstage(scene.as_dict())
     with opened(browser, behind=behind) as watched:
@@ -270,7 +270,7 @@ HUNG = {"problem": "not answering"}
     ],
     ids=["stopped", "hung", "dead"],
 )
-def test_without_a_supervisor_one_sentence_says_what_and_what_to_do(
+def test_without_a_supervisor_one_sentence_says_what_to_do(
     browser: Browser, problem: dict[str, Any] | None, sentence: str, remedy: str
 ) -> None:
     behind = Backstage(scenes.calm().as_dict())
@@ -318,7 +318,7 @@ def test_notices_and_badges_move_nothing(browser: Browser) -> None:
         assert page.evaluate(places) == before
 
 
-def test_a_recovery_shows_while_it_is_under_way_and_an_adoption_as_one(browser: Browser) -> None:
+def test_a_recovery_shows_under_way_and_an_adoption_as_one(browser: Browser) -> None:
     scene = scenes.killed()
     scene.event(30, "supervisor_started", None)
     scene.event(29, "adopted", "lb-1")

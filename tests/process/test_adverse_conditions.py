@@ -270,7 +270,7 @@ def test_the_engine_stops_and_returns(make_cluster: Callable[..., TestCluster], 
 
 
 @pytest.mark.docker
-def test_without_an_engine_orders_end_soon_and_a_stop_says_what_is_left(
+def test_without_an_engine_orders_end_and_a_stop_says_the_rest(
     make_cluster: Callable[..., TestCluster], engine: PrivateEngine
 ) -> None:
     cluster = make_cluster(worker=2, pool=1)
@@ -348,7 +348,7 @@ def test_a_hung_engine_delays_no_lb_and_no_second_stop(
 
 
 @pytest.mark.docker
-def test_two_clusters_live_side_by_side_one_in_a_folder_of_200_characters(
+def test_two_clusters_live_side_by_side_one_in_a_long_folder(
     make_cluster: Callable[..., TestCluster], tmp_path: Path
 ) -> None:
     deep = tmp_path / ("a" * 100) / ("b" * 100)

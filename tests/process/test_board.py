@@ -155,7 +155,7 @@ def test_leaving_an_attached_board_keeps_the_cluster_running(make_cluster: Calla
     cluster.stop()
 
 
-def test_in_the_background_the_board_leaves_the_terminal_to_the_shell(
+def test_in_the_background_the_board_leaves_the_terminal(
     make_cluster: Callable[..., TestCluster],
 ) -> None:
     cluster = make_cluster(runtime="process", worker=1, pool=1)

@@ -33,7 +33,7 @@ def test_chaos_explains_every_error_of_a_sound_cluster(tmp_path: Path) -> None:
         cluster.stop()
 
 
-def test_a_run_that_is_broken_off_reports_the_time_that_it_played(tmp_path: Path) -> None:
+def test_an_interrupted_run_reports_the_time_that_it_played(tmp_path: Path) -> None:
     with open_cluster(tmp_path, runtime="process", worker=2, pool=1, avg_delay=0, failure=0) as cluster:
         cluster.start()
         with subprocess.Popen(

@@ -156,7 +156,7 @@ def test_a_killed_load_balancer_refuses_nobody(shared: SharedCluster) -> None:
 
 
 @pytest.mark.docker
-def test_a_container_killed_or_removed_by_others_is_back_without_errors(
+def test_a_container_ended_by_others_is_back_without_errors(
     make_cluster: Callable[..., TestCluster],
 ) -> None:
     cluster = make_cluster(worker=2, pool=2, avg_delay=20)

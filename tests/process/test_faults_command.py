@@ -105,7 +105,7 @@ def test_the_next_requests_of_each_worker(running: TestCluster) -> None:
     assert cluster.comet("scale", "worker=2").returncode == 0
 
 
-def test_what_is_left_of_a_count_is_shown_and_its_end_is_an_event(running: TestCluster) -> None:
+def test_the_rest_of_a_count_is_shown_and_its_end_is_an_event(running: TestCluster) -> None:
     cluster, before = running, len(running.events("faults_ended"))
 
     def left(name: str = "worker-0") -> list[int | None]:

@@ -48,7 +48,7 @@ def refuses(cluster: TestCluster, seconds: int) -> bool:
     return refused
 
 
-def test_an_order_holds_on_every_load_balancer_until_it_is_cleared(cluster: TestCluster) -> None:
+def test_an_order_holds_on_each_balancer_until_it_is_cleared(cluster: TestCluster) -> None:
     order(cluster, "front", "--failure", "100%", "--status", "429", "--headers", "Retry-After: 7", "--body", "later")
     for number in range(2):
         found = cluster.hello(number)
@@ -98,7 +98,7 @@ def test_the_end_of_a_lease_is_an_event(cluster: TestCluster) -> None:
     assert status(cluster) == 200
 
 
-def test_what_is_left_of_a_count_is_shown_and_its_end_is_an_event(cluster: TestCluster) -> None:
+def test_the_rest_of_a_count_is_shown_and_its_end_is_an_event(cluster: TestCluster) -> None:
     before = len(cluster.events("faults_ended"))
 
     def left() -> list[int]:
@@ -164,7 +164,7 @@ def test_a_refused_address_listens_again_without_a_supervisor(cluster: TestClust
     assert status(cluster) == 200
 
 
-def test_orders_too_large_for_a_message_are_refused_and_change_nothing(cluster: TestCluster) -> None:
+def test_orders_too_large_for_a_message_change_nothing(cluster: TestCluster) -> None:
     """Load balancers would drop the connection over which it came, and obey nobody."""
     large = ("--failure", "1", "--path", "/never", "--for", "600s", "--body", "é" * 14000)  # 84 kB as JSON
     for _ in range(6):

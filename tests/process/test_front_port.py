@@ -75,7 +75,7 @@ def test_a_killed_load_balancer_breaks_only_what_was_on_it(cluster: TestCluster)
     assert sum(result.startswith("broken") for result in seen) <= 2 * len(knockers)
 
 
-def test_it_outlives_the_supervisor_and_a_load_balancer_and_is_taken_over(cluster: TestCluster) -> None:
+def test_it_outlives_supervisor_and_balancer_and_is_taken_over(cluster: TestCluster) -> None:
     os.kill(cluster.supervisor_pid(), signal.SIGKILL)
     wait_until(lambda: not cluster.ps()["supervisor"]["running"], 60)
     os.kill(pid(cluster, "lb-1"), signal.SIGKILL)

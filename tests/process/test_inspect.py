@@ -68,7 +68,7 @@ def test_balancers_share_the_pages_that_they_were_forked_with(cluster: TestClust
     assert alone["text"] == "- (name more replicas)"
 
 
-def test_the_text_has_a_column_for_each_replica_and_marks_differences(cluster: TestCluster) -> None:
+def test_the_text_has_replicas_as_columns_marking_differences(cluster: TestCluster) -> None:
     done = cluster.comet("inspect", "lb-0", "worker-1")
     assert (done.returncode, done.stderr) == (0, "")
     heading, *lines = done.stdout.splitlines()
@@ -117,7 +117,7 @@ def flat(nodes: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         yield from flat(node["children"])
 
 
-def test_the_tree_has_every_process_of_the_cluster_below_its_parent(cluster: TestCluster) -> None:
+def test_the_tree_has_each_process_below_its_parent(cluster: TestCluster) -> None:
     roles = sorted(["supervisor", "forkserver", "standby", "lb", "lb", "worker", "worker"])
 
     def settled() -> dict[str, Any] | None:
@@ -178,7 +178,7 @@ def test_orphans_are_inspected_and_drawn_too(tmp_path: Path) -> None:
 
 
 @as_root
-def test_a_user_sees_the_own_replicas_and_is_told_what_is_not_permitted() -> None:
+def test_a_user_sees_own_replicas_and_what_is_not_permitted() -> None:
     with open_folder() as folder, open_cluster(folder, runtime="process", worker=2, pool=1) as made:
         for path in (folder, folder / "config.yaml"):
             os.chown(path, USER, USER)

@@ -150,7 +150,7 @@ def test_a_count_is_exact_over_all_load_balancers(cluster: TestCluster) -> None:
     assert failed == {"worker-0": 3, "worker-1": 3}
 
 
-def test_what_is_left_of_a_count_is_shown_and_its_end_is_an_event(cluster: TestCluster) -> None:
+def test_the_rest_of_a_count_is_shown_and_its_end_is_an_event(cluster: TestCluster) -> None:
     before = len(cluster.events("faults_ended"))
 
     def left() -> list[int]:

@@ -262,7 +262,7 @@ def test_a_refused_reload_changes_nothing_for_what_comes_later(
     assert {row["state"] for row in cluster.replicas().values()} == {"ready"}
 
 
-def test_a_load_balancer_keeps_its_count_of_restarts_when_it_is_replaced(single: TestCluster) -> None:
+def test_a_replaced_load_balancer_keeps_its_count_of_restarts(single: TestCluster) -> None:
     cluster, before = single, single.replicas()["lb-0"]
     assert cluster.comet("kill", "lb-0").returncode == 0
     wait_until(lambda: (row := cluster.replicas()["lb-0"])["state"] == "ready" and row["pid"] != before["pid"])

@@ -294,7 +294,7 @@ def read_only() -> Iterator[Callable[[Path], None]]:
         subprocess.run([*as_root, "umount", "-l", folder], check=True)
 
 
-def test_a_death_on_a_read_only_file_system_is_noticed_and_a_stop_ends(
+def test_on_a_read_only_file_system_deaths_and_stops_work(
     make_cluster: Callable[..., TestCluster], read_only: Callable[[Path], None]
 ) -> None:
     cluster = make_cluster(worker=1, pool=1, runtime="process")

@@ -272,7 +272,7 @@ def test_a_scenario_starts_a_cluster_and_stops_it_again(make_cluster: Callable[.
     cluster.assert_nothing_left()
 
 
-def test_each_step_has_its_faults_from_its_first_request_to_its_last(shared: SharedCluster) -> None:
+def test_each_step_has_its_faults_from_first_to_last_request(shared: SharedCluster) -> None:
     cluster = shared.lend()
     fails = "for: 1s, faults: {all: {failure: 100, status: 503, avg-delay: 0}}"
     clean = "for: 1s, faults: {all: {failure: 0, avg-delay: 0}}"
@@ -289,7 +289,7 @@ def test_each_step_has_its_faults_from_its_first_request_to_its_last(shared: Sha
         assert passing["injected"] <= 4 < passing["ok"]
 
 
-def test_clients_follow_the_load_balancers_while_these_are_scaled(shared: SharedCluster) -> None:
+def test_clients_follow_the_balancers_while_these_are_scaled(shared: SharedCluster) -> None:
     cluster = shared.lend()
     loads = ("clients: 4", "rate: 60")
     steps = ", ".join(f"{{for: 1s, {load}, do: [{{scale: {{lb: {pool}}}}}]}}" for load in loads for pool in (1, 3))

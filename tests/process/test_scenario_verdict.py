@@ -58,7 +58,7 @@ steps:
     assert "  kill worker-0 KILL" in done.stderr
 
 
-def test_a_missed_expectation_fails_the_step_in_which_the_errors_happened(cluster: TestCluster) -> None:
+def test_a_missed_expectation_fails_the_step_of_the_errors(cluster: TestCluster) -> None:
     report = cluster.folder / "report.xml"
     began = time.monotonic()
     done = play(
@@ -132,7 +132,7 @@ def test_random_kills_follow_their_seed(cluster: TestCluster) -> None:
     assert seen[0][0] == seen[1][0]
 
 
-def test_an_action_on_what_an_earlier_one_removes_changes_nothing(cluster: TestCluster) -> None:
+def test_an_action_on_what_was_removed_changes_nothing(cluster: TestCluster) -> None:
     done = play(cluster, "steps: [{name: a, for: 500ms, do: [{scale: {worker: 1}}, {drain: worker-1}]}]\n")
     said = "s.yaml:1: a: drain: worker-1: no such worker (there are worker-0)\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", said)

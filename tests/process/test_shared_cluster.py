@@ -5,7 +5,7 @@ from collections.abc import Callable
 from tests.support.shared import SharedCluster
 
 
-def test_a_changed_cluster_is_restored_and_an_altered_one_replaced(
+def test_a_changed_cluster_is_restored_an_altered_one_replaced(
     share_cluster: Callable[..., SharedCluster],
 ) -> None:
     shared = share_cluster(worker=1, pool=1, runtime="process")

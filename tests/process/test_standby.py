@@ -110,7 +110,7 @@ def test_a_stopped_standby_or_forkserver_is_not_waited_for(cluster: TestCluster)
 
 
 @pytest.mark.parametrize("is_listening", [False, True])
-def test_another_socket_in_place_of_the_forkservers_is_not_waited_for(cluster: TestCluster, is_listening: bool) -> None:
+def test_a_socket_other_than_the_forkservers_is_not_awaited(cluster: TestCluster, is_listening: bool) -> None:
     """It is of the same kind as the one that it replaces, and may even take the order of a fork."""
     waiting, former = warmed_up(standby(cluster)), pid(cluster, "lb-0")
     (path,) = (cluster.folder / ".comet/run").glob("listener-*")

@@ -70,7 +70,7 @@ def test_stats_shows_percentiles_injections_and_fixed_json(make_cluster: Callabl
 
 
 @pytest.mark.parametrize("arguments", [["--reset"], ["--reset", "--json"], ["--json"], []], ids=" ".join)
-def test_a_database_that_a_start_has_refused_is_told_as_not_in_use(
+def test_a_database_that_a_start_refused_is_told_as_unused(
     make_cluster: Callable[..., TestCluster], arguments: list[str]
 ) -> None:
     cluster = make_cluster(worker=1, pool=1, runtime="process")

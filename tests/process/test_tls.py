@@ -151,7 +151,7 @@ def test_settings_that_do_not_go_together(tmp_path: Path) -> None:
             assert "Traceback" not in refused.stderr
 
 
-def test_scenarios_and_chaos_speak_tls_where_the_load_balancers_do(tmp_path: Path) -> None:
+def test_scenarios_and_chaos_speak_tls_where_balancers_do(tmp_path: Path) -> None:
     with open_cluster(tmp_path, runtime="process", worker=2, pool=2, avg_delay=0, tls="self-signed") as cluster:
         cluster.start()
         (tmp_path / "s.yaml").write_text("steps: [{for: 1s, clients: 2, expect: {ok: 100%}}, {for: 1s, rate: 20}]\n")

@@ -69,7 +69,7 @@ def test_nobody_asks_which_runtime_it_is(name: str) -> None:
     assert list(questions(CORE[name])) == []
 
 
-def test_the_folders_of_runtimes_are_imported_by_the_registry_only() -> None:
+def test_only_the_registry_imports_the_folders_of_runtimes() -> None:
     folders = tuple(f"comet.runtimes.{name}" for name in RUNTIMES)
     found = set()
     for name, path in CORE.items():

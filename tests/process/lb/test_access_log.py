@@ -314,7 +314,7 @@ def test_the_combined_format(tmp_path: Path) -> None:
     ]
 
 
-def test_a_line_of_the_combined_format_has_nine_parts_whatever_is_sent(tmp_path: Path) -> None:
+def test_a_combined_line_has_nine_parts_whatever_is_sent(tmp_path: Path) -> None:
     """Also where a trusted proxy describes its client by what is no address."""
     path = tmp_path / "access.log"
     odd = b'"x" \\ \t\xff\xc3\xa9\'[]'

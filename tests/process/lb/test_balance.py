@@ -16,7 +16,7 @@ def worker_of(lb: Balancer, request: bytes) -> str | None:
     return lb.ask(request)["X-Comet-Worker"]
 
 
-def test_a_cookie_leads_back_and_is_renewed_when_its_worker_is_gone() -> None:
+def test_a_cookie_leads_back_and_is_renewed_for_a_lost_worker() -> None:
     with lb_and_workers(count=3, balance="sticky-cookie") as (lb, workers), lb.connect() as client:
         first = client.ask(get())
         assert first["Set-Cookie"] == f"comet-worker={first['X-Comet-Worker']}; Path=/; HttpOnly; SameSite=Lax"

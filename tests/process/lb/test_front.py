@@ -329,9 +329,7 @@ def test_a_connection_that_was_open_before_meets_the_faults(
         assert quiet.ask(GET).status == 200
 
 
-def test_one_that_is_in_an_exchange_meets_them_with_its_next_request(
-    order: Callable[..., None], tmp_path: Path
-) -> None:
+def test_a_busy_connection_meets_them_with_its_next_request(order: Callable[..., None], tmp_path: Path) -> None:
     release = threading.Event()
 
     def waits(connection: WorkerConnection, request: bytes) -> None:
@@ -434,7 +432,7 @@ def test_a_head_that_stalls_is_408_at_the_front_too(tmp_path: Path) -> None:
         assert found.endswith(b'{"error": "the request head took too long"}\n')
 
 
-def test_a_client_that_stops_reading_is_given_up_at_the_front_too(tmp_path: Path) -> None:
+def test_the_front_gives_up_a_client_that_stops_reading(tmp_path: Path) -> None:
     def large(connection: WorkerConnection, request: bytes) -> None:
         connection.send(response(bytes(30_000_000)))
 

@@ -55,7 +55,7 @@ ANNOUNCED = b"HTTP/1.1 103 Early Hints\r\nX-Comet-Injected: reset\r\n\r\n"
 
 @pytest.mark.parametrize("kept", [0, 1], ids=["new", "reused"])
 @pytest.mark.parametrize("trusted", [True, False])
-def test_an_announced_reset_is_an_injected_error_and_the_client_sees_nothing_of_it(trusted: bool, kept: int) -> None:
+def test_an_announced_reset_is_injected_and_hidden_from_clients(trusted: bool, kept: int) -> None:
     replies = [response(b"ok")] * kept
 
     def answer(connection: WorkerConnection, request: bytes) -> None:

@@ -76,7 +76,7 @@ def test_health_changes_are_reported() -> None:
 
 
 @pytest.mark.parametrize("heals", [True, False])
-def test_a_worker_that_others_object_to_gets_no_request_before_a_good_check(heals: bool) -> None:
+def test_a_disputed_worker_gets_no_request_before_a_good_check(heals: bool) -> None:
     status = {"now": 500}
     hung = Worker("worker-2", health=lambda: status["now"])
     with supervised(None, None, health_interval=0.2) as (lb, _, specs, supervisor), contextlib.closing(hung):

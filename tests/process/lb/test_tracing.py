@@ -62,7 +62,7 @@ def exporter(tmp_path: Path) -> Iterator[Exporter]:
     made.close()
 
 
-def test_a_trace_goes_on_and_its_worker_is_a_child_of_the_exchange(exporter: Exporter) -> None:
+def test_a_trace_goes_on_with_its_worker_as_a_child(exporter: Exporter) -> None:
     with (
         lb_and_workers(count=1, name="lb-7", span_socket=exporter.path) as (lb, (worker,)),
         lb.connect() as client,

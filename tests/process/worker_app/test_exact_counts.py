@@ -238,7 +238,7 @@ IMPATIENT = f"import worker_app.http.exchange as e; e.COMMIT_TIMEOUT = {0.5 * PA
 
 
 @pytest.mark.parametrize("both_noticed", [True, False])
-def test_little_room_on_a_full_disk_is_kept_for_writing_the_wal_back(tiny_disk: Path, both_noticed: bool) -> None:
+def test_room_on_a_full_disk_is_kept_to_write_the_wal_back(tiny_disk: Path, both_noticed: bool) -> None:
     """Two workers, of which one may have been idle while the disk was full."""
     before, after = Clients(), Clients()
     database = tiny_disk / "stats.db"

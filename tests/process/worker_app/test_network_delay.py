@@ -100,7 +100,7 @@ def test_a_holder_that_ends_by_itself_leaves_nothing(
     assert places[1].ping()
 
 
-def test_a_holder_removes_no_queue_that_another_has_put_in_place_of_its_own(
+def test_a_holder_removes_no_queue_that_replaced_its_own(
     places: tuple[Place, Place], slow: Callable[[], subprocess.Popen[str]]
 ) -> None:
     there = places[1]
@@ -142,7 +142,7 @@ def test_a_kernel_without_netem_says_so_and_is_left_as_it_was(places: tuple[Plac
 
 
 @WITH_NETEM
-def test_each_packet_is_late_by_the_delay_and_a_part_of_the_jitter(places: tuple[Place, Place], hold: Hold) -> None:
+def test_each_packet_is_late_by_the_delay_and_some_jitter(places: tuple[Place, Place], hold: Hold) -> None:
     there = places[1]
     held = hold({"network-delay": 100.0, "network-jitter": 20.0, "bandwidth": 1e6, "loss": 0.0, "seconds": 300})
     assert there.round_trips(10) > 10 * 0.08

@@ -206,7 +206,7 @@ def test_a_reader_delays_no_reset_and_no_worker(tmp_path: Path, place: postgres.
         assert worker.totals() == (1, 0)
 
 
-def test_a_reset_that_gets_no_lock_says_so_before_a_worker_refuses(tmp_path: Path, place: postgres.Database) -> None:
+def test_a_reset_without_lock_says_so_before_a_worker_refuses(tmp_path: Path, place: postgres.Database) -> None:
     with Worker(tmp_path, database=place.url, prelude=PATIENT) as worker, place.superuser() as other:
         statuses: list[int] = []
         asked = threading.Timer(0.5, lambda: statuses.append(worker.get("/api/v1/hello")[0]))
@@ -295,7 +295,7 @@ def test_a_reset_that_gets_no_lock_deletes_no_request_id(place: postgres.Databas
     assert place.sql("SELECT count(*) FROM counted_requests") == [(1000,)]
 
 
-def test_a_statement_that_takes_too_long_ends_on_the_server_and_is_told_as_that(
+def test_a_statement_that_takes_too_long_ends_and_is_named(
     place: postgres.Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_ids(place, 1000)
@@ -312,7 +312,7 @@ def test_a_statement_that_takes_too_long_ends_on_the_server_and_is_told_as_that(
     assert place.sql(running) == [(0,)]
 
 
-def test_a_server_that_falls_silent_in_a_statement_is_told_as_that(
+def test_a_server_that_falls_silent_in_a_statement_is_named(
     place: postgres.Database, postgres_server: postgres.Server
 ) -> None:
     with contextlib.closing(postgres_client.connect(postgres_client.parameters(place.url), 5.0)) as session:
@@ -567,7 +567,7 @@ NEEDED = {
 }
 
 
-def test_a_user_who_may_read_and_write_the_tables_needs_no_other_right(
+def test_who_may_read_and_write_the_tables_needs_nothing_else(
     postgres_server: postgres.Server, place: postgres.Database
 ) -> None:
     """A user who lacks any of these rights is refused at the start."""
@@ -636,7 +636,7 @@ def store_commits(store: Store) -> bool:
     return True
 
 
-def test_servers_share_the_time_of_a_start_where_the_url_gives_none(
+def test_servers_share_the_time_of_a_start_by_default(
     place: postgres.Database, silent: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(postgres_client, "TIMEOUT", 1.0)

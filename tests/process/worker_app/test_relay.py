@@ -83,9 +83,7 @@ def test_the_end_of_one_side_ends_both_and_loses_nothing(tmp_path: Path, server:
             assert received(second, 5) == b"last"
 
 
-def test_a_server_that_refuses_ends_the_connection_and_an_open_one_does_not_hold_up_the_end(
-    tmp_path: Path, server: socket.socket
-) -> None:
+def test_a_refusing_server_ends_the_connection_open_ones_too(tmp_path: Path, server: socket.socket) -> None:
     with relay(tmp_path, server.getsockname()[1]) as path:
         open_one = connect(path)
         other, _ = server.accept()

@@ -66,7 +66,7 @@ def test_few_descriptors_leave_smaller_shares() -> None:
     assert admit(held[:1], ALICE, OWNERS, share=0.0001) == (True, held[0])
 
 
-def test_what_befell_a_dropped_connection_does_not_end_its_successor(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dropped_connection_does_not_end_its_successor(monkeypatch: pytest.MonkeyPatch) -> None:
     """A descriptor is given again as soon as it is closed, and the loop may still hold an event of it."""
     monkeypatch.setattr(connections, "OWNER_CONNECTIONS", 1)
     with contextlib.ExitStack() as stack:

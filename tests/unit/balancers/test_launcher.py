@@ -48,7 +48,7 @@ def test_its_own_socket_and_that_of_the_front_with_the_last_one(stage: Stage) ->
     assert stage.orders == [("lb-1", 1), ("lb-0", 2)]
 
 
-def test_none_where_a_successor_goes_on_or_a_replacement_is_given_up(stage: Stage) -> None:
+def test_none_for_a_successor_or_a_given_up_replacement(stage: Stage) -> None:
     stage.launcher.adopt("lb-0" + NEXT_SUFFIX, 2, "lb-0.2.sock")
     stage.launcher.drain("lb-0" + NEXT_SUFFIX, 10.0)
     stage.launcher.rename("lb-0", "lb-0" + FORMER_SUFFIX)

@@ -255,7 +255,7 @@ def test_a_worker_is_unhealthy_while_any_lb_finds_it_so() -> None:
     asyncio.run(story())
 
 
-def test_a_worker_stays_unhealthy_until_a_load_balancer_finds_it_healthy() -> None:
+def test_a_worker_is_unhealthy_until_a_balancer_finds_it_well() -> None:
     """The end of the only one that objects says nothing of the worker, and its successor gets the objection."""
 
     async def objections(balancer: PlayedLb) -> list[str]:

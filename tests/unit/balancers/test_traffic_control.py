@@ -141,7 +141,7 @@ def test_a_pause_that_ended_while_no_supervisor_ran_is_over(tmp_path: Path) -> N
     asyncio.run(story())
 
 
-def test_a_pause_that_ends_before_all_follow_is_told_before_its_end(tmp_path: Path) -> None:
+def test_a_pause_that_ends_before_all_follow_is_told_first(tmp_path: Path) -> None:
     async def story() -> None:
         async with ordered(tmp_path) as scene:
             balancer = scene.stage.lb("lb-0")

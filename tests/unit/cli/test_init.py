@@ -10,7 +10,7 @@ from comet.config.keys import KEYS, LIMITS
 from comet.config.schema import load, parse
 
 
-def test_the_file_has_every_key_with_its_meaning_and_means_the_defaults(
+def test_the_file_has_each_key_and_means_the_defaults(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -10,7 +10,7 @@ FIELDS = {"name": words_field("a worker's name"), "often": Field({"type": "integ
 GREET = Command("greet", "greet a worker", fields=FIELDS, over_http=True)
 
 
-def test_a_command_without_words_gets_a_dialog_from_its_help_and_fields() -> None:
+def test_a_command_without_words_gets_a_dialog_from_its_help() -> None:
     found = forms.described(GREET)
     assert (found["title"], found["why"], found["yes"], found["done"]) == (
         "Greet", "Greet a worker.", "Greet", "Greet: done",

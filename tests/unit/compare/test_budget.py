@@ -44,7 +44,7 @@ def test_time_that_is_left_goes_to_growth_and_isolation() -> None:
     assert spent + CLEANUP_TIME <= 900
 
 
-def test_what_is_asked_once_takes_from_the_rest_and_never_from_the_limit() -> None:
+def test_what_is_asked_once_never_takes_from_the_limit() -> None:
     asked, spent = replay(6, core=51, rest=91, once=80)
     assert asked == [True, True, True, True, True, False]
     assert spent + CLEANUP_TIME <= 900

@@ -28,7 +28,7 @@ def test_an_interrupted_comparison_leaves_files_as_they_were(tmp_path: Path, mon
     assert kept.read_bytes() == b"former \xff"
 
 
-def test_a_file_that_cannot_be_written_is_named_before_the_first_round(tmp_path: Path) -> None:
+def test_an_unwritable_file_is_named_before_the_first_round(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "missing" / "x.json", Path("x" * 300)):
         with pytest.raises(UserError, match="cannot be written"):
             compare(options(path, tmp_path / "new.html"))
@@ -36,7 +36,7 @@ def test_a_file_that_cannot_be_written_is_named_before_the_first_round(tmp_path:
 
 
 @pytest.mark.parametrize("other", ["both", "./both", "link"])
-def test_one_file_for_both_outputs_is_refused_before_the_first_round(
+def test_one_file_for_both_outputs_is_refused_before_a_round(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str
 ) -> None:
     monkeypatch.chdir(tmp_path)

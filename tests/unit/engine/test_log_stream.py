@@ -70,7 +70,7 @@ def test_two_lines_that_have_no_end_remain_two() -> None:
     assert b"".join(joiner.end()) == begun[0].data + b"\n" + begun[1].data
 
 
-def test_a_line_that_has_begun_too_late_to_be_told_at_once_is_whole() -> None:
+def test_a_line_begun_too_late_to_be_told_at_once_is_whole() -> None:
     """The lines that waited for one may themselves end with one that goes on."""
     first, second = split("1", OUT, b"L" * CHUNK_BYTES, True), split("2", ERR, b"M" * CHUNK_BYTES, True)
     told = [first[0], second[0], first[1], Message("3", OUT, b"after\n"), second[1]]
@@ -92,7 +92,7 @@ def test_a_log_position_is_found_again_within_one_timestamp() -> None:
 
 
 @pytest.mark.parametrize("coarse", [True, False])
-def test_what_is_kept_in_another_order_than_its_times_is_neither_lost_nor_told_twice(coarse: bool) -> None:
+def test_lines_out_of_order_are_neither_lost_nor_told_twice(coarse: bool) -> None:
     """The engine reads the two streams independently; only within one of them the times are in order."""
     streams = [(OUT, "1"), (ERR, "3"), (OUT, "2"), (OUT, "2"), (ERR, "3"), (OUT, "5"), (ERR, "4"), (OUT, "5")]
     told = [Message(stamp, stream, b"%d\n" % number) for number, (stream, stamp) in enumerate(streams)]
@@ -182,7 +182,7 @@ def test_the_last_lines_begin_with_their_first_piece() -> None:
         assert past.unfinished == []
 
 
-def test_the_last_lines_reach_back_as_far_as_a_follower_reads_again() -> None:
+def test_the_last_lines_reach_back_to_what_is_read_again() -> None:
     """A stream that has nothing among the last messages is not new when they are read again."""
     kept = [Message(at(10 + number / 100), ERR if number == 150 else OUT, b"%d\n" % number) for number in range(200)]
     log = Log(kept)
@@ -197,7 +197,7 @@ def test_the_last_lines_reach_back_as_far_as_a_follower_reads_again() -> None:
 
 
 @pytest.mark.parametrize("later", [[], [Message(at(20), ERR, b"of a later life\n")]])
-def test_a_line_of_which_pieces_are_missing_is_unfinished_for_a_while(later: list[Message]) -> None:
+def test_a_line_with_missing_pieces_is_unfinished_for_a_while(later: list[Message]) -> None:
     begun, error = Message(at(10), OUT, b"L" * CHUNK_BYTES), Message(at(10.5), ERR, b"error\n")
     past = last_lines(Log([begun, error, *later]).read, 5, as_written=False)
     if later:

@@ -106,7 +106,7 @@ def broken() -> list[str]:
 
 
 @pytest.mark.parametrize("content", broken())
-def test_after_a_broken_checkpoint_the_counts_begin_at_nought_with_notice(tmp_path: Path, content: str) -> None:
+def test_after_a_broken_checkpoint_counts_begin_at_0_with_notice(tmp_path: Path, content: str) -> None:
     Life(tmp_path).die()
     (tmp_path / "recoveries.json").write_text(content)
     life = Life(tmp_path)

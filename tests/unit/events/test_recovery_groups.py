@@ -10,7 +10,7 @@ def ready(replica: str, kind: str, **steps: float) -> dict[str, Any]:
     return {"event": "replica_ready", "replica": replica, "kind": kind, "timeline_ms": {"died": 0.0, **steps}}
 
 
-def test_a_worker_is_compared_in_its_forms_and_a_load_balancer_apart() -> None:
+def test_a_worker_is_compared_in_its_forms_an_lb_apart() -> None:
     groups = [group("worker-1", "process"), group("worker-0", "container"), group("worker-2", "task")]
     assert (*groups, group("lb-0", "process")) == GROUPS
 

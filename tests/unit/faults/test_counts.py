@@ -37,7 +37,7 @@ def test_the_tickets_of_load_balancers_are_counted(tmp_path: Path) -> None:
     assert seen == [3, 2, 1, 0, 0]
 
 
-def test_the_front_has_tickets_whatever_injects_the_faults_of_workers(tmp_path: Path) -> None:
+def test_the_front_has_tickets_whatever_injects_worker_faults(tmp_path: Path) -> None:
     (tmp_path / tickets_name("front", "a")).write_bytes(b"x")
     for point in ("worker", "lb", "front"):
         assert Counts().left(ordered("front"), point, tmp_path) == {("front", "a"): 2}
@@ -54,7 +54,7 @@ def test_what_is_no_ticket_file_says_nothing(tmp_path: Path, make: Callable[[Pat
     assert Counts().left(ordered(), "lb", tmp_path) == {}
 
 
-def test_what_a_worker_says_only_falls_and_stays_within_the_count() -> None:
+def test_what_a_worker_says_only_falls_within_the_count() -> None:
     assert reported(2) == {KEY: 2}
     assert reported(2, 0, 1) == {KEY: 0}
     assert reported(10**15) == {KEY: 3}

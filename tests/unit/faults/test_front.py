@@ -87,7 +87,7 @@ def test_orders_of_the_front_outlive_a_supervisor() -> None:
     assert from_dict(to_dict(made)) == made
 
 
-def test_a_plan_is_for_load_balancers_only_where_there_is_something_to_do(tmp_path: Path) -> None:
+def test_a_plan_is_for_balancers_only_with_something_to_do(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path)
     assert files.front_plan(cluster, parse("worker: 1", WHERE)) is None
     asked = files.front_plan(cluster, parse("request-faults: true", WHERE))
@@ -134,7 +134,7 @@ def test_leases_lie_on_top_of_orders_for_their_requests_only() -> None:
     assert faults.next(REQUEST, 3000.0).kind is None
 
 
-def test_a_seed_of_config_yaml_repeats_the_draws_of_load_balancers() -> None:
+def test_a_seed_of_the_config_repeats_the_balancers_draws() -> None:
     def draws(balancer: str) -> list[str | None]:
         faults = rules.Faults("worker-0", lambda: "/nonexistent", "this-boot", balancer)
         faults.plan = rules.parse('{"failure": 50, "seed": 7}')

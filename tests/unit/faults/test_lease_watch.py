@@ -26,7 +26,7 @@ def test_a_lease_that_has_ended_is_reported_once() -> None:
     ]
 
 
-def test_a_lease_that_is_withdrawn_or_older_than_the_supervisor_is_not_reported() -> None:
+def test_a_withdrawn_or_older_lease_is_not_reported() -> None:
     told: list[Event] = []
     watch = LeaseWatch(told.append)
     ordered = {"worker-0": apply(Ordered(), HANG, BootTime(0.0, "boot"), "a")}
@@ -76,7 +76,7 @@ def test_a_count_that_is_unknown_for_a_while_ends_once() -> None:
     assert [len(counted.ended(worker_0=left)) for left in steps] == [0, 0, 0, 1, 0, 0, 0, 0]
 
 
-def test_a_supervisor_that_took_over_reports_the_end_of_what_it_saw_in_effect() -> None:
+def test_a_successor_reports_the_end_of_what_it_saw_in_effect() -> None:
     assert Counted("worker-0", began=5.5).ended(worker_0=0) == []
     counted = Counted("worker-0", began=5.5)
     assert [len(counted.ended(worker_0=left)) for left in (None, 2, 0, 0)] == [0, 0, 1, 0]

@@ -108,7 +108,7 @@ def test_the_listing_says_what_is_in_force_and_why() -> None:
     ]
 
 
-def test_the_listing_has_what_is_left_of_a_count_until_that_is_used_up() -> None:
+def test_the_listing_has_the_rest_of_a_count_until_used_up() -> None:
     present = ordered({"reset": 100, "count": 3}, {"cpu": 9, "count": 5, "for": 60}, {"hang": 1, "count": 2})
 
     def shown(left: dict[str, int]) -> list[tuple[int, int | None]]:

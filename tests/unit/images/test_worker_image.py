@@ -263,9 +263,7 @@ def test_collected_wheels_are_not_fetched_again(tmp_path: Path, monkeypatch: pyt
     assert fetched == ["3.12", "3.11"]
 
 
-def test_wheels_that_another_process_has_collected_meanwhile_are_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wheels_that_another_process_collected_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def download(name: str, command: list[str], cancelled: threading.Event) -> None:
         Path(command[command.index("--dest") + 1]).mkdir()
 

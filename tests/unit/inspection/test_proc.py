@@ -92,7 +92,7 @@ def test_what_comes_to_the_place_of_a_process_is_not_read(tree: Path) -> None:
         assert proc.read(folder).command.startswith("python3 -m worker_app")
 
 
-def test_what_a_kernel_does_not_say_is_missing_and_hides_nothing_else(tree: Path) -> None:
+def test_what_a_kernel_does_not_say_hides_nothing_else(tree: Path) -> None:
     for name in ("smaps_rollup", "uid_map", "oom_score", "ns/time"):
         (tree / str(WORKER) / name).unlink()
     with ProcessFolder(WORKER, proc=tree) as folder:
@@ -133,7 +133,7 @@ def test_the_host_is_the_first_process(tree: Path) -> None:
     assert proc.machine(tree).namespaces["net"] == 4026531833
 
 
-def test_where_the_first_process_is_hidden_this_one_stands_for_the_host(tree: Path) -> None:
+def test_this_process_stands_for_a_hidden_first_one(tree: Path) -> None:
     (tree / str(BALANCER)).rename(tree / str(os.getpid()))
     assert proc.machine(tree).reference == "this command"
 

@@ -14,5 +14,5 @@ def test_one_replica_shares_with_none() -> None:
     assert sharing.together({"worker-0": {1}}) == {"worker-0": ALONE}
 
 
-def test_an_unreadable_replica_is_not_taken_for_one_that_shares_nothing() -> None:
+def test_an_unreadable_replica_is_not_one_that_shares_nothing() -> None:
     assert sharing.together({"worker-0": {1}, "worker-1": DENIED}) == {"worker-0": DENIED, "worker-1": DENIED}

@@ -327,7 +327,7 @@ def test_clients_as_x_forwarded_for_names_them(peer: Any, text: bytes) -> None:
     assert client_address(peer) == text
 
 
-def test_what_was_found_last_is_found_again_until_it_is_forgotten() -> None:
+def test_what_was_found_last_is_found_until_forgotten() -> None:
     recent: Recent[int] = Recent(4)
     recent.remember(b"a", 1)
     recent.remember(b"b", 2)

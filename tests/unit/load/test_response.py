@@ -76,7 +76,7 @@ def test_answers_that_break_the_rules_are_none(data: bytes) -> None:
         read(data)
 
 
-def test_an_error_is_booked_where_it_happened_and_an_answer_where_it_began() -> None:
+def test_errors_count_where_they_happen_answers_where_begun() -> None:
     began, present = ResultCounts(), ResultCounts()
     began.note(Answer(200, "worker-0", b"", False), 1.0, present)
     began.note(Answer(503, None, b"", False), 2.0, present)

@@ -335,7 +335,7 @@ def test_one_that_starts_where_nobody_is_heard_of_is_dead() -> None:
     assert (after.state, after.reason) == (State.BACKOFF, DOWN)
 
 
-def test_an_unhealthy_one_replaced_by_one_that_answers_is_healthy() -> None:
+def test_an_unhealthy_one_replaced_by_a_good_one_is_healthy() -> None:
     unhealthy = replica(State.UNHEALTHY, reason="no answer")
     after, events = react(unhealthy, Replaced("8", Endpoint("127.0.0.1", 6000), checked=True), Now(time=110.0))
     assert [event.name for event in events] == ["replica_moved", "replica_healthy"]

@@ -55,7 +55,7 @@ def widths(chart: Bars) -> list[float]:
     return [float(found) for found in re.findall(r'<rect x="290" y="\d+" width="([\d.]+)"', svg.draw(chart))]
 
 
-def test_bars_of_one_series_share_a_scale_and_several_are_compared_within_their_group() -> None:
+def test_one_series_shares_a_scale_several_have_one_per_group() -> None:
     assert widths(Bars("t", "n", ["answers"], ["worker-0", "worker-1"], [[100.0], [50.0]])) == [520.0, 260.0]
     assert widths(Bars("t", "n", ["a", "b"], ["x", "y"], [[100.0, 50.0], [2.0, None]])) == [520.0, 260.0, 520.0]
 

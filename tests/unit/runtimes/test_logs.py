@@ -115,9 +115,7 @@ def test_following_yields_whole_lines_written_from_now_on(tmp_path: Path, monkey
 
 
 @pytest.mark.slow
-def test_what_a_task_prints_while_it_is_followed_is_neither_lost_nor_told_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_followed_output_is_neither_lost_nor_told_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Times of two streams in another order than they are kept, several messages of a time, a long line of pieces."""
     streams = ((1, 11), (2, 12), (1, 13), (2, 13), (1, 13), (2, 15), (1, 14), (2, 15))
     kept = [

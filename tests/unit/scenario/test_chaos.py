@@ -58,7 +58,7 @@ def request(address: tuple[str, int], sent: float, ended: float, answer: Answer 
         ([], False, 0),
     ],
 )
-def test_only_the_death_of_its_own_load_balancer_explains_an_error(
+def test_only_its_own_balancers_death_explains_an_error(
     tmp_path: Path, found: list[CompletedRequest], passed: bool, broken: int
 ) -> None:
     run = ChaosRun(Cluster(tmp_path), {"lb-0": LB, "lb-1": OTHER}, "/", 5, 1, ["lb"], 10, 1, lambda line: None)
@@ -68,7 +68,7 @@ def test_only_the_death_of_its_own_load_balancer_explains_an_error(
     assert (report["passed"], report["broken_with_lb"]) == (passed, broken)
 
 
-def test_the_stop_of_a_load_balancer_explains_what_it_broke_and_ends_what_is_sent_to_it(tmp_path: Path) -> None:
+def test_a_balancers_stop_explains_errors_and_ends_its_traffic(tmp_path: Path) -> None:
     run = ChaosRun(Cluster(tmp_path), {"lb-0": LB, "lb-1": OTHER}, "/", 5, 1, ["lb"], 10, 1, lambda line: None)
 
     def balancers(*states: str) -> list[dict[str, Any]]:

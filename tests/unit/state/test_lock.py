@@ -222,9 +222,7 @@ def test_strangers_locks_on_file_or_folder_prevent_no_start(cluster: Cluster, pl
 
 
 @pytest.mark.slow
-def test_a_strangers_lock_prevents_no_start_where_each_poll_takes_long(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_strangers_lock_prevents_no_start_with_slow_polls(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that stands still for seconds: how often it was tried counts, and not for how long."""
     cluster.path("lock").touch()
     seconds = itertools.count()

@@ -93,7 +93,7 @@ def test_workers_of_a_recreated_folder_are_rolled(tmp_path: Path, looks: int, re
     assert asyncio.run(check()) == [["worker-0", "worker-1"]]
 
 
-def test_a_folder_recreated_during_a_roll_has_the_replaced_rolled_again(tmp_path: Path) -> None:
+def test_a_folder_recreated_in_a_roll_rolls_the_replaced_again(tmp_path: Path) -> None:
     async def check() -> list[list[str]]:
         repaired = Repaired(tmp_path)
 
@@ -139,9 +139,7 @@ def test_what_another_operation_has_replaced_is_not_rolled_again(
     assert asyncio.run(check()) == [renewed]
 
 
-def test_a_roll_that_failed_is_tried_again_ever_more_rarely_and_told_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_roll_is_retried_more_rarely_and_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = 0.0
 
     async def check() -> tuple[list[float], list[str]]:

@@ -42,9 +42,7 @@ class Alternating(FakeRuntime):
 
 
 @pytest.mark.parametrize("workers", [2, 3])
-def test_a_process_is_replaced_beside_another_one_without_the_engine(
-    monkeypatch: pytest.MonkeyPatch, workers: int
-) -> None:
+def test_a_process_is_replaced_by_another_without_the_engine(monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
     """Whether the next number is that of a container or of a process."""
     monkeypatch.setattr(operations, "_is_free", lambda host, port: True)
     monkeypatch.setattr(operations.fault_files, "write", lambda *arguments: None)

@@ -33,7 +33,7 @@ def cluster(tmp_path: Path) -> Cluster:
     return cluster
 
 
-def test_a_workers_counts_are_those_of_all_load_balancers_and_their_predecessors(cluster: Cluster) -> None:
+def test_a_workers_counts_are_of_all_balancers_past_and_present(cluster: Cluster) -> None:
     seen = traffic.read(cluster, traffic.names(cluster), (), 0.0)
     assert seen.replicas["worker-3"].responses == (0, 2 * BALANCERS, 0, 0, 0)
     assert seen.replicas["lb-0"].latency[0] == seen.replicas["lb-0"].requests == 2 * WORKERS

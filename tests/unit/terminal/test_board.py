@@ -60,7 +60,7 @@ RECOVERED = [
 ]
 
 
-def test_the_board_compares_a_worker_with_itself_and_a_load_balancer_apart() -> None:
+def test_the_board_compares_a_worker_with_itself_an_lb_apart() -> None:
     lines = frame(BoardState("/a", True, snapshot(3, 2), RECOVERED), Mode(), 160, 24)
     assert (
         "death to ready, median  Worker as process 190ms (1) · Worker as container 612ms (1) · "

@@ -26,7 +26,7 @@ def spans(*told: Any) -> list[MeasuredSpan]:
     return list(read(b"\n".join(json.dumps(each).encode() for each in told)))
 
 
-def test_an_exchange_is_a_server_span_with_a_client_span_for_each_attempt() -> None:
+def test_an_exchange_is_a_server_span_with_one_per_attempt() -> None:
     server, first, second = spans(exchange())
     assert (server.trace, server.id, server.parent) == (int(TRACE, 16), int(SPAN, 16), int(PARENT, 16))
     assert (server.name, server.is_server, server.start, server.end, server.failed) == ("GET", True, 10, 20, False)
@@ -56,7 +56,7 @@ def test_a_server_span_fails_by_its_own_side_alone(changes: dict[str, Any], fail
     assert (server.failed, server.attributes.get("error.type")) == (failed, kind)
 
 
-def test_a_trace_that_begins_here_has_no_parent_and_odd_methods_one_name() -> None:
+def test_a_new_trace_has_no_parent_and_odd_methods_one_name() -> None:
     (server,) = spans(exchange(parent=None, method="BREW", attempts=[]))
     assert (server.parent, server.name, server.attributes["http.request.method"]) == (0, "HTTP", "_OTHER")
 

@@ -48,7 +48,7 @@ def test_a_place_is_compared_with_its_like_on_the_host() -> None:
     ]
 
 
-def test_what_a_guard_takes_is_the_difference_to_the_container_without_it() -> None:
+def test_a_guard_takes_the_difference_to_a_container_without() -> None:
     found = Findings(rounds=3)
     for name, value in (("getppid", 0.25), ("futex", 0.75), ("getppid, seccomp off", 0.125)):
         measure = found.measure("system calls", name, "µs")

@@ -43,7 +43,7 @@ def test_a_layer_is_what_comes_on_top_of_the_one_below() -> None:
     }  # fmt: skip
 
 
-def test_what_was_not_measured_is_missing_and_the_sentence_says_the_rest() -> None:
+def test_what_was_not_measured_is_missing_in_the_sentence() -> None:
     found = findings()
     found.measures = [each for each in found.measures if each.name != RUNC]
     assert "runc" not in waterfall(found, "container")

@@ -52,7 +52,7 @@ def test_a_share_of_an_interval() -> None:
     assert made.end_interval() == []
 
 
-def test_the_time_grows_to_its_limit_and_shrinks_with_quiet_intervals() -> None:
+def test_the_time_grows_to_its_limit_and_shrinks_when_quiet() -> None:
     made, upstream = ejector(eject_after_5xx=1, eject_time=10.0, eject_time_max=25.0)
     assert [made.next_time(upstream) for _ in range(4)] == [10, 20, 25, 25]
     made.end_interval()
@@ -101,7 +101,7 @@ def test_all_are_used_when_too_few_are_left() -> None:
     assert used(made) == {"w2", "w3"}
 
 
-def test_the_panic_threshold_may_be_off_and_changes_while_running() -> None:
+def test_the_panic_threshold_may_be_off_and_changes_live() -> None:
     made = pool(2, eject_panic_percent=0.0)
     eject(made, 0, 1)
     assert used(made) == set()

@@ -168,7 +168,7 @@ def test_a_new_worker_gets_one_request_before_its_first_response() -> None:
 
 
 @pytest.mark.slow
-def test_when_one_goes_only_its_keys_move_evenly_and_return_with_it() -> None:
+def test_when_one_goes_its_keys_alone_move_and_return() -> None:
     made = pool(5, balance="consistent-hash", balance_key="path")
     before = homes(made)
     take_down(made, made.order[2])
@@ -286,7 +286,7 @@ def test_only_the_cookies_of_the_worker_that_goes_move() -> None:
     assert counts(made, (Request(b"Cookie: comet-worker=w0") for _ in range(20))) == {"w1": 10, "w2": 10}
 
 
-def test_a_request_waits_for_its_own_worker_but_not_for_one_that_was_tried() -> None:
+def test_a_request_waits_for_its_own_worker_unless_tried() -> None:
     made = pool(2, balance="sticky-cookie", max_in_flight=1)
     request = Request(b"Cookie: comet-worker=w0")
     made.order[0].in_flight = 1

@@ -25,7 +25,7 @@ class WatchedLoop(uvloop.Loop):
         return await super().create_server(*arguments, **options)
 
 
-def test_a_shared_socket_never_blocks_while_another_process_begins_to_accept(tmp_path: Path) -> None:
+def test_a_shared_socket_never_blocks_when_others_accept(tmp_path: Path) -> None:
     """A load balancer that accepts in that moment would wait for the next connection, and all its clients with it."""
     settings, loop = Settings(), WatchedLoop()
     with socket.create_server(("127.0.0.1", 0)) as listener:

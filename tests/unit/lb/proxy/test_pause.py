@@ -97,7 +97,7 @@ def test_a_drained_load_balancer_keeps_no_request_back(stage: Stage) -> None:
     assert stage.client.state == connection_end.WAITING
 
 
-def test_a_drained_upstream_gets_no_request_that_had_not_been_sent(stage: Stage) -> None:
+def test_a_drained_upstream_gets_no_unsent_request(stage: Stage) -> None:
     other = UpstreamSpec("worker-1", "127.0.0.1", 2)
     stage.worker.close()
     stage.client.data_received(GET)

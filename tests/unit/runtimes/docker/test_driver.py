@@ -200,7 +200,7 @@ def test_a_signal_that_the_engine_does_not_send_is_an_error(monkeypatch: pytest.
     asyncio.run(story())
 
 
-def test_a_container_has_the_mark_of_the_folder_by_which_a_lost_id_is_recovered() -> None:
+def test_a_container_has_the_folders_mark_to_recover_a_lost_id() -> None:
     async def story() -> None:
         stage = Stage()
         stage.driver.start(WORKER, 1)

@@ -45,7 +45,7 @@ def named(name: str) -> ReplicaSpec:
     return replace(DAEMON, name=name)
 
 
-def test_what_it_left_in_the_background_stays_known_under_another_name(launcher: ExecLauncher) -> None:
+def test_background_processes_stay_known_under_another_name(launcher: ExecLauncher) -> None:
     launcher.rename("worker-0", "worker-0~former")
     assert launcher.leaves_background(named("worker-0~former"))
     assert not launcher.leaves_background(named("worker-0"))
@@ -53,6 +53,6 @@ def test_what_it_left_in_the_background_stays_known_under_another_name(launcher:
     assert not launcher.leaves_background(named("worker-0~former"))
 
 
-def test_a_later_replica_of_a_released_name_begins_without_a_past(launcher: ExecLauncher) -> None:
+def test_a_later_replica_of_a_released_name_has_no_past(launcher: ExecLauncher) -> None:
     launcher.release("worker-0")
     assert not launcher.leaves_background(DAEMON)

@@ -9,9 +9,7 @@ from comet.runtimes.process import memory_limits
 from comet.runtimes.process.memory_limits import FOLDER, Hierarchy, MemoryGroups
 
 
-def test_a_group_is_made_while_another_cluster_removes_the_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_group_is_made_while_another_cluster_removes_its(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     groups, other = MemoryGroups("ours", tmp_path), MemoryGroups("theirs", tmp_path)
     for each in (groups, other):
         each._places = [Hierarchy(tmp_path, 1)]

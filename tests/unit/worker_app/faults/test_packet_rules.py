@@ -68,7 +68,7 @@ def test_the_table_belongs_to_the_socket() -> None:
     assert table == {1: b"mine\0", 2: struct.pack(">I", 2)}
 
 
-def test_shares_and_speeds_are_rules_of_chains_that_let_the_rest_pass() -> None:
+def test_shares_and_speeds_are_rules_that_let_the_rest_pass() -> None:
     count, batch = messages("mine", {"loss": 12.5, "bandwidth": 2000.0}, ["eth0"])
     assert count == 7
     chains = [attributes(data) for kind, data in parts(batch) if kind == CHAIN]
@@ -133,7 +133,7 @@ def test_what_is_no_lease_is_refused(lease: dict[str, Any]) -> None:
         network.read([lease], "now")
 
 
-def test_a_kernel_that_cannot_is_told_from_an_engine_that_forbids() -> None:
+def test_a_kernel_that_cannot_differs_from_a_forbidding_engine() -> None:
     assert "this kernel cannot" in network.reason(OSError(95, "Operation not supported"))
     assert "the engine does not let" in network.reason(OSError(1, "Operation not permitted"))
 

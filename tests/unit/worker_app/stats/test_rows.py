@@ -126,7 +126,7 @@ def test_a_full_disk_is_an_error_that_leaves_no_trace_and_passes(path: str) -> N
     assert sql(path, "PRAGMA integrity_check") == [("ok",)]
 
 
-def test_a_reader_that_holds_the_wal_after_a_full_disk_stops_no_commit(path: str) -> None:
+def test_a_reader_of_the_wal_after_a_full_disk_stops_no_commit(path: str) -> None:
     """It can be written back up to what the reader sees; the rest follows once the reader has ended."""
     store = opened(path)
     reader = sqlite3.connect(path, isolation_level=None)
@@ -148,7 +148,7 @@ def test_a_reader_that_holds_the_wal_after_a_full_disk_stops_no_commit(path: str
 
 
 @pytest.mark.slow
-def test_a_wal_that_another_worker_writes_back_after_a_full_disk_is_not_added_to(path: str) -> None:
+def test_a_wal_written_back_by_another_is_not_added_to(path: str) -> None:
     store = opened(path)
     store.commit(some(1))
     run_full(store)
