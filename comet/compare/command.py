@@ -16,7 +16,7 @@ MAX_ROUNDS = 100
 
 
 def compare(options: argparse.Namespace) -> int:
-    """Compare and report; return the exit code.
+    """Compare and report; return the exit code. A comparison that is interrupted reports its whole rounds.
 
     The output files are tried before the first round, since a typing error must not cost a quarter of an hour.
     """
@@ -33,19 +33,25 @@ def compare(options: argparse.Namespace) -> int:
         with contextlib.suppress(OSError):  # A closed terminal must not prevent the cleanup.
             print(f"{time.monotonic() - started:6.0f} s  {text}", file=sys.stderr, flush=True)
 
+    code = 0
     try:
         findings = study.run(options.rounds, progress, options.question)
     except study.Interrupted as interrupted:
-        return 128 + interrupted.number
+        code = 128 + interrupted.number
+        if interrupted.findings is None:
+            return code
+        findings = interrupted.findings
     except OSError as error:
         raise UserError(f"compare: the engine or this machine failed: {' '.join(str(error).split())}") from None
     found = report.made(findings, time.strftime("%Y-%m-%d %H:%M %Z"))
-    terminal.show(found)
-    if options.json is not None:
-        _write(options.json, json.dumps(words.document(findings), indent=1) + "\n")
-    if options.html is not None:
-        _write(options.html, page.render(found))
-    return 0
+    try:
+        terminal.show(found)
+    finally:  # The terminal may be gone: a hang-up interrupts, too.
+        if options.json is not None:
+            _write(options.json, json.dumps(words.document(findings), indent=1) + "\n")
+        if options.html is not None:
+            _write(options.html, page.render(found))
+    return code
 
 
 def _require_writable(path: Path) -> None:

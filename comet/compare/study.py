@@ -1,6 +1,7 @@
 """Runs the whole comparison: starts two sides, asks all questions in rounds, and always cleans up."""
 
 import contextlib
+import copy
 import functools
 import os
 import platform
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from comet import __version__
+from comet.common.wording import counted
 from comet.compare.budget import Budget
 from comet.compare.layers import network, probes, running, start
 from comet.compare.questions import cost, growth, isolation, life
@@ -31,7 +33,7 @@ def run(rounds: int, report: Report, only: str | None = None) -> Findings:
     """Compare, and report the progress to `report`; `only` names the one question to ask.
 
     Raises UserError where there is no engine or one side does not start, and Interrupted, after the cleanup, at a
-    signal.
+    signal: with what the whole rounds before it found.
     """
     started = time.monotonic()
     findings = Findings(
@@ -42,39 +44,60 @@ def run(rounds: int, report: Report, only: str | None = None) -> Findings:
         "length of a load": f"{cost.SECONDS:g} s",
         "cpu burns": f"{isolation.BURNS} a round, {isolation.BURN:g} s each",
     }
-    with (
-        interruptible(report),
-        tempfile.TemporaryDirectory(prefix="comet-compare-", ignore_cleanup_errors=True) as folder,
-    ):
-        Path(folder).chmod(0o755)
+    whole: Findings | None = None
+    try:
         with (
-            started_sides(Path(folder), report) as sides,
-            host_network(sides["container"], ports_of(sides)) as host_path,
+            interruptible(report),
+            tempfile.TemporaryDirectory(prefix="comet-compare-", ignore_cleanup_errors=True) as folder,
         ):
-            budget, complete = Budget(rounds), 0
-            for number in range(rounds):
-                if not budget.core_fits(number, time.monotonic() - started):
-                    findings.notes.append(
-                        f"ended after {number} of {rounds} rounds: each took longer here than expected"
-                    )
-                    break
-                report_step = functools.partial(_report_step, report, f"round {number + 1} of {rounds}")
-                since = time.monotonic()
-                measure_core(sides, host_path, number, findings, report_step, only)
-                findings.rounds, budget.core = number + 1, max(budget.core, time.monotonic() - since)
-                if budget.rest_fits(number, (since := time.monotonic()) - started):
-                    measure_rest(sides, number, findings, report_step, only)
-                    complete, budget.rest = complete + 1, max(budget.rest, time.monotonic() - since)
-                if number == 0:
-                    measure_once(sides, rounds, findings, report, only)
-            if complete < findings.rounds:
-                findings.notes.append(
-                    f"growth, isolation and layers were measured in {complete} of {findings.rounds} rounds: they took "
-                    "longer here than expected"
-                )
-            report("cleaning up")
+            Path(folder).chmod(0o755)
+            with (
+                started_sides(Path(folder), report) as sides,
+                host_network(sides["container"], ports_of(sides)) as host_path,
+            ):
+                for _ in measure(sides, host_path, rounds, started, findings, report, only):
+                    whole = copy.deepcopy(findings)
+                report("cleaning up")
+    except Interrupted as interrupted:
+        if whole is not None:
+            whole.notes.append(f"interrupted after {whole.rounds} of {counted(rounds, 'round')}")
+            whole.seconds = time.monotonic() - started
+            interrupted.findings = whole
+        raise
     findings.seconds = time.monotonic() - started
     return findings
+
+
+def measure(
+    sides: dict[Kind, Side],
+    host_path: NetworkPath,
+    rounds: int,
+    started: float,
+    findings: Findings,
+    report: Report,
+    only: str | None,
+) -> Iterator[None]:
+    """Ask in rounds, as many as the time since `started` (monotonic seconds) permits; yield after each."""
+    budget, complete = Budget(rounds), 0
+    for number in range(rounds):
+        if not budget.core_fits(number, time.monotonic() - started):
+            findings.notes.append(f"ended after {number} of {rounds} rounds: each took longer here than expected")
+            break
+        report_step = functools.partial(_report_step, report, f"round {number + 1} of {rounds}")
+        since = time.monotonic()
+        measure_core(sides, host_path, number, findings, report_step, only)
+        findings.rounds, budget.core = number + 1, max(budget.core, time.monotonic() - since)
+        if budget.rest_fits(number, (since := time.monotonic()) - started):
+            measure_rest(sides, number, findings, report_step, only)
+            complete, budget.rest = complete + 1, max(budget.rest, time.monotonic() - since)
+        if number == 0:
+            measure_once(sides, rounds, findings, report, only)
+        yield
+    if complete < findings.rounds:
+        findings.notes.append(
+            f"growth, isolation and layers were measured in {complete} of {findings.rounds} rounds: they took "
+            "longer here than expected"
+        )
 
 
 def _report_step(report: Report, when: str, what: str) -> None:
@@ -233,11 +256,15 @@ END_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal requested the end; `number` is the signal's number."""
+    """A signal requested the end.
 
-    def __init__(self, number: int) -> None:
+    `number` is the signal's number, `findings` those of the rounds that were whole, None without one.
+    """
+
+    def __init__(self, number: int, findings: Findings | None = None) -> None:
         super().__init__()
         self.number = number
+        self.findings = findings
 
 
 @contextlib.contextmanager

@@ -325,6 +325,22 @@ def test_an_end_in_the_middle_cleans_up_as_well(
         assert _mounting(engine, str(tmp_path)) == []
 
 
+def test_an_end_in_a_later_round_reports_the_earlier_ones(tmp_path: Path) -> None:
+    argv = [sys.executable, "supervisor.py", "compare", "--rounds", "3", "--question", "calls"]
+    argv += ["--json", str(tmp_path / "it.json")]
+    with subprocess.Popen(argv, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        next(line for line in process.stderr if "round 2 of 3: layers: calls" in line)
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=480)
+    assert process.returncode == 130, errors
+    assert "interrupted after 1 of 3 rounds" in output
+    told = json.loads((tmp_path / "it.json").read_text())
+    assert told["rounds"] == 1
+    assert {len(values) for each in told["measures"] for values in each["values"].values()} == {1}
+
+
 def _labeled(engine: docker.DockerClient, label: str) -> list[str]:
     """The containers with this label; those that are going are not asked about, as `containers.list` does."""
     return [row["Id"] for row in engine.api.containers(all=True, filters={"label": label})]

@@ -1,6 +1,7 @@
 """What the command `compare` leaves of its result files when it does not come to its end."""
 
 import argparse
+import json
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from comet.common.errors import UserError
 from comet.compare import study
 from comet.compare.command import compare
+from comet.compare.results.findings import Findings
 
 
 def options(path: Path, other: Path) -> argparse.Namespace:
@@ -26,6 +28,22 @@ def test_an_interrupted_comparison_leaves_files_as_they_were(tmp_path: Path, mon
     assert compare(options(link, kept)) == 143
     assert sorted(tmp_path.iterdir()) == [kept, link]
     assert kept.read_bytes() == b"former \xff"
+
+
+def test_an_interrupted_comparison_reports_its_whole_rounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = Findings(rounds=1, notes=["interrupted after 1 of 3 rounds"])
+    whole.measure("calls", "getpid", "us").note("process", 0, 1.0)
+
+    def interrupted(*_: object) -> None:
+        raise study.Interrupted(2, whole)
+
+    monkeypatch.setattr(study, "run", interrupted)
+    assert compare(options(tmp_path / "it.json", tmp_path / "it.html")) == 130
+    assert "interrupted after 1 of 3 rounds" in capsys.readouterr().out
+    assert json.loads((tmp_path / "it.json").read_text())["rounds"] == 1
+    assert "Interrupted after 1 of 3 rounds." in (tmp_path / "it.html").read_text()
 
 
 def test_an_unwritable_file_is_named_before_the_first_round(tmp_path: Path) -> None:
