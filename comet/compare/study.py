@@ -60,7 +60,7 @@ def run(rounds: int, report: Report, only: str | None = None) -> Findings:
                 report("cleaning up")
     except Interrupted as interrupted:
         if whole is not None:
-            whole.notes.append(f"interrupted after {whole.rounds} of {counted(rounds, 'round')}")
+            whole.notes.append(f"interrupted after {whole.rounds} of {counted(rounds, 'rounds')}")
             whole.seconds = time.monotonic() - started
             interrupted.findings = whole
         raise
