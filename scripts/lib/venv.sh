@@ -158,7 +158,7 @@ with open(sys.argv[1], "r+b") as file:
     file.seek(0), file.write(text), file.truncate()' "$file" || return 1
     fi
   done
-  run_logged "pip install" env PIP_DISABLE_PIP_VERSION_CHECK=1 "$VENV/bin/python" -m pip install --quiet --no-index --no-deps \
+  run_logged "pip install" env PIP_DISABLE_PIP_VERSION_CHECK=1 "$VENV/bin/python" -m pip install --quiet --no-index --no-deps --use-pep517 \
     --no-build-isolation --editable "$ROOT" || return 1
   write_stamp "$extras"
 }
