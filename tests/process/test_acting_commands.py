@@ -127,4 +127,4 @@ def test_stats_are_reset_and_a_stopped_cluster_is_gone(cluster: TestCluster) -> 
     assert {line.split()[1] for line in run(cluster, "logs").splitlines()} == served
     done = cluster.comet("logs", "worker-9")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "there are lb-0, lb-1, worker-0" in done.stderr
+    assert "(there are lb-0, " in done.stderr

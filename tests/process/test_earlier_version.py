@@ -37,7 +37,8 @@ def earlier() -> Iterator[Path]:
     archive = subprocess.run(["git", "archive", EARLIER], cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout
     with open_folder() as folder:
         with tarfile.open(fileobj=io.BytesIO(archive)) as files:
-            files.extractall(folder, filter="data")
+            files.extraction_filter = getattr(tarfile, "data_filter", None)  # Python 3.11.3 and older have none.
+            files.extractall(folder)
         yield folder
 
 
