@@ -7,6 +7,7 @@ unexplained, and fails the run, as does a replica that is not ready again.
 
 import asyncio
 import contextlib
+import os
 import random
 import time
 from collections import Counter
@@ -16,6 +17,8 @@ from typing import Any
 
 from comet.common.errors import UserError
 from comet.events import journal
+from comet.faults.files import FAULT_FILE_DELAY
+from comet.faults.orders import Change
 from comet.load.closed_model import RequestSpec, percentile_ms
 from comet.load.front import FOLLOW_PAUSE, present
 from comet.load.open_model import Address, CompletedRequest, OpenModel
@@ -29,7 +32,9 @@ from comet.state.directory import Cluster
 FREEZE_SECONDS = 1.0
 """Seconds until SIGCONT: less than the watchdog's time, so that nothing dies of it."""
 
-FAULT: Mapping[str, Any] = {"failure": 50, "for": 2}
+OWNER = f"chaos (PID {os.getpid()})"
+
+FAULT = Change({"failure": 50}, seconds=2, owner=OWNER)
 """The fault of one worker: its answers say that they are injected."""
 
 DEATH_SPAN = 1.0
@@ -82,13 +87,14 @@ class ChaosRun:
         self._seen = dict.fromkeys(self.addresses, time.monotonic())
 
     def run(self) -> None:
-        """Run to the end; what is frozen goes on, however this ends."""
+        """Run to the end; what is frozen goes on and no fault is in effect any more, however this ends."""
         try:
             asyncio.run(self._run())
             self.complete = True
         finally:
             for name in list(self._frozen):
                 self._thaw(name)
+            self._clear_faults()
 
     async def _run(self) -> None:
         asks = [RequestSpec(self.path, tls=self.tls)]
@@ -156,7 +162,7 @@ class ChaosRun:
 
     def _do(self, kind: str, name: str) -> None:
         if kind == "fault":
-            self._call("faults", target=name, **FAULT)
+            self._call("faults", target=name, **FAULT.as_dict())
         elif kind == "freeze":
             self._frozen.add(name)
             self._call("kill", name=name, signal="STOP")
@@ -168,6 +174,12 @@ class ChaosRun:
         with contextlib.suppress(UserError):  # It has died meanwhile.
             self._call("kill", name=name, signal="CONT")
         self._frozen.discard(name)
+
+    def _clear_faults(self) -> None:
+        if any(each.action == "fault" for each in self.actions):
+            with contextlib.suppress(UserError):  # Without a supervisor they end with their leases.
+                self._call("faults", target="all", **Change(clear=True, owner=OWNER).as_dict())
+                time.sleep(FAULT_FILE_DELAY)
 
     async def _settle(self) -> None:
         """Wait until all replicas are ready again, for SETTLE_TIMEOUT at most."""

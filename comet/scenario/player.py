@@ -4,7 +4,7 @@ Commands go through the cluster's supervisor; the clients run in this process.
 
 Every fault is a lease that outlasts its step by a few seconds at most, so it expires even if this process is killed. It
 is renewed where the step's actions take longer. When the scenario ends for any other reason, the faults are withdrawn
-at once.
+at once, and it returns once none is in effect.
 
 The requests of a step begin once its faults are in effect, and those of the step before have begun before they were
 ordered. So a request meets the faults of its step alone, unless it is in flight while they change. What a step does to
@@ -356,6 +356,8 @@ class ScenarioPlayer:
             self._call("faults", target="all", **Change(clear=True, owner=self._owner).as_dict())
         except UserError as error:
             self.notify(f"{error.message}; the scenario's faults end with their leases")
+        else:
+            time.sleep(FAULT_FILE_DELAY)  # What comes after the scenario meets none of them.
 
     def _call(self, command: str, **fields: Any) -> Any:
         timeout = OPERATION_TIMEOUT if command in SLOW_COMMANDS else QUICK_TIMEOUT

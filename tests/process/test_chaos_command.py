@@ -25,6 +25,7 @@ def test_chaos_explains_every_error_of_a_sound_cluster(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
         (short,) = json.loads(done.stdout)["actions"]
         assert (short["kind"], short["times"]) == ("fault", 1)
+        assert not any(row["faults"]["failure"] for row in cluster.replicas().values() if row["role"] == "worker")
         assert cluster.comet("scale", "worker=1").returncode == 0
         done = cluster.comet("chaos", "--for", "100ms", "--kinds", "worker")
         assert done.returncode == 1

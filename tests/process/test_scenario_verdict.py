@@ -179,16 +179,21 @@ sys.exit(int(sys.argv[1]))
 @pytest.mark.parametrize("code", [0, 3])
 def test_the_users_client_counts(cluster: TestCluster, code: int) -> None:
     await_lives(cluster)
-    # Workers look for changed faults four times a second: those of an earlier scenario may last a moment longer.
-    first = cluster.config["load-balancer-port"]
-    urls = [f"http://127.0.0.1:{port}/api/v1/hello" for port in (first, first + 1)] * 4
-    wait_until(lambda: all(requests.get(url, timeout=10).ok for url in urls), 10, "no faults")
     text = "steps: [{name: alone, for: 500ms}]\n"
     done = play(cluster, text, "--json", "--", sys.executable, "-c", CLIENT, str(code))
     told = json.loads(done.stdout)
     assert (done.returncode, told["client"]["exit_code"]) == (code and 1, code), done.stderr
     assert told["total"]["requests"] == 0  # The user's client is the load.
     assert "asked http://127.0.0.1:" in done.stderr
+
+
+def test_no_fault_is_in_effect_after_a_scenario(cluster: TestCluster) -> None:
+    await_lives(cluster)
+    url = f"http://127.0.0.1:{cluster.config['load-balancer-port']}/api/v1/hello"
+    for _ in range(5):
+        done = play(cluster, "steps: [{for: 100ms, faults: {all: {failure: 100}}}]\n", "--json")
+        statuses = [requests.get(url, timeout=10).status_code for _ in range(10)]
+        assert (done.returncode, statuses) == (0, [200] * 10), done.stderr
 
 
 def test_a_client_that_does_not_exist_is_one_line(cluster: TestCluster) -> None:
