@@ -26,11 +26,7 @@ HEADS = "<!--heads-->"
 
 def fill(page: str, replicas: Iterable[Mapping[str, Any]]) -> str:
     """Return the page with a row for each replica of `ps --json`, and with what its dialogs have to know."""
-    kinds = {
-        "kinds": [_kind(fault) for fault in (*WORKER, *NETWORK)],
-        "front": _front_kinds(),
-        "units": UNITS,
-    }
+    kinds = {"kinds": [_kind(fault) for fault in (*WORKER, *NETWORK)], "front": _front_kinds(), "units": UNITS}
     page = page.replace(FAULT_KINDS, _script(kinds), 1)
     page = page.replace(DECLARED_COMMANDS, _script([described(command) for command in over_http().values()]), 1)
     shown = [{"key": each.key, "css": each.css or each.key, "kind": each.format} for each in on_page()]

@@ -82,7 +82,7 @@ def _reads() -> Schema:
                 "summary": "Metrics in Prometheus's text format",
                 "operationId": "metrics",
                 "responses": _responses(None, "text/plain", also=(403,)),
-            },
+            }
         },
     }
 

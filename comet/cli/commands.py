@@ -11,13 +11,7 @@ from pathlib import Path
 import psutil
 
 from comet.cli.launch import already_running, run_detached, supervise, watched_parent
-from comet.cli.options import (
-    CONFIG,
-    cluster_of,
-    config_path,
-    existing_cluster,
-    known_cluster,
-)
+from comet.cli.options import CONFIG, cluster_of, config_path, existing_cluster, known_cluster
 from comet.cli.supervisor_calls import stop_supervisor
 from comet.common.errors import UserError, nothing_runs
 from comet.common.program import IN_CHECKOUT, spoken

@@ -81,8 +81,7 @@ def service_problems(values: Mapping[str, Any], lines: Mapping[str, int], name: 
         yield from refused(("request-ledger",), "is kept by the built-in worker only (leave it out)")
         if values["fault-point"] == "worker":
             yield from refused(
-                BUILTIN_WORKER_ONLY,
-                "acts in the built-in worker only (with a custom service, set fault-point: lb)",
+                BUILTIN_WORKER_ONLY, "acts in the built-in worker only (with a custom service, set fault-point: lb)"
             )
     else:
         own = "is for a custom service (name its worker-image, or with runtime: process its worker-command)"

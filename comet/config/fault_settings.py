@@ -8,16 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import fault_rules
-from comet.common.values import (
-    Key,
-    brief,
-    flag,
-    measured,
-    one_of,
-    or_word,
-    text,
-    whole,
-)
+from comet.common.values import Key, brief, flag, measured, one_of, or_word, text, whole
 from fault_rules import DISTRIBUTIONS, Fault
 
 _ALLOWED = {

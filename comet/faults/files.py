@@ -236,11 +236,7 @@ async def _add_order(
 
 
 async def _inject(
-    network: Network,
-    names: Iterable[str],
-    former: Mapping[str, Ordered],
-    ordered: Mapping[str, Ordered],
-    now: BootTime,
+    network: Network, names: Iterable[str], former: Mapping[str, Ordered], ordered: Mapping[str, Ordered], now: BootTime
 ) -> None:
     """Let the networks' faults be those that are ordered; where one cannot be injected, none is."""
 

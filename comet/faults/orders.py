@@ -27,11 +27,8 @@ from comet.config.fault_settings import (
 
 LIMITS: dict[str, Key] = {
     "count": Key(
-        None,
-        whole(1, 1_000_000),
-        "a whole number from 1 to 1000000",
-        "hold for the next N requests of each worker",
-    ),
+        None, whole(1, 1_000_000), "a whole number from 1 to 1000000", "hold for the next N requests of each worker"
+    )
 }
 CountsLeft = Mapping[tuple[str, str], int]
 """How many requests counted leases still apply to, by target and lease; what is not known is not in there."""

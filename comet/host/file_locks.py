@@ -36,13 +36,7 @@ def all_locks() -> list[HeldLock]:
     # A line with "->" is a process that waits for the lock.
     found = [match for line in lines if "->" not in line and (match := _LINE.search(f"{line} ")) is not None]
     made = [
-        HeldLock(
-            each[1] == "WRITE",
-            int(each[2]),
-            (int(each[3], 16), int(each[4], 16)),
-            int(each[5]),
-        )
-        for each in found
+        HeldLock(each[1] == "WRITE", int(each[2]), (int(each[3], 16), int(each[4], 16)), int(each[5])) for each in found
     ]
     return [each for each in made if process_identity.is_possible_pid(each.pid)]
 

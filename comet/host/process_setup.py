@@ -94,9 +94,7 @@ def shortage(limit: int) -> Shortage | None:
     )
     if limit < MIN_DESCRIPTORS:
         return Shortage(
-            f"a process may have {limit} open files here, and a cluster needs {MIN_DESCRIPTORS} at least",
-            advice,
-            True,
+            f"a process may have {limit} open files here, and a cluster needs {MIN_DESCRIPTORS} at least", advice, True
         )
     return Shortage(
         f"a process may have {limit} open files here: a load balancer takes some {limit // 2} connections",

@@ -148,10 +148,7 @@ class Lock:
 
         Raise UserError if it is held by a process that is not visible from here.
         """
-        for path, ours in (
-            (self._path, self._file is not None),
-            (self._cluster.folder, self._has_folder),
-        ):
+        for path, ours in ((self._path, self._file is not None), (self._cluster.folder, self._has_folder)):
             with contextlib.suppress(OSError), self._opened(path) as descriptor:
                 found = None if ours else holder_of(descriptor, str(path), path == self._path)
                 if found is not None:

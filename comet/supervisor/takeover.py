@@ -62,12 +62,7 @@ class Takeover:
     """The takeover of one `run`: call `begin`, then `complete` when all replicas are ready."""
 
     def __init__(
-        self,
-        fleet: Fleet,
-        cluster: Cluster,
-        config: Config,
-        wait: Interruptible,
-        step: Callable[[str], None],
+        self, fleet: Fleet, cluster: Cluster, config: Config, wait: Interruptible, step: Callable[[str], None]
     ) -> None:
         self._fleet = fleet
         self._cluster = cluster

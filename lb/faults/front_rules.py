@@ -32,15 +32,7 @@ _PLAIN = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,6})?").fullmatch
 _TEXTS: Final = frozenset(("body", "method", "path", "header"))
 
 
-_OTHERS: Final = {
-    "headers": (),
-    "body": None,
-    "method": "",
-    "path": "",
-    "header": "",
-    "refuse": False,
-    "seed": None,
-}
+_OTHERS: Final = {"headers": (), "body": None, "method": "", "path": "", "header": "", "refuse": False, "seed": None}
 """What an order for the front has besides faults, with its defaults: its own answer, and which requests it is for."""
 
 

@@ -24,9 +24,7 @@ class Source(Protocol):
     async def read(self, size: int) -> bytes: ...
 
 
-def reader_and_protocol(
-    loop: asyncio.AbstractEventLoop,
-) -> tuple[asyncio.StreamReader, asyncio.StreamReaderProtocol]:
+def reader_and_protocol(loop: asyncio.AbstractEventLoop) -> tuple[asyncio.StreamReader, asyncio.StreamReaderProtocol]:
     reader = asyncio.StreamReader(limit=MAX_SIZE, loop=loop)
     return reader, asyncio.StreamReaderProtocol(reader, loop=loop)
 

@@ -70,11 +70,7 @@ class Admission:
     """Accepts on `listener`, which always stays open."""
 
     def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        proxy: Dispatcher,
-        listener: socket.socket,
-        certificate: Certificate,
+        self, loop: asyncio.AbstractEventLoop, proxy: Dispatcher, listener: socket.socket, certificate: Certificate
     ) -> None:
         self._loop = loop
         self._proxy = proxy

@@ -385,11 +385,7 @@ class Server:
         if self.ended.done():
             return
         self._stop_accepting()
-        for task in (
-            self._finishing,
-            self._awaiting,
-            *self._handshakes(),
-        ):
+        for task in (self._finishing, self._awaiting, *self._handshakes()):
             if task is not None:
                 task.cancel()
         self._hub.broadcast(messages.drained())

@@ -140,16 +140,7 @@ class AccessLog(LineBuffer):
 class LoggedDownstream(Downstream):
     """A client connection whose exchanges are logged."""
 
-    __slots__ = (
-        "_address",
-        "_log",
-        "asked",
-        "body_bytes",
-        "bytes_sent",
-        "first_at",
-        "request_id",
-        "retry_count",
-    )
+    __slots__ = ("_address", "_log", "asked", "body_bytes", "bytes_sent", "first_at", "request_id", "retry_count")
 
     def __init__(self, proxy: "LoggedDispatcher") -> None:
         super().__init__(proxy)
