@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import exp, log1p
 from statistics import NormalDist
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Self
 
 LIMITS = {"%": 100.0, "ms": 600_000.0, "B/s": 1e9, "MiB/s": 1e6}
 """The largest value of each unit; the smallest is 0, which means no fault."""
@@ -303,24 +303,43 @@ class Settings:
         return values, problems, unknown
 
 
-class Lease(Protocol):
-    """Settings with a limit, as either reader of a file has them."""
+@dataclass(frozen=True, slots=True)
+class Override:
+    """A lease: settings, by their names with underscores, that end by themselves.
 
-    @property
-    def id(self) -> str: ...
-    @property
-    def values(self) -> Mapping[str, Any]: ...
+    They end at `until` (seconds of CLOCK_BOOTTIME, of the boot `boot_id`), or after `count` requests from `since` on.
+    """
+
+    id: str
+    values: Mapping[str, Any]
+    until: float | None = None
+    since: float = 0.0
+    count: int | None = None
+    boot_id: str | None = None
 
 
-def summary(base: Settings, leases: Iterable[Lease]) -> str:
+def summary(base: Settings, leases: Iterable[Override]) -> str:
     """Return the content of a file in one line: the same for the same content alone."""
     limited = (f"{', '.join(sorted(each.values))} by lease {each.id}" for each in leases)
     return "; ".join([str(base), *limited])
 
 
-def is_late(kind: str | None) -> bool:
-    """Return whether a request of this kind gets its delay first: an answer is on its way."""
-    return kind not in ("hang", "reset", "failure")
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What one request gets: a fault `kind` (None: success), a `delay` in seconds, and the settings at that time."""
+
+    kind: str | None
+    delay: float
+    settings: Settings
+
+    def fails(self) -> bool:
+        return self.kind == "failure"
+
+
+def sample(settings: Settings, chance: float, position: float) -> Sample:
+    """Return the sample of a worker's request for two uniform numbers; hangs, resets and failures have no delay."""
+    kind = settings.kind(chance)
+    return Sample(kind, 0.0 if kind in ("hang", "reset", "failure") else settings.delay(position), settings)
 
 
 def tickets_name(target: str, lease: str) -> str:

@@ -18,8 +18,8 @@ from fnmatch import fnmatchcase
 from random import Random
 from typing import Any, Final
 
-from fault_rules import FRONT, UNITS, Settings, amount
-from lb.faults.leases import Draws, Leases, Override, overrides
+from fault_rules import FRONT, UNITS, Override, Settings, amount
+from lb.faults.leases import Draws, Leases, overrides
 
 NAME: Final = "front"
 ASKING_FIELD: Final = "x-comet-fault"

@@ -26,7 +26,8 @@ from pathlib import Path
 from time import CLOCK_BOOTTIME, clock_gettime, time
 from typing import Final, TypeVar
 
-from lb.faults.rules import Faults, Plan, Sample, parse
+from fault_rules import Sample
+from lb.faults.rules import Faults, Plan, parse
 from lb.faults.streams import (
     CHUNK_SIZE,
     MAX_SIZE,

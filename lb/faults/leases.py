@@ -12,25 +12,13 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from fault_rules import tickets_name
+from fault_rules import Override, tickets_name
 from lb.system.regular_files import opened
 
 _ID = re.compile(r"[0-9A-Za-z\-]{1,64}").fullmatch
-
-
-@dataclass(frozen=True, slots=True)
-class Override:
-    """Settings that expire at `until` (seconds of CLOCK_BOOTTIME) or after `count` requests."""
-
-    id: str
-    values: Mapping[str, Any]
-    until: float | None = None
-    count: int | None = None
-    boot_id: str | None = None
 
 
 def decode(text: str) -> dict[str, Any]:

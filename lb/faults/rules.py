@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import fault_rules
-from lb.faults.leases import Draws, Leases, Override, decode, overrides
+from fault_rules import Override, Sample, sample
+from lb.faults.leases import Draws, Leases, decode, overrides
 
 
 class Settings(
@@ -34,15 +35,6 @@ class Plan:
         return fault_rules.summary(self.base, self.overrides)
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """What one request gets: a fault `kind` (None: success), a `delay` in seconds, and the settings at that time."""
-
-    kind: str | None
-    delay: float
-    settings: Settings
-
-
 def parse(text: str) -> Plan:
     """Parse a file's text; raise ValueError if it is not a JSON object."""
     document = decode(text)
@@ -52,12 +44,6 @@ def parse(text: str) -> Plan:
 def _values(document: Mapping[str, Any]) -> dict[str, Any]:
     values, seed = Settings.read(document)[0], document.get("seed")
     return values | ({"seed": seed} if isinstance(seed, int) and not isinstance(seed, bool) else {})
-
-
-def sample(settings: Settings, chance: float, position: float) -> Sample:
-    """Return the sample for two uniform numbers in [0, 1); hangs, resets and failures have no delay."""
-    kind = settings.kind(chance)
-    return Sample(kind, settings.delay(position) if fault_rules.is_late(kind) else 0.0, settings)
 
 
 class Faults:

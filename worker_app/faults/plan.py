@@ -15,24 +15,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import fault_rules
-from fault_rules import WORKER, Settings
+from fault_rules import WORKER, Override, Settings
 from worker_app.common.errors import FaultError
 
 
 class FaultSettings(Settings, faults=WORKER, neutral=False):
     """The faults of this worker; the defaults are those of config.yaml."""
-
-
-@dataclass(frozen=True, slots=True)
-class Override:
-    """Settings that expire; `values` maps field names of `FaultSettings` to values."""
-
-    id: str
-    values: Mapping[str, float | str]
-    until: float | None = None
-    since: float = 0.0
-    count: int | None = None
-    boot_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

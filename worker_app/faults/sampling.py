@@ -7,28 +7,9 @@ So with a seed the n-th accepted request gets the n-th sample.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
 
-from fault_rules import is_late
-from worker_app.faults.plan import FaultPlan, FaultSettings, Override
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """What one request gets: a fault `kind` (None: success), a `delay` in seconds, and the settings at that time."""
-
-    kind: str | None
-    delay: float
-    settings: FaultSettings
-
-    def fails(self) -> bool:
-        return self.kind == "failure"
-
-
-def sample(settings: FaultSettings, chance: float, position: float) -> Sample:
-    """Return the sample for two uniform numbers in [0, 1); hangs, resets and failures have no delay."""
-    kind = settings.kind(chance)
-    return Sample(kind, settings.delay(position) if is_late(kind) else 0.0, settings)
+from fault_rules import Override, Sample, sample
+from worker_app.faults.plan import FaultPlan, FaultSettings
 
 
 class FaultSampler:

@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
-from fault_rules import COUNTS_FIELD, counts_text
+from fault_rules import COUNTS_FIELD, Sample, counts_text
 from worker_app.common.errors import NotCommitted
-from worker_app.faults.sampling import Sample
 from worker_app.http.exchange import ENVIRON_KEY, INTERNAL, UNAVAILABLE
 from worker_app.stats.batch import Record
 from worker_app.stats.commit_queue import COMMIT_TIMEOUT

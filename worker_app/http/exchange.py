@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from worker_app.faults.sampling import Sample
+from fault_rules import Sample
 from worker_app.http.connection import Channel, JsonTask
 from worker_app.stats.batch import Record
 from worker_app.stats.commit_queue import COMMIT_TIMEOUT

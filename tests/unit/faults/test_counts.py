@@ -8,8 +8,8 @@ import pytest
 
 from comet.faults.counts import Counts
 from comet.faults.orders import BootTime, Change, CountsLeft, Ordered, apply
-from fault_rules import MAX_COUNTS, counts_text, read_counts, tickets_name
-from lb.faults.leases import Leases, Override
+from fault_rules import MAX_COUNTS, Override, counts_text, read_counts, tickets_name
+from lb.faults.leases import Leases
 
 NOW = BootTime(10.0, "boot")
 KEY = ("worker-0", "a")

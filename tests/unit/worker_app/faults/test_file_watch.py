@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from fault_rules import Override
 from worker_app.common.errors import FaultError
 from worker_app.faults.file_watch import FaultFile
-from worker_app.faults.plan import FaultPlan, FaultSettings, Override, parse
+from worker_app.faults.plan import FaultPlan, FaultSettings, parse
 
 
 def test_a_faults_file_of_the_supervisor_is_parsed() -> None:

@@ -7,8 +7,9 @@ from collections import Counter
 
 import pytest
 
-from worker_app.faults.plan import FaultPlan, FaultSettings, Override
-from worker_app.faults.sampling import FaultSampler, Sample, sample
+from fault_rules import Override, Sample, sample
+from worker_app.faults.plan import FaultPlan, FaultSettings
+from worker_app.faults.sampling import FaultSampler
 
 DRAWS = 20_000
 JUST_BELOW_ONE = math.nextafter(1.0, 0.0)
