@@ -2,8 +2,7 @@
 
 Nothing here waits for the server. Updates go into a buffer that the loop empties as the socket accepts it; while it is
 not empty, no further state is rendered. The server acknowledges what it has read; a server that acknowledges nothing
-for HANG_TIMEOUT seconds is killed and so replaced. A pidfd reports its death, and restarts follow the restart policy of
-the replicas. Its deaths are published as events and affect nothing else.
+for HANG_TIMEOUT seconds is killed and so replaced.
 """
 
 import asyncio
@@ -11,10 +10,8 @@ import contextlib
 import json
 import os
 import secrets
-import signal
 import socket
 import stat
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -24,7 +21,7 @@ from comet.admin.access.write_access import TOKEN, new_keys, new_link
 from comet.events.event import Event
 from comet.host import files
 from comet.reconcile.restart_policy import RestartPolicy
-from comet.runtimes.process.exec_launcher import start_helper
+from comet.runtimes.process.helper import Helper
 from comet.state.directory import Cluster
 
 PUBLISH_INTERVAL = 0.1
@@ -67,11 +64,13 @@ def _is_private(known: os.stat_result) -> bool:
     )
 
 
-class AdminProcess:
+class AdminProcess(Helper):
     """Keeps one admin server running on `listener`.
 
     `make_state` returns the message with the current state, `make_history` the first message to a new server.
     """
+
+    event, log = "admin_exited", "admin.log"
 
     def __init__(
         self,
@@ -82,16 +81,11 @@ class AdminProcess:
         make_history: Callable[[], Message],
         policy: RestartPolicy,
     ) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._cluster = cluster
+        super().__init__(cluster, notify, policy)
         self._listener = listener
-        self._notify = notify
         self._make_state = make_state
         self._make_history = make_history
-        self._policy = policy
         self._keys = new_keys()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._pidfd: int | None = None
         self._feed: socket.socket | None = None
         self._pending = bytearray()
         self._acknowledged_at = 0.0
@@ -99,54 +93,28 @@ class AdminProcess:
         self._changed = False
         self._published_at = 0.0
         self._publish_timer: asyncio.TimerHandle | None = None
-        self._restart_timer: asyncio.TimerHandle | None = None
-        self._started_at = 0.0
-        self._failures = 0
-        self._ready = False
-        self._closed = False
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self._listener.getsockname()[1]}/"
-
-    @property
-    def pid(self) -> int | None:
-        return self._process.pid if self._process is not None else None
 
     def link(self) -> str:
         """Return a URL of the page that gives a session to the first client that opens it."""
         return f"{self.url}?token={new_link(self._keys)}"
 
     def start(self) -> None:
-        """Start a server.
-
-        A start that fails (no memory, no processes left) is retried like a death.
-        """
-        self._restart_timer = None
-        self._started_at, self._ready = self._loop.time(), False
-        self._acknowledged_at, self._unacknowledged = self._started_at, 0
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        argv = [
-            sys.executable,
-            "-m",
-            "comet.admin",
-            str(self._cluster.present),
-            str(self._listener.fileno()),
-            str(theirs.fileno()),
-        ]
+        self._ready = False
+        self._acknowledged_at, self._unacknowledged = self._loop.time(), 0
+        self._feed, theirs = socket.socketpair()
+        self._feed.setblocking(False)
+        fds = self._listener.fileno(), theirs.fileno()
+        argv = [sys.executable, "-m", "comet.admin", str(self._cluster.present), *map(str, fds)]
         try:
-            fds = self._listener.fileno(), theirs.fileno()
-            self._process, self._pidfd = start_helper(argv, self._cluster, "admin.log", fds)
-        except OSError as error:
-            ours.close()
-            self._handle_exit(None, f"cannot be started: {error.strerror}")
-            return
+            if not self._launch(argv, fds):
+                return
         finally:
             theirs.close()
-        self._feed = ours
-        self._loop.add_reader(self._pidfd, self._on_exit)
-        self._loop.add_reader(ours, self._on_acknowledgment)
+        self._loop.add_reader(self._feed, self._on_acknowledgment)
         # Sessions outlive the server. A link does not, because only the server knows which links were opened.
         self._keys = replace(self._keys, link=new_keys().link)
         self._send({"keys": asdict(self._keys)})
@@ -242,29 +210,8 @@ class AdminProcess:
         elif not received:
             self._loop.remove_reader(self._feed)
 
-    def _on_exit(self) -> None:
-        assert self._process is not None
-        code = self._process.wait()
-        self._process = None
-        self._handle_exit(code, None)
-
-    def _handle_exit(self, code: int | None, reason: str | None) -> None:
-        self._release()
-        if self._closed:
-            return
-        name = signal.Signals(-code).name if code is not None and code < 0 else None
-        fields = {"code": code, "signal": name} | ({"reason": reason} if reason else {})
-        self._notify(Event("admin_exited", None, fields))
-        if self._ready and self._loop.time() - self._started_at >= self._policy.stable:
-            self._failures = 0
-        self._failures += 1
-        self._restart_timer = self._loop.call_later(self._policy.delay(self._failures, 0.0), self.start)
-
     def _release(self) -> None:
-        if self._pidfd is not None:
-            self._loop.remove_reader(self._pidfd)
-            os.close(self._pidfd)
-            self._pidfd = None
+        super()._release()
         if self._feed is not None:
             self._loop.remove_reader(self._feed)
             self._loop.remove_writer(self._feed)

@@ -108,7 +108,7 @@ class AdminFeed:
 
     @property
     def pids(self) -> set[int]:
-        return {self._process.pid} if self._process is not None and self._process.pid is not None else set()
+        return self._process.pids if self._process is not None else set()
 
     def announce_stop(self) -> None:
         """Report that the cluster is being stopped on purpose, so that its end is not taken for a death."""

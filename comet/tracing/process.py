@@ -1,14 +1,12 @@
 """Keeps the span exporter running while the cluster serves (`trace-endpoint`).
 
 The supervisor holds the socket to which the load balancers send spans, so that one exporter goes on where the last one
-ended; what comes meanwhile waits in the socket's buffer, or is lost. A pidfd reports the exporter's death, and restarts
-follow the restart policy of the replicas. Its deaths are published as events and affect nothing else.
+ended; what comes meanwhile waits in the socket's buffer, or is lost.
 """
 
 import asyncio
 import contextlib
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -20,7 +18,7 @@ from comet.config.schema import Config
 from comet.events.event import Event
 from comet.host import files
 from comet.reconcile.restart_policy import RestartPolicy
-from comet.runtimes.process.exec_launcher import start_helper
+from comet.runtimes.process.helper import Helper
 from comet.state.directory import Cluster
 from comet.tracing import SOCKET
 
@@ -31,26 +29,16 @@ END_TIMEOUT = 1.0
 """Seconds in which an exporter may send its last spans when the cluster stops."""
 
 
-class SpanExport:
+class SpanExport(Helper):
     """The span exporter of one cluster; without `open` there is none."""
 
+    event, log = "span_exporter_exited", "tracing.log"
+
     def __init__(self, cluster: Cluster, notify: Callable[[Event], None]) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._cluster = cluster
-        self._notify = notify
-        self._policy = RestartPolicy()
+        super().__init__(cluster, notify, RestartPolicy())
         self._endpoint = ""
         self._socket: socket.socket | None = None
-        self._process: subprocess.Popen[bytes] | None = None
-        self._pidfd = -1
         self._owner = -1
-        self._started_at = 0.0
-        self._failures = 0
-        self._timer: asyncio.TimerHandle | None = None
-
-    @property
-    def pids(self) -> set[int]:
-        return {self._process.pid} if self._process is not None else set()
 
     def open(self, config: Config) -> None:
         """Start the exporter where the config names a collector; UserError where its packages are missing."""
@@ -66,7 +54,7 @@ class SpanExport:
         except OSError as error:
             path = self._cluster.path("run", SOCKET)
             raise UserError(f"{path}: cannot be made: {os_error_text(error)}") from None
-        self._start()
+        self.start()
 
     def repair(self) -> list[str]:
         """Make the socket again where its file was removed, and return its name; OSError where that fails."""
@@ -81,8 +69,8 @@ class SpanExport:
         """End the exporter, which may send what it has."""
         process, self._process = self._process, None
         self._release()
-        if self._timer is not None:
-            self._timer.cancel()
+        if self._restart_timer is not None:
+            self._restart_timer.cancel()
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -102,45 +90,21 @@ class SpanExport:
             self._socket.close()
         self._socket = made
 
-    def _start(self) -> None:
-        """Start an exporter; a start that fails (no memory, no processes left) is retried like a death."""
+    def start(self) -> None:
         assert self._socket is not None
-        self._timer, self._started_at = None, self._loop.time()
-        owner, ours = os.pipe()
+        owner, self._owner = os.pipe()
         spans = self._socket.fileno()
         argv = [sys.executable, "-m", "comet.tracing", self._cluster.id or "", self._endpoint, str(spans), str(owner)]
         try:
-            self._process, self._pidfd = start_helper(argv, self._cluster, "tracing.log", (spans, owner))
-        except OSError as error:
-            os.close(ours)
-            self._handle_exit({"code": None, "signal": None, "reason": f"cannot be started: {error.strerror}"})
-            return
+            self._launch(argv, (spans, owner))
         finally:
             os.close(owner)
-        self._owner = ours
-        self._loop.add_reader(self._pidfd, self._on_exit)
-
-    def _on_exit(self) -> None:
-        assert self._process is not None
-        code = self._process.wait()
-        self._process = None
-        self._release()
-        self._handle_exit({"code": code, "signal": signal.Signals(-code).name if code < 0 else None})
-
-    def _handle_exit(self, fields: dict[str, object]) -> None:
-        self._notify(Event("span_exporter_exited", None, fields))
-        if self._loop.time() - self._started_at >= self._policy.stable:
-            self._failures = 0
-        self._failures += 1
-        self._timer = self._loop.call_later(self._policy.delay(self._failures, 0.0), self._start)
 
     def _release(self) -> None:
-        if self._pidfd >= 0:
-            self._loop.remove_reader(self._pidfd)
-            os.close(self._pidfd)
+        super()._release()
         if self._owner >= 0:
             os.close(self._owner)  # It reads this as the order to end.
-        self._pidfd = self._owner = -1
+            self._owner = -1
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

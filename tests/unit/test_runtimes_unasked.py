@@ -29,8 +29,8 @@ EXEMPT = {
 }
 IMPORTS = {
     ("comet.supervisor.watchdogs", "comet.runtimes.process.exec_launcher"): "it trims logs",
-    ("comet.admin.process", "comet.runtimes.process.exec_launcher"): "its log is opened as a worker's is",
-    ("comet.tracing.process", "comet.runtimes.process.exec_launcher"): "its log is opened as a worker's is",
+    ("comet.admin.process", "comet.runtimes.process.helper"): "the admin server is a helper",
+    ("comet.tracing.process", "comet.runtimes.process.helper"): "the span exporter is a helper",
     ("comet.cli.launch", "comet.runtimes.process.driver"): "a supervisor is a subreaper, whatever it runs",
     ("comet.cli.cleanup", "comet.runtimes.docker.network"): "it removes what earlier clusters of any kind left",
 }

@@ -16,7 +16,6 @@ from comet.common.errors import UserError
 from comet.events import exit_markers
 from comet.events.event import Event
 from comet.host import confinement, port_owners, process_setup
-from comet.host.checkout import environment
 from comet.host.confinement import Mount
 from comet.host.files import Directory
 from comet.host.sockets import Listeners
@@ -227,26 +226,6 @@ def _allow_reopening(log: IO[bytes], launch: ExecLaunch) -> None:
     if os.getuid() == 0:
         os.fchown(log.fileno(), -1, launch.owner.gid if launch.inherit else os.getgid())
         os.fchmod(log.fileno(), 0o620 if launch.inherit else 0o600)
-
-
-def start_helper(
-    argv: list[str], cluster: Cluster, log: str, fds: Iterable[int]
-) -> "tuple[subprocess.Popen[bytes], int]":
-    """Start a process of the supervisor's own, which inherits these descriptors; return it and a pidfd of it.
-
-    Raise OSError where that fails; nothing runs then.
-    """
-    with open_log(cluster.path("logs", log)) as output:
-        process = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment(cluster.id),
-            start_new_session=True, pass_fds=tuple(fds),
-        )  # fmt: skip
-    try:
-        return process, os.pidfd_open(process.pid)
-    except OSError:
-        process.kill()
-        process.wait()
-        raise
 
 
 def trim(paths: Iterable[Path]) -> None:

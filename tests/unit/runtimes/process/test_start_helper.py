@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from comet.runtimes.process.exec_launcher import start_helper
+from comet.runtimes.process.helper import start_helper
 from comet.state.directory import Cluster
 
 pytestmark = pytest.mark.slow
