@@ -63,6 +63,10 @@ class _Balancer:
     """The table version from which on its reports of a worker count."""
     busy: dict[str, int] = field(default_factory=dict)
 
+    def is_current(self, upstream: str) -> bool:
+        """Whether its reports are about the present worker, not the one before a restart or change of address."""
+        return self.applied >= self.valid_from.get(upstream, 0)
+
 
 class Router:
     """Sends the table to every load balancer and reports their answers to the sink."""
@@ -292,26 +296,32 @@ class Router:
         elif kind == "status":
             for upstream in message["upstreams"]:
                 self._update_view(name, upstream["upstream"], upstream["healthy"], "")
+                if upstream["ejected"] is not None:  # None: from an older load balancer.
+                    self._keep_ejection(name, upstream["upstream"], upstream["ejected"])
 
     def _update_view(self, name: str, upstream: str, healthy: bool, reason: str) -> None:
         if not healthy and not any(spec.name == upstream and spec.state == UP for spec in self.given):
             return  # The load balancer only repeats what the table says.
         balancer = self._balancers[name]
-        if not healthy and balancer.applied < balancer.valid_from.get(upstream, 0):
-            return  # The report is about the worker before its change of address or restart.
+        if not healthy and not balancer.is_current(upstream):
+            return
         balancer.view[upstream] = None if healthy else f"{name} finds: {reason or 'no answer'}"
         if not healthy:
             self._objections[upstream] = reason or "no answer"
         self._report_health(upstream)
 
     def _note_ejection(self, name: str, upstream: str, message: messages.Message) -> None:
-        if message["ejected"]:
-            self._balancers[name].ejections[upstream] = message["reason"]
-        else:
-            self._balancers[name].ejections.pop(upstream, None)
+        self._keep_ejection(name, upstream, message["reason"] if message["ejected"] else "")
         if message["seconds"] or not message["ejected"]:
             reason = message["reason"] if message["ejected"] else ""
             self._sink(upstream, None, Ejected(name, reason, message["seconds"]))
+
+    def _keep_ejection(self, name: str, upstream: str, reason: str) -> None:
+        balancer = self._balancers[name]
+        if not reason:
+            balancer.ejections.pop(upstream, None)
+        elif balancer.is_current(upstream):
+            balancer.ejections[upstream] = reason
 
     def _report_health(self, upstream: str) -> None:
         views = [each.view.get(upstream) for each in self._balancers.values()]

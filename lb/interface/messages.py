@@ -125,7 +125,12 @@ def read(message: Message) -> Message:
         return {
             "type": kind,
             "upstreams": [
-                {"name": _text(each, "name"), **_view({**each, "upstream": each.get("name")})} for each in views
+                {
+                    "name": _text(each, "name"),
+                    **_view({**each, "upstream": each.get("name")}),
+                    "ejected": None if each.get("ejected") is None else _text(each, "ejected"),
+                }
+                for each in views
             ],
         }
     return message
@@ -331,16 +336,16 @@ def pong(
 
 
 def status_report(
-    pid: int, current: Settings, views: list[tuple[UpstreamSpec, bool]], in_flight: int, draining: bool
+    pid: int, current: Settings, views: list[tuple[UpstreamSpec, bool, str]], in_flight: int, draining: bool
 ) -> Message:
-    """Return the reply to `status`; `views` pairs each upstream with the load balancer's own view of its health."""
+    """Return the reply to `status`; `views` has of each upstream its health in this view, and why it is ejected."""
     return {
         "type": "status",
         "name": current.name,
         "pid": pid,
         "version": VERSION,
         "settings": asdict(current),
-        "upstreams": [{**_described(spec), "healthy": healthy} for spec, healthy in views],
+        "upstreams": [{**_described(spec), "healthy": healthy, "ejected": ejected} for spec, healthy, ejected in views],
         "in_flight": in_flight,
         "draining": draining,
     }

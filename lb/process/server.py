@@ -333,7 +333,8 @@ class Server:
 
     def _status(self) -> Message:
         proxy = self.proxy
-        views: list[tuple[UpstreamSpec, bool]] = [(each.spec, each.health.healthy) for each in proxy.pool.order]
+        reasons = self._ejections.reasons
+        views = [(each.spec, each.health.healthy, reasons.get(each, "")) for each in proxy.pool.order]
         return messages.status_report(os.getpid(), proxy.settings, views, proxy.in_flight, proxy.draining)
 
     # Shutdown.

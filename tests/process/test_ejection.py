@@ -40,3 +40,23 @@ def test_an_ejected_worker_is_seen_and_comes_back(tmp_path: Path) -> None:
         wait_until(lambda: cluster.events("worker_readmitted"))
         wait_until(lambda: not cluster.replicas()["worker-0"]["ejected"])
         assert 500 in {cluster.hello().status_code for _ in range(12)}
+
+
+def test_a_new_supervisor_shows_who_is_ejected(tmp_path: Path) -> None:
+    settings = {
+        "faults": "{worker-0: {failure: 100}}",
+        "eject-after-5xx": 3,
+        "eject-time": 3600,
+        "eject-time-max": 3600,
+    }
+    with open_cluster(tmp_path, runtime="process", worker=3, pool=1, avg_delay=0, **settings) as cluster:
+        cluster.start()
+        wait_until(lambda: cluster.hello().status_code and cluster.replicas()["worker-0"]["ejected"])
+        before = cluster.replicas()["worker-0"]["ejected"]
+        cluster.kill_supervisor()
+        cluster.start()
+        assert cluster.events("adopted", "lb-0")
+        wait_until(lambda: cluster.replicas()["worker-0"]["ejected"] == before, what="an ejection that is shown")
+        cluster.write(eject_after_5xx=0)
+        assert cluster.comet("reload").returncode == 0
+        wait_until(lambda: not cluster.replicas()["worker-0"]["ejected"])

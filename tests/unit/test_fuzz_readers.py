@@ -273,7 +273,7 @@ LB_MESSAGES = [
     messages.ready("lb-0", 4711, 5050, 12.5),
     messages.first_response("worker-0", 5.0),
     messages.health("worker-0", False, "refused"),
-    messages.status_report(4711, Settings(), [(UpstreamSpec("worker-0", "127.0.0.1", 6000), True)], 0, False),
+    messages.status_report(4711, Settings(), [(UpstreamSpec("worker-0", "127.0.0.1", 6000), True, "503")], 0, False),
 ]
 VALUE_ERROR = (ValueError,)
 READERS: dict[str, Reader] = {

@@ -34,7 +34,7 @@ def test_ping_and_status() -> None:
         assert status["settings"]["max_in_flight"] == 9
         (upstream,) = status["upstreams"]
         expected = {"name": "worker-0", "host": "127.0.0.1", "port": specs[0].port, "state": "up", "healthy": True}
-        expected |= {"health_path": None, "health_host": None}
+        expected |= {"health_path": None, "health_host": None, "ejected": ""}
         assert upstream == expected
 
 

@@ -61,10 +61,9 @@ def test_oversized_and_malformed_messages_are_refused() -> None:
 
 
 def test_status_report() -> None:
-    report = messages.status_report(7, Settings(), [(UpstreamSpec("w", "h", 1), False)], 3, True)
-    assert report["upstreams"] == [
-        {"name": "w", "host": "h", "port": 1, "state": "up", "health_path": None, "health_host": None, "healthy": False}
-    ]
+    report = messages.status_report(7, Settings(), [(UpstreamSpec("w", "h", 1), False, "3 errors")], 3, True)
+    expected = {"name": "w", "host": "h", "port": 1, "state": "up", "health_path": None, "health_host": None}
+    assert report["upstreams"] == [expected | {"healthy": False, "ejected": "3 errors"}]
     assert (report["pid"], report["in_flight"], report["draining"], report["name"]) == (7, 3, True, "lb-0")
     assert report["settings"]["retries"] == 2
 
