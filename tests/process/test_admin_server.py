@@ -194,6 +194,16 @@ def test_the_token_file_is_private(admin: Admin) -> None:
     assert len(token.read_text().strip()) >= 43
 
 
+def test_a_signal_without_a_name_ends_the_server_like_others(admin: Admin) -> None:
+    wait_until(lambda: admin.process() is not None)
+    process = admin.process()
+    assert process is not None
+    process.send_signal(40)  # A real-time signal: signal(7) gives it no name.
+    assert admin.get("/healthz").status_code == 200
+    exited = admin.cluster.events("admin_exited")[-1]
+    assert (exited["code"], exited["signal"]) == (-40, "SIG40")
+
+
 def test_a_killed_admin_server_is_restarted_alone(admin: Admin) -> None:
     wait_until(lambda: admin.process() is not None)
     wait_until(lambda: all(row["state"] == "ready" for row in admin.replicas().values()))

@@ -5,7 +5,6 @@ A pidfd reports its death, which is published as an event, and restarts follow t
 
 import asyncio
 import os
-import signal
 import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
@@ -13,6 +12,7 @@ from collections.abc import Callable, Iterable
 from comet.events.event import Event
 from comet.host.checkout import environment
 from comet.reconcile.restart_policy import RestartPolicy
+from comet.runtimes.process.driver import decode
 from comet.runtimes.process.exec_launcher import open_log
 from comet.state.directory import Cluster
 
@@ -60,7 +60,7 @@ class Helper(ABC):
         assert self._process is not None
         code = self._process.wait()
         self._process = None
-        self._handle_exit({"code": code, "signal": signal.Signals(-code).name if code < 0 else None})
+        self._handle_exit({"code": code, "signal": decode(code).signal})
 
     def _handle_exit(self, fields: dict[str, object]) -> None:
         self._release()
