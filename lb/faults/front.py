@@ -179,7 +179,9 @@ class Front:
             return streams
 
         settings = self._proxy.settings
-        timeouts = Timeouts(settings.idle_timeout, settings.head_timeout, settings.body_timeout)
+        timeouts = Timeouts(
+            settings.idle_timeout, settings.head_timeout, settings.body_timeout, settings.tunnel_timeout
+        )
         refused = header_refused if awaits_header else None
         connection = FrontConnection(client, self._sample, open_inner, timeouts, early, refused)
         task = self._loop.create_task(connection.run())

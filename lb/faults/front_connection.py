@@ -31,7 +31,7 @@ from lb.faults.streams import CHUNK_SIZE, PACE_INTERVAL, Streams, close, copy, d
 from lb.http.chunked import ChunkedReader, frame, last
 from lb.http.fields import Refusal
 from lb.http.proxy_protocol import read
-from lb.system.sockets import descriptor, readable
+from lb.system.sockets import descriptor, failed, readable, unsent
 
 GARBAGE: Final = b"\x16\x03\x01\x00\xff\x00no HTTP\r\n\x00\xfe\xff\r\n\r\n"
 MAX_EARLY: Final = 65536
@@ -39,6 +39,9 @@ MAX_EARLY: Final = 65536
 
 HEAD_PIECES: Final = 10
 """Pieces in which a slow head is sent."""
+
+TUNNEL_POLL_INTERVAL: Final = 0.5
+"""Seconds between two looks whether anything moves in a tunnel."""
 
 _OF_FRAMING: Final = (b"content-length", b"transfer-encoding")
 
@@ -50,11 +53,12 @@ HeaderRefused = Callable[[str, bytes], None]
 
 
 class Timeouts(NamedTuple):
-    """Those of the data path, in seconds: up to a head's first byte, up to its end, and without progress of a body."""
+    """Those of the data path, in seconds: for the begin of a head, its end, the progress of a body, and of a tunnel."""
 
     idle: float
     head: float
     body: float
+    tunnel: float
 
 
 class FrontConnection:
@@ -371,9 +375,28 @@ class FrontConnection:
             self._inner = Input(reader), writer
         source, writer = self._inner
         writer.write(data)
-        sending = asyncio.ensure_future(copy(self._input, writer))
+        copies = [asyncio.create_task(copy(self._input, writer)), asyncio.create_task(copy(source, self._writer))]
         try:
-            await copy(source, self._writer)
-            await sending
+            await self._while_it_moves(copies, source, writer)
         finally:
-            sending.cancel()
+            for each in copies:
+                each.cancel()
+
+    async def _while_it_moves(
+        self, copies: list["asyncio.Task[None]"], source: Input, inner: asyncio.StreamWriter
+    ) -> None:
+        """Return when both directions of a tunnel have ended; TimeoutError, and a reset, where it stands still.
+
+        The loop does not notice that the data path has reset its side while what came from there waits for a client
+        that does not read.
+        """
+        is_cut, moved, moved_at = False, (0, 0, 0, 0), monotonic()
+        while (await asyncio.wait(copies, timeout=TUNNEL_POLL_INTERVAL))[1]:
+            ends = [cast(asyncio.Transport, writer.transport) for writer in (self._writer, inner)]
+            is_cut = is_cut or failed(ends[1])
+            before, moved = moved, (self._input.taken, source.taken, unsent(ends[0]), unsent(ends[1]))
+            if moved != before:
+                moved_at = monotonic()
+            elif monotonic() - moved_at >= (self._timeouts.body if is_cut else self._timeouts.tunnel):
+                self._incomplete = True
+                raise TimeoutError

@@ -11,6 +11,8 @@ class Input:
     def __init__(self, reader: asyncio.StreamReader) -> None:
         self._reader = reader
         self.data = b""
+        self.taken = 0
+        """Bytes that were read from it."""
 
     @property
     def has_ended(self) -> bool:
@@ -20,6 +22,7 @@ class Input:
         """Read another piece into `data`; return False at the end."""
         piece = await self._reader.read(CHUNK_SIZE)
         self.data += piece
+        self.taken += len(piece)
         return bool(piece)
 
     async def wait(self) -> None:

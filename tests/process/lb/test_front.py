@@ -511,6 +511,27 @@ def test_a_tunnel_passes_the_front(order: Callable[..., None], tmp_path: Path) -
         assert client.receive() == b"ping"
 
 
+@pytest.mark.parametrize("is_cut", [True, False], ids=["cut", "idle"])
+def test_the_front_gives_up_a_tunnel_that_stands_still(is_cut: bool, tmp_path: Path) -> None:
+    def flood(connection: WorkerConnection, request: bytes) -> None:
+        connection.send(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n")
+        connection.send(bytes(60_000_000))
+
+    limits = {"body_timeout": 0.3} if is_cut else {"tunnel_timeout": 0.3}
+    with lb_and_workers(flood, **limits) as (lb, _):
+        lb.call(lb.server._front.order, {"failure": 100, "path": "/b"}, str(tmp_path))
+        lb.settle()
+        with lb.connect() as client:
+            client.send(b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n")
+            wait_until(lambda: lb.server._front._tasks)
+            if is_cut:
+                wait_until(lambda: lb.server.proxy.tunnels)
+                lb.call(lb.server.proxy.end_tunnels)
+            wait_until(lambda: not lb.server._front._tasks, what="its end")
+            with pytest.raises(ConnectionResetError):
+                client.read_to_end()
+
+
 def test_a_client_that_ends_its_side_is_answered(served: tuple[Balancer, Worker], order: Callable[..., None]) -> None:
     lb, _ = served
     order(reset=100, path="/elsewhere")
