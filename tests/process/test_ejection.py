@@ -7,15 +7,21 @@ import requests
 from tests.support.cluster import open_cluster
 from tests.support.waiting import wait_until
 
+SETTINGS = {
+    "runtime": "process",
+    "worker": 3,
+    "pool": 1,
+    "avg-delay": 0,
+    "faults": "{worker-0: {failure: 100}}",
+    "eject-after-5xx": 3,
+    "eject-time": 3600,
+    "eject-time-max": 3600,
+}
+"""One worker fails always, and is ejected for longer than a test."""
+
 
 def test_an_ejected_worker_is_seen_and_comes_back(tmp_path: Path) -> None:
-    settings = {
-        "faults": "{worker-0: {failure: 100}}",
-        "eject-after-5xx": 3,
-        "eject-time": 3600,
-        "eject-time-max": 3600,
-    }
-    with open_cluster(tmp_path, runtime="process", worker=3, pool=1, avg_delay=0, **settings) as cluster:
+    with open_cluster(tmp_path, **SETTINGS) as cluster:
         cluster.write(admin_port=cluster.config["load-balancer-port"] + 50)
         cluster.start()
         wait_until(lambda: cluster.hello().status_code and cluster.events("worker_ejected"))
@@ -43,13 +49,7 @@ def test_an_ejected_worker_is_seen_and_comes_back(tmp_path: Path) -> None:
 
 
 def test_a_new_supervisor_shows_who_is_ejected(tmp_path: Path) -> None:
-    settings = {
-        "faults": "{worker-0: {failure: 100}}",
-        "eject-after-5xx": 3,
-        "eject-time": 3600,
-        "eject-time-max": 3600,
-    }
-    with open_cluster(tmp_path, runtime="process", worker=3, pool=1, avg_delay=0, **settings) as cluster:
+    with open_cluster(tmp_path, **SETTINGS) as cluster:
         cluster.start()
         wait_until(lambda: cluster.hello().status_code and cluster.replicas()["worker-0"]["ejected"])
         before = cluster.replicas()["worker-0"]["ejected"]
