@@ -176,7 +176,7 @@ class ChaosRun:
         self._frozen.discard(name)
 
     def _clear_faults(self) -> None:
-        if any(each.action == "fault" for each in self.actions):
+        if "fault" in self.kinds:  # Also one that was being ordered when this was interrupted.
             with contextlib.suppress(UserError):  # Without a supervisor they end with their leases.
                 self._call("faults", target="all", **Change(clear=True, owner=OWNER).as_dict())
                 time.sleep(FAULT_FILE_DELAY)
