@@ -102,16 +102,15 @@ class AdminProcess(Helper):
         """Return a URL of the page that gives a session to the first client that opens it."""
         return f"{self.url}?token={new_link(self._keys)}"
 
-    def start(self) -> None:
+    def _begin(self) -> None:
         self._ready = False
-        self._acknowledged_at, self._unacknowledged = self._loop.time(), 0
+        self._acknowledged_at, self._unacknowledged = self._started_at, 0
         self._feed, theirs = socket.socketpair()
         self._feed.setblocking(False)
         fds = self._listener.fileno(), theirs.fileno()
         argv = [sys.executable, "-m", "comet.admin", str(self._cluster.present), *map(str, fds)]
         try:
-            if not self._launch(argv, fds):
-                return
+            self._launch(argv, fds)
         finally:
             theirs.close()
         self._loop.add_reader(self._feed, self._on_acknowledgment)

@@ -90,7 +90,7 @@ class SpanExport(Helper):
             self._socket.close()
         self._socket = made
 
-    def start(self) -> None:
+    def _begin(self) -> None:
         assert self._socket is not None
         owner, self._owner = os.pipe()
         spans = self._socket.fileno()

@@ -41,20 +41,22 @@ class Helper(ABC):
     def pids(self) -> set[int]:
         return {self._process.pid} if self._process is not None else set()
 
-    @abstractmethod
     def start(self) -> None:
-        """Start the process by `_launch`."""
-
-    def _launch(self, argv: list[str], fds: Iterable[int]) -> bool:
-        """Start the process with these descriptors; one that fails (no memory left) is retried like a death."""
+        """Start the process; a start that fails (no memory or descriptors left) is retried like a death."""
         self._restart_timer, self._started_at = None, self._loop.time()
         try:
-            self._process, self._pidfd = start_helper(argv, self._cluster, self.log, fds)
+            self._begin()
         except OSError as error:
             self._handle_exit({"code": None, "signal": None, "reason": f"cannot be started: {error.strerror}"})
-            return False
+
+    @abstractmethod
+    def _begin(self) -> None:
+        """Start the process by `_launch`; raise OSError where that fails."""
+
+    def _launch(self, argv: list[str], fds: Iterable[int]) -> None:
+        """Start the process with these descriptors; raise OSError where that fails."""
+        self._process, self._pidfd = start_helper(argv, self._cluster, self.log, fds)
         self._loop.add_reader(self._pidfd, self._on_exit)
-        return True
 
     def _on_exit(self) -> None:
         assert self._process is not None
