@@ -95,11 +95,14 @@ class RunningCluster:
     # Life.
 
     def start(self) -> "RunningCluster":
-        """Start the cluster and return it once all replicas are ready; UserError says why it does not start."""
+        """Start the cluster and return it once all replicas are ready; UserError says why it does not start.
+
+        What was changed in an earlier run (`reload`, `scale`, `faults`) is over: it begins as it was asked for.
+        """
         if self._process is not None:
             raise UserError("comet.cluster: it runs already")
         self._owner = os.getpid()
-        self._signals, self._has_faults = SentSignals(), False
+        self._signals, self._has_faults, self._keys = SentSignals(), False, dict(self._first_keys)
         if self._file is not None:
             config = load(self._file)
         else:
@@ -267,6 +270,7 @@ class RunningCluster:
             self._keys, self._config = merged, config
         else:
             self._call("reload", timeout=OPERATION_TIMEOUT)
+            self._config = load(self._running_config.path)
         self._learn_addresses()
         time.sleep(FAULT_FILE_DELAY)
 

@@ -16,7 +16,7 @@ import requests
 import comet
 from comet.host import process_identity
 from comet.host.process_identity import is_alive
-from tests.support.cluster import ROOT
+from tests.support.cluster import ROOT, free_ports
 from tests.support.waiting import PATIENCE, wait_until
 
 
@@ -225,6 +225,32 @@ def test_mistakes_are_told_in_one_line(cluster: comet.RunningCluster) -> None:
 def test_a_cluster_that_does_not_run_says_so(use: Callable[[comet.RunningCluster], object]) -> None:
     with pytest.raises(comet.UserError, match="it does not run"):
         use(comet.cluster())
+
+
+def test_a_second_start_begins_with_the_first_keys() -> None:
+    one = comet.cluster(worker=1, pool=1)
+    try:
+        one.start().reload(failure=100, worker=2)
+        assert hello(one).status_code == 500
+        one.stop()
+        one.start()
+        assert (hello(one).status_code, len(one.replicas())) == (200, 2)
+        one.restore()
+        assert len(one.replicas()) == 2
+    finally:
+        one.stop()
+
+
+def test_a_file_that_was_reloaded_is_what_restore_restores(tmp_path: Path) -> None:
+    file, first = tmp_path / "config.yaml", free_ports(30)
+    common = f"runtime: process\npool: 1\navg-delay: 0\nload-balancer-port: {first}\nworker-port: {first + 10}\n"
+    file.write_text(f"{common}admin-port: 0\nworker: 1\n")
+    with comet.cluster(file) as one:
+        file.write_text(f"{common}admin-port: 0\nworker: 2\n")
+        one.reload()
+        one.scale(worker=3)
+        one.restore()
+        assert set(one.replicas()) == {"worker-0", "worker-1", "lb-0"}
 
 
 def test_a_config_is_reloaded_and_a_bad_one_refused() -> None:
