@@ -20,6 +20,7 @@ def table(fleet: Iterable[Replica], endpoints: Mapping[str, Endpoint]) -> tuple[
             _upstream_state(replica),
             endpoint.health_path,
             endpoint.health_host,
+            spare=replica.spec.spare,
         )
         for replica in sorted(fleet, key=lambda replica: replica.spec.port)
         if (endpoint := replica.endpoint or endpoints.get(replica.name)) is not None

@@ -58,6 +58,7 @@ class ReplicaSpec:
     starts and stops: a replica starts for the first time once all of lower rank have been ready, and stops after all of
     higher rank that have to stop. Times are in seconds. A replica that fails its checks for `unhealthy_grace` is killed
     and thereby restarted (None: it is left alone).
+    `spare`: it serves only while others are replaced.
     """
 
     name: str
@@ -72,6 +73,7 @@ class ReplicaSpec:
     unhealthy_grace: float | None = None
     restart: RestartPolicy = field(default_factory=RestartPolicy)
     launch: Any = None
+    spare: bool = False
 
 
 @dataclass(frozen=True)

@@ -309,7 +309,7 @@ class Operations:
                 runtime = self._fleet.runtimes[surge.spec.driver]
                 if runtime in runtimes:
                     fault_files.write(self._cluster, self.config, [surge.spec.name])
-                    return surge
+                    return replace(surge, spec=replace(surge.spec, spare=True))
             number += 1
 
     def _require_ports(self, members: list[ManagedReplica]) -> None:

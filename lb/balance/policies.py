@@ -60,6 +60,10 @@ class Policy(ABC):
     def choose(self, candidates: list[Upstream], request: Request | None) -> Upstream:
         """Return one of the candidates, of which there is at least one."""
 
+    def follow(self, order: list[Upstream]) -> None:
+        """Take note of all upstreams, in rotation or not."""
+        return
+
     def kept(self, ready: list[Upstream], request: Request) -> Upstream | None:
         """Return the upstream that the request belongs to, if it is among those in rotation."""
         return None
@@ -164,15 +168,24 @@ class ConsistentHash(Policy):
     Each upstream has a score for the key, and the highest wins. So when one goes, only its keys move, evenly to the
     others. With `hash_balance_factor` an upstream takes at most that percentage of its fair share of the requests in
     flight, and the next by score takes the rest. Without a key the request goes to the next in turn.
+
+    A spare upstream, which serves while others are replaced, takes the keys of those that are out of rotation and no
+    others, so that a replacement moves no key of a worker that serves.
     """
 
-    __slots__ = ("_factor", "_key_of")
+    __slots__ = ("_factor", "_key_of", "_regular", "_with_spare")
 
     def __init__(self, settings: Settings, clock: Callable[[], float], generator: random.Random) -> None:
         super().__init__(settings, clock, generator)
         self._slow_start = 0.0  # A key that moves back and forth would be no gain.
         self._factor = (settings.hash_balance_factor or 0) / 100
         self._key_of = key_reader(settings.balance_key)
+        self._regular: list[Upstream] = []
+        self._with_spare = False
+
+    def follow(self, order: list[Upstream]) -> None:
+        self._regular = [each for each in order if not each.spare]
+        self._with_spare = len(self._regular) < len(order)
 
     def choose(self, candidates: list[Upstream], request: Request | None) -> Upstream:
         key = b"" if request is None else self._key_of(request)
@@ -181,7 +194,14 @@ class ConsistentHash(Policy):
         if self._factor:
             candidates = self._within_bound(candidates)
         code = int.from_bytes(blake2b(key, digest_size=8).digest(), "little")
+        if self._with_spare:
+            candidates = self._spare_or_regular(code, candidates)
         return max(candidates, key=lambda each: score(code, each))
+
+    def _spare_or_regular(self, code: int, candidates: list[Upstream]) -> list[Upstream]:
+        owner = max(self._regular, key=lambda each: score(code, each), default=None)
+        needs_spare = owner is not None and not owner.ready
+        return [each for each in candidates if each.spare == needs_spare] or candidates
 
     def _within_bound(self, candidates: list[Upstream]) -> list[Upstream]:
         requests = 1 + sum(each.in_flight for each in candidates)

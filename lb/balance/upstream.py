@@ -55,7 +55,7 @@ class Upstream:
     __slots__ = (
         "closes_early", "connections", "credit", "dial_address", "ejected", "hangs", "health", "health_host",
         "health_path", "host", "idle", "in_flight", "keep_alive_checks_left", "latency", "latency_at", "name", "port",
-        "reader", "ready", "reason", "seed", "slots", "state", "suspect", "tunnels", "up_since", "weight",
+        "reader", "ready", "reason", "seed", "slots", "spare", "state", "suspect", "tunnels", "up_since", "weight",
     )  # fmt: skip
 
     def __init__(self, spec: UpstreamSpec, settings: Settings, slots: Any = None) -> None:
@@ -64,6 +64,7 @@ class Upstream:
         self.port = spec.port
         self.health_path = spec.health_path
         self.health_host = spec.health_host
+        self.spare = spec.spare  # it serves only while others are replaced
         self.dial_address: tuple[str, int] | None = None
         self.hangs = False  # its faults let every request hang
         self.state: str = spec.state
@@ -118,7 +119,9 @@ class Upstream:
     @property
     def spec(self) -> UpstreamSpec:
         """Return its present description."""
-        return UpstreamSpec(self.name, self.host, self.port, self.state, self.health_path, self.health_host)
+        return UpstreamSpec(
+            self.name, self.host, self.port, self.state, self.health_path, self.health_host, spare=self.spare
+        )
 
     def is_at(self, spec: UpstreamSpec) -> bool:
         """Say whether `spec` describes this upstream."""

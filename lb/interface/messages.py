@@ -175,8 +175,9 @@ def upstreams(specs: Iterable[UpstreamSpec], max_in_flight: int | None = None) -
 
 def _described(spec: UpstreamSpec) -> Message:
     described = asdict(spec)
-    if not spec.objection:
-        del described["objection"]
+    for name in ("objection", "spare"):
+        if not described[name]:
+            del described[name]
     return described
 
 
@@ -194,6 +195,7 @@ def read_upstreams(message: Message) -> tuple[tuple[UpstreamSpec, ...], int | No
             each.get("health_path"),
             each.get("health_host"),
             _text(each, "objection") if each.get("objection") else "",
+            each.get("spare") is True,
         )
         for each in given
     )

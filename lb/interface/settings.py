@@ -123,7 +123,7 @@ class UpstreamSpec:
 
     Its `health_path` and `health_host` take precedence over those of the settings: during a rolling update old and new
     replicas may have different ones. `objection` is why other load balancers find it unhealthy: one that starts does
-    not use it before a check has passed.
+    not use it before a check has passed. `spare`: it serves only while others are replaced.
     """
 
     name: str
@@ -133,6 +133,7 @@ class UpstreamSpec:
     health_path: str | None = None
     health_host: str | None = None
     objection: str = ""
+    spare: bool = False
 
 
 ACCESS_LOG_FORMATS: Final = ("json", "combined")

@@ -139,6 +139,7 @@ class UpstreamPool:
             each.ready = False
         self.order = kept
         self._cursor = next((kept.index(each) for each in upcoming if each in kept), 0)
+        self._follow()
         self.update_panic()
         return new, out, removed
 
@@ -147,6 +148,7 @@ class UpstreamPool:
         self._settings = settings
         before, self._weights = self._weights, parse_weights(settings.weights)
         self._policy = policy_of(settings, self._clock)
+        self._follow()
         for each in self.order:
             each.weight = self._weights.get(each.name, 1.0)
             if self._weights != before:
@@ -154,6 +156,10 @@ class UpstreamPool:
             each.health.fall, each.health.rise = settings.health_fall, settings.health_rise
             each.reader.configure(keep_alive=settings.upstream_keep_alive)
         self.update_panic()
+
+    def _follow(self) -> None:
+        if self._policy is not None:
+            self._policy.follow(self.order)
 
     def update_ready(self, upstream: Upstream) -> None:
         """Derive `ready` from the supervisor's order, the load balancer's own view and the upstream's answers."""

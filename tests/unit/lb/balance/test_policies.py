@@ -193,6 +193,21 @@ def test_one_more_worker_takes_its_share_and_moves_no_other_key() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("factor", [None, 150])
+def test_a_spare_worker_takes_the_keys_of_those_that_are_out(factor: int | None) -> None:
+    made = pool(3, balance="consistent-hash", balance_key="path", hash_balance_factor=factor)
+    before, spare = homes(made), UpstreamSpec("w3", "127.0.0.1", 6003, spare=True)
+    made.apply([*specs(3), spare])
+    assert homes(made) == before
+    made.apply([*specs(3, w1=DOWN), spare])
+    assert homes(made) == {key: "w3" if home == "w1" else home for key, home in before.items()}
+    made.apply([*specs(3, w0=DOWN, w1=DOWN, w2=DOWN), spare])
+    assert set(homes(made).values()) == {"w3"}
+    made.apply(specs(3))
+    assert homes(made) == before
+
+
+@pytest.mark.slow
 def test_every_load_balancer_chooses_alike() -> None:
     made = pool(5, balance="consistent-hash", balance_key="path")
     other = pool(5, balance="consistent-hash", balance_key="path")
