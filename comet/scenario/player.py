@@ -315,8 +315,8 @@ class ScenarioPlayer:
         self, command: str, fields: Mapping[str, Any], done: Mapping[str, Any], before: Mapping[str, Any]
     ) -> None:
         """Note what has to be undone at the end; `before` is the cluster's total before a pause."""
-        if command == "drain" and done["changed"]:  # One that was drained before stays so.
-            self._undo.drained(fields["name"])
+        if command in ("drain", "undrain") and done["changed"]:
+            self._undo.changed_drain(command, fields["name"])
         elif command == "kill" and _signal(fields) == "STOP":
             self._undo.stopped(fields["name"])
         elif command == "pause":

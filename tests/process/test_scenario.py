@@ -192,6 +192,15 @@ def test_a_worker_that_was_drained_before_stays_so(running: TestCluster) -> None
     assert running.comet("undrain", "worker-0").returncode == 0
 
 
+def test_a_drain_of_the_user_that_a_step_ended_is_given_back(running: TestCluster) -> None:
+    assert running.comet("drain", "worker-0").returncode == 0
+    steps = "[{for: 300ms, do: [{undrain: worker-0}, {drain: worker-1}, {undrain: worker-1}]}]"
+    done = running.comet("scenario", write(running, f"clients: 0\nsteps: {steps}\n"))
+    assert done.returncode == 0, done.stderr
+    assert {name for name, row in running.replicas().items() if row["drained"]} == {"worker-0"}
+    assert running.comet("undrain", "worker-0").returncode == 0
+
+
 @pytest.mark.parametrize(
     ("before", "after", "stays"),
     [((), (), False), (("pause",), (), True), (("pause", "--for", "1h"), (), True), ((), ("pause",), True)],
