@@ -143,6 +143,7 @@ ONLY_IN = {
         "comet.runtimes.docker.containers": "makes, starts and removes them",
         "comet.runtimes.docker.container_spec": "describes them to the engine",
         "comet.engine.errors": "says what goes wrong with it",
+        "comet.engine.own_containers": "finds containers, and the labels of their images",
         "comet.runtimes.docker.network": "makes the containers' network",
         "comet.runtimes.docker.network_faults": "runs the helpers that inject faults into it",
         "comet.runtimes.swarm.driver": "drives services",

@@ -27,6 +27,7 @@ from comet.common.clock import parse
 from comet.common.errors import UserError
 from comet.engine import traits as engine_traits
 from comet.engine.connection import CALL_TIMEOUT, PING_TIMEOUT, UnixConnection, chosen_by, ping, socket_path
+from comet.engine.own_containers import without_copies
 from comet.engine.traits import EngineTraits
 
 CHUNK_BYTES = 16 << 10
@@ -212,7 +213,9 @@ def assembler(traits: EngineTraits, log_driver: str) -> Assembler | Joiner:
 def container_of(cluster_id: str, replica: str) -> tuple[str, str] | None:
     """Return the replica's container, whatever its name, and its log driver; None where there is none."""
     filters = json.dumps({"label": [f"comet.cluster={cluster_id}", f"comet.replica={replica}"]})
-    listed = _get_json("/containers/json?" + urlencode({"all": 1, "filters": filters}))
+    listed = without_copies(
+        _get_json("/containers/json?" + urlencode({"all": 1, "filters": filters})), _labels_of_image
+    )
     if not listed:
         return None
     container = str(max(listed, key=lambda entry: entry.get("Created", 0))["Id"])
@@ -220,6 +223,13 @@ def container_of(cluster_id: str, replica: str) -> tuple[str, str] | None:
         return container, str(_get_json(f"/containers/{container}/json")["HostConfig"]["LogConfig"]["Type"])
     except ContainerGone:
         return None
+
+
+def _labels_of_image(image: str) -> dict[str, str]:
+    try:
+        return _get_json(f"/images/{image}/json")["Config"].get("Labels") or {}
+    except ContainerGone:
+        return {}
 
 
 def messages(container: str, follow: bool, tail: int | str = "all", since: float | None = None) -> Iterator[Message]:

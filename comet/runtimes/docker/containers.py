@@ -14,6 +14,7 @@ from typing import Any
 import docker
 import docker.errors
 
+from comet.engine import own_containers
 from comet.engine.errors import error_text
 from comet.engine.traits import EngineTraits
 from comet.reconcile.replica import ReplicaSpec
@@ -48,7 +49,7 @@ class Containers:
     ) -> None:
         """Create it; `mark` names the cluster's folder. Once `closed` is set, nothing waits any longer."""
         self._api = client.api
-        self._cluster_id = cluster_id
+        self._label = f"comet.cluster={cluster_id}"
         self._labels = {"comet.cluster": cluster_id, "comet.folder": mark}
         self._traits = traits
         self._networks = networks
@@ -57,11 +58,13 @@ class Containers:
         """Called for an image that the engine does not have (any more): it gets the image, or raises UserError."""
 
     def listed(self) -> list[dict[str, Any]]:
-        """Return the cluster's containers, running or not, whatever their names."""
-        listed: list[dict[str, Any]] = self._api.containers(
-            all=True, filters={"label": f"comet.cluster={self._cluster_id}"}
-        )
+        """Return the containers with the cluster's label, running or not, whatever their names: copies, too."""
+        listed: list[dict[str, Any]] = self._api.containers(all=True, filters={"label": self._label})
         return listed
+
+    def _of(self, name: str) -> list[str]:
+        """Return the ids of the replica's containers."""
+        return [entry["Id"] for entry in own_containers.listed(self._api, self._label, f"comet.replica={name}")]
 
     def create(self, spec: ReplicaSpec) -> str:
         """Create a container and return its id; a name that another program's container has is not used."""
@@ -76,7 +79,7 @@ class Containers:
         except docker.errors.APIError as error:
             if error.status_code != 409:
                 raise
-            if any((entry.get("Labels") or {}).get("comet.replica") == spec.name for entry in self.listed()):
+            if self._of(spec.name):
                 raise  # The previous container is still being removed.
         # Another container, which is not ours to remove, has the name.
         return str(self._api.create_container(**made | {"name": f"{made['name']}-{secrets.token_hex(3)}"})["Id"])
@@ -127,9 +130,8 @@ class Containers:
 
     def discard_of(self, name: str) -> None:
         """Remove every container of this replica."""
-        for entry in self.listed():
-            if (entry.get("Labels") or {}).get("comet.replica") == name:
-                self.discard(entry["Id"])
+        for container in self._of(name):
+            self.discard(container)
 
     def discard(self, container: str) -> None:
         try:

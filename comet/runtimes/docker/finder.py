@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from comet.common.clock import parse
 from comet.common.errors import UserError
 from comet.engine import connection as engine
+from comet.engine import own_containers
 from comet.engine.clients import Engines
 from comet.engine.errors import engine_errors, error_text
 from comet.runtimes.docker import log
@@ -40,7 +41,7 @@ class ContainerFinder(Finder):
         if search.engines.local is None and not search.engines.has_containers(label):
             return []
         client = search.engines.get_local()
-        listed = client.api.containers(all=True, filters={"label": label})
+        listed = own_containers.listed(client.api, label)
         # A container that a swarm made is a task, and is found as one.
         ours = [entry for entry in listed if "com.docker.swarm.task.id" not in (entry.get("Labels") or {})]
         return [orphan for entry in ours if (orphan := _container(client, entry)) is not None]
@@ -72,7 +73,7 @@ class ContainerFinder(Finder):
 
     def marked_id(self, cluster: Cluster) -> str | None:
         with contextlib.suppress(UserError, *engine_errors()), contextlib.closing(engine.connect()) as client:
-            for entry in client.api.containers(all=True, filters={"label": "comet.folder"}):
+            for entry in own_containers.listed(client.api, "comet.folder"):
                 labels = entry.get("Labels") or {}
                 if cluster.is_marked(labels.get("comet.folder", "")) and ID.fullmatch(labels.get("comet.cluster", "")):
                     return str(labels["comet.cluster"])

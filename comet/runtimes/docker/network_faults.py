@@ -17,6 +17,7 @@ import docker
 import docker.errors
 
 from comet.common.errors import UserError
+from comet.engine import own_containers
 from comet.engine.errors import engine_errors, error_text
 from comet.engine.traits import EngineTraits
 from comet.runtimes.docker.container_spec import container_name, helper_limits
@@ -121,7 +122,7 @@ class NetworkFaults:
 
     def _helpers(self, worker: str | None) -> list[str]:
         label = NETWORK_LABEL if worker is None else f"{NETWORK_LABEL}={worker}"
-        listed = self._api.containers(all=True, filters={"label": [f"comet.cluster={self._cluster_id}", label]})
+        listed = own_containers.listed(self._api, f"comet.cluster={self._cluster_id}", label)
         return [str(entry["Id"]) for entry in listed]
 
     def _stop(self, helper: str) -> None:

@@ -145,10 +145,12 @@ class Engine:
         }
         return {"State": state, "NetworkSettings": {"Ports": {"8080/tcp": [{}]} if each.pid else {}}}
 
-    def containers(self, **_: Any) -> list[dict[str, Any]]:
+    def containers(self, filters: dict[str, Any], **_: Any) -> list[dict[str, Any]]:
+        asked = {label for label in filters["label"] if label.startswith("comet.replica=")}
         return [
             {"Id": each.id, "State": each.state, "Labels": {"comet.replica": each.replica}}
             for each in self.there.values()
+            if asked <= {f"comet.replica={each.replica}"}
         ]
 
     def disconnect_container_from_network(self, *_: Any, **__: Any) -> None:
