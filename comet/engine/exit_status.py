@@ -8,6 +8,9 @@ from signal import Signals
 from comet.common.clock import iso, parse
 from comet.reconcile.observations import Exit
 
+KILLED = 128 + Signals.SIGKILL
+"""The exit code of a container that SIGKILL ended, or a shell in it that passes on the end of a child."""
+
 
 def of_container(code: int | None, at: str, noticed: float, oom: bool = False) -> Exit:
     """Return the exit for this code, which is 128 + N for signal N (docker run(1)).

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 _KILLED = re.compile(rb"^\d+,\d+,(\d+),[^;]*;[^\n]*[Oo]ut of memory[^\n]*: Killed process (\d+) ").match
-_LIMITED = re.compile(rb"^\d+,\d+,\d+,[^;]*;oom-kill:constraint=CONSTRAINT_MEMCG,[^\n]*oom_memcg=([^,\n]*)").match
+_LIMITED = re.compile(rb"^\d+,\d+,(\d+),[^;]*;oom-kill:constraint=CONSTRAINT_MEMCG,[^\n]*oom_memcg=([^,\n]*)").match
 INITIAL_PID_NAMESPACE: Final = 0xEFFFFFFC
 """PROC_PID_INIT_INO of include/linux/proc_ns.h."""
 RECORD: Final = 8192
@@ -36,7 +36,7 @@ class OomWatch:
 
     def __init__(self, log: Path = Path("/dev/kmsg")) -> None:
         self._when: dict[int, float] = {}
-        self._limited = deque[str](maxlen=MAX_GROUPS)
+        self._limited = deque[tuple[float, str]](maxlen=MAX_GROUPS)
         self._fd = -1
         try:
             if Path("/proc/self/ns/pid").stat().st_ino == INITIAL_PID_NAMESPACE:
@@ -58,16 +58,16 @@ class OomWatch:
         slept = time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
         return when is not None and when + slept >= create_time - CLOCK_SLACK
 
-    def ended_in(self, container: str) -> bool:
-        """Return whether the killer ended a process because of this container's limit since the last call.
+    def last_kill_in(self, container: str) -> float | None:
+        """Return when the killer last ended a process because of this container's limit, and forget it; wall time.
 
         `container` is the full id, after which the engine names the cgroup.
         """
         self._read()
-        found = [group for group in self._limited if container in group]
-        for group in found:
-            self._limited.remove(group)
-        return bool(found)
+        found = [kill for kill in self._limited if container in kill[1]]
+        for kill in found:
+            self._limited.remove(kill)
+        return time.time() - (time.monotonic() - max(found)[0]) if found else None
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -90,4 +90,4 @@ class OomWatch:
                 self._when[int(found[2])] = int(found[1]) / 1e6
             limited = _LIMITED(record)
             if limited is not None:
-                self._limited.append(limited[1].decode(errors="replace"))
+                self._limited.append((int(limited[1]) / 1e6, limited[2].decode(errors="replace")))

@@ -182,6 +182,22 @@ def test_a_memory_fault_kills_at_the_limit_without_client_errors(make_cluster: C
 
 
 @pytest.mark.docker
+def test_a_worker_that_survives_an_oom_kill_ends_as_ordered(make_cluster: Callable[..., TestCluster]) -> None:
+    """The engine says OOMKilled of a container whenever the kernel has killed anything in it."""
+    cluster = make_cluster(worker=1, pool=1, worker_memory="80m")
+    cluster.start()
+    identity = cluster.replicas()["worker-0"]["id"]
+    with cluster.engine() as client:
+        hungry = client.api.exec_create(identity, ["python3", "-c", "bytearray(600 << 20)"])["Id"]
+        client.api.exec_start(hungry)
+        assert client.api.exec_inspect(hungry)["ExitCode"] == 137
+    assert cluster.comet("restart", "worker-0").returncode == 0
+    (exited,) = [event for event in cluster.events("replica_exited", "worker-0") if event["id"] == identity]
+    assert (exited["oom"], exited["ordered"], exited["code"]) == (False, True, 0)
+    cluster.stop()
+
+
+@pytest.mark.docker
 def test_memory_is_a_true_oom_kill_of_a_container(make_cluster: Callable[..., TestCluster]) -> None:
     cluster = make_cluster(worker=2, pool=2, runtime="docker", worker_memory="80m")
     cluster.start()

@@ -12,12 +12,15 @@ from enum import Enum
 from typing import Any
 
 from comet.common.clock import parse
-from comet.engine.exit_status import of_container
+from comet.engine.exit_status import KILLED, of_container
 from comet.reconcile.observations import Exit
 from comet.reconcile.replica import ReplicaSpec
 
 INSPECTED_EVENTS = ("die", "start", "restart", "stop", "pause", "unpause", "destroy")
 """The events after which a container is inspected."""
+
+OOM_WINDOW = 3.0
+"""Seconds from a kill for want of memory to the end of the container that it causes."""
 
 
 @dataclass
@@ -81,10 +84,22 @@ def publishes(seen: Mapping[str, Any], port: int) -> bool:
     return bool(((seen.get("NetworkSettings") or {}).get("Ports") or {}).get(f"{port}/tcp"))
 
 
-def ended(state: Mapping[str, Any], oom: bool, noticed: float) -> Exit:
+def ended(state: Mapping[str, Any], killed_at: float | None, noticed: float) -> Exit:
     """Return the exit of a container's State, whose ExitCode is 128 + N for signal N (docker run(1)).
 
-    `state` is {} where nothing could be read. `noticed` is the wall time at which the death was noticed.
+    `state` is {} where nothing could be read. `noticed` is the wall time at which the death was noticed, `killed_at`
+    that of the last kill for want of memory, where it is known.
     """
-    code = state.get("ExitCode")
-    return of_container(None if code is None else int(code), str(state.get("FinishedAt", "")), noticed, oom)
+    code = None if state.get("ExitCode") is None else int(state["ExitCode"])
+    oom = code == KILLED and _by_memory(state, killed_at, noticed)
+    return of_container(code, str(state.get("FinishedAt", "")), noticed, oom)
+
+
+def _by_memory(state: Mapping[str, Any], killed_at: float | None, noticed: float) -> bool:
+    """Return whether memory, and no one's signal, killed a container.
+
+    OOMKilled also means that the kernel once killed a child, which the container may have survived for days.
+    """
+    if killed_at is None:
+        return bool(state.get("OOMKilled"))
+    return (parse(str(state.get("FinishedAt", ""))) or noticed) - killed_at <= OOM_WINDOW

@@ -96,7 +96,8 @@ class ContainerDriver(Driver):
         self._queues = KeyedWorkQueues(THREADS, self._on_error)
         self._lock = threading.Lock()
         self._known: dict[str, Known] = {}
-        self._oom: set[str] = set()
+        self._oom: dict[str, float] = {}
+        """When the engine last reported a kill for want of memory, by container; wall time."""
         self._oom_watch = None if traits.reports_oom else OomWatch()
         self.before_start: Callable[[], None] = lambda: None
         """Called on a work queue's thread before a container is started; UserError: it cannot be started."""
@@ -293,7 +294,7 @@ class ContainerDriver(Driver):
         if known is None:
             return
         if action == "oom":
-            self._oom.add(str(container))
+            self._oom[str(container)] = float(record.get("timeNano") or 0) / 1e9 or time.time()
         elif action == "die" and known.running and not is_earlier(record, known.life):
             # Lost takes it from the load balancers now. The engine keeps the container locked for another 150 ms, for
             # an inspection as well as for a start. So waiting for the answer, which has the time of death, delays no
@@ -406,11 +407,10 @@ class ContainerDriver(Driver):
             if not known.running:
                 return
             known.running = False
-            oom = bool(state.get("OOMKilled")) or known.id in self._oom
+            killed_at = self._oom.pop(known.id or "", None)
             if self._oom_watch is not None and known.id is not None:
-                oom = self._oom_watch.ended_in(known.id) or oom
-            self._oom.discard(known.id or "")
-        self._report(known, Exited(ended(state, oom, noticed)))
+                killed_at = self._oom_watch.last_kill_in(known.id) or killed_at
+        self._report(known, Exited(ended(state, killed_at, noticed)))
 
     def _report(self, known: Known, observation: Any) -> None:
         if not self._closed.is_set():

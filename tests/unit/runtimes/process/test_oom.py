@@ -78,9 +78,9 @@ def test_a_containers_reached_memory_limit_is_reported_once(log: Log, monkeypatc
     )
     monkeypatch.setattr(oom_kills, "RECORD", len(text.format(stamp=stamp(), pid=2345)))
     log.say(2345, text=text)
-    assert not log.kills.ended_in("0a1b23456")
-    assert log.kills.ended_in("0a1b2345")
-    assert not log.kills.ended_in("0a1b2345")
+    assert log.kills.last_kill_in("0a1b23456") is None
+    assert log.kills.last_kill_in("0a1b2345") == pytest.approx(time.time() + 0.5, abs=5)
+    assert log.kills.last_kill_in("0a1b2345") is None
     log.close()
 
 
