@@ -35,6 +35,9 @@ log = logging.getLogger("worker_app")
 MEMORY_CHECK_INTERVAL = 0.25
 """Seconds between two checks of the worker's own memory."""
 
+NO_THREAD = "can't start new thread"
+"""What Python says of a thread that the system refuses."""
+
 MEMORY_FAULT_INTERVAL = 0.1
 """Seconds between two allocations of the memory fault."""
 
@@ -114,6 +117,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return serve(options)
     except WorkerError as error:
         logging.getLogger("worker").error("%s", error)
+        return 1
+    except RuntimeError as error:
+        if str(error) != NO_THREAD:
+            raise
+        logging.getLogger("worker").error("no more threads may be started here: raise the limit (ulimit -u)")
         return 1
 
 

@@ -22,7 +22,7 @@ from comet.config.template import template
 from comet.engine.clients import Engines
 from comet.events import event
 from comet.host.packages import missing_packages
-from comet.host.process_setup import allowed, shortage
+from comet.host.process_setup import shortages
 from comet.runtimes import discovery
 from comet.state.directory import Cluster
 from comet.state.lock import Lock
@@ -44,9 +44,9 @@ def run(options: argparse.Namespace) -> int:
             f"{', '.join(missing)} not installed for {sys.executable}; run scripts/up.sh, which installs what is "
             "missing"
         )
-    lack = shortage(allowed())
-    if lack is not None and lack.fatal:
-        raise UserError(f"{lack.text}: {lack.advice}")
+    for lack in shortages():
+        if lack.fatal:
+            raise UserError(f"{lack.text}: {lack.advice}")
     discovery.recognize(cluster)
     cluster.create()
     if options.detach:

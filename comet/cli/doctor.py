@@ -34,7 +34,7 @@ from comet.engine import connection as engine
 from comet.engine import traits as engine_traits
 from comet.host.checkout import SOURCES
 from comet.host.packages import DISTRIBUTION, missing_packages
-from comet.host.process_setup import shortage
+from comet.host.process_setup import shortage_of_files, shortage_of_size
 from comet.host.sockets import port_problems
 from comet.state.directory import Cluster
 from comet.state.lock import Lock
@@ -198,11 +198,15 @@ def _cgroups(_: Subject) -> Iterator[Finding]:
 
 def _limits(subject: Subject) -> Iterator[Finding]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    shortfall, limits = shortage(soft), f"{_limit(soft)} (hard limit {_limit(hard)})"
+    shortfall, limits = shortage_of_files(soft), f"{_limit(soft)} (hard limit {_limit(hard)})"
     if shortfall is None:
         yield Finding("open files", limits)
     else:
         yield Finding("open files", f"{limits}: {shortfall.text}", BAD if shortfall.fatal else NOTE, shortfall.advice)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if (shortfall := shortage_of_size(soft)) is not None:
+        limits = f"{soft} bytes (hard limit {_limit(hard)})"
+        yield Finding("file size", f"{limits}: {shortfall.text}", BAD, shortfall.advice)
     memory = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
     available, total = (int(memory[name].split()[0]) // 1024 for name in ("MemAvailable", "MemTotal"))
     yield Finding("memory", f"{available} MiB of {total} MiB available")

@@ -14,11 +14,14 @@ from comet.common.errors import UserError
 from comet.config.schema import Config
 from comet.events.event import visible
 from comet.host.process_identity import is_being_killed
-from comet.host.process_setup import allowed, shortage
+from comet.host.process_setup import shortages
 from comet.state.directory import Cluster
 from comet.state.lock import DEATH_TIMEOUT, Lock
 from comet.state.lock_holders import Holder
 from comet.terminal.messages import Display
+
+NO_THREAD = "can't start new thread"
+"""What Python says of a thread that the system refuses."""
 
 
 def supervise(config: Config, cluster: Cluster, make_display: Callable[[], Display], owner: int | None = None) -> int:
@@ -43,7 +46,7 @@ def supervise(config: Config, cluster: Cluster, make_display: Callable[[], Displ
     become_subreaper()
 
     display = make_display()
-    if (lack := shortage(allowed())) is not None:
+    for lack in shortages():
         display.show({"kind": "step", "text": f"{lack.text}; {lack.advice}"})
 
     async def serve() -> int:
@@ -131,6 +134,13 @@ def cause(error: BaseException) -> str:
         return first.message
     if isinstance(first, OSError) and first.strerror:
         return f"{first.filename}: {first.strerror}" if first.filename else first.strerror
+    if isinstance(first, MemoryError):
+        return "the machine, or a limit (ulimit -v), gives no more memory: free some, or raise the limit"
+    if isinstance(first, RuntimeError) and str(first) == NO_THREAD:
+        return (
+            "no more threads or processes may be started here: raise the limit (ulimit -u, or TasksMax= of a systemd "
+            "unit)"
+        )
     return f"internal error: {visible(repr(first))}; see .comet/logs/supervisor.log"
 
 

@@ -35,6 +35,9 @@ A supervisor opens pidfds, control connections and calls to the engine.
 MIN_DESCRIPTORS = 256
 """The fewest open files with which a process worker has room for the connections of two load balancers."""
 
+MIN_FILE_SIZE = 64 << 20
+"""The bytes that a file must be allowed to have: logs, events, counters, and a database of some size."""
+
 
 @dataclass
 class InheritedState:
@@ -71,20 +74,30 @@ def prepare_process() -> None:
                 resource.RLIMIT_NOFILE,
                 (DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard), hard),
             )
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        if shortage_of_size(soft) is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     inherited.folder = _folder()
     sys.path[:] = [os.path.join(inherited.folder or "/", path) for path in sys.path]
 
 
 @dataclass(frozen=True)
 class Shortage:
-    """A limit of open files that is too low: what it means, what to do, and whether a cluster cannot run at all."""
+    """A limit that is too low: what it means, what to do, and whether a cluster cannot run at all."""
 
     text: str
     advice: str
     fatal: bool
 
 
-def shortage(limit: int) -> Shortage | None:
+def shortages() -> list[Shortage]:
+    """Return which limits of this process are too low for a cluster."""
+    files = shortage_of_files(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    size = shortage_of_size(resource.getrlimit(resource.RLIMIT_FSIZE)[0])
+    return [each for each in (files, size) if each is not None]
+
+
+def shortage_of_files(limit: int) -> Shortage | None:
     """Return what a limit of open files (`ulimit -n`) means for a cluster; None if it is high enough."""
     if limit == resource.RLIM_INFINITY or limit >= DESCRIPTORS:
         return None
@@ -103,9 +116,16 @@ def shortage(limit: int) -> Shortage | None:
     )
 
 
-def allowed() -> int:
-    """Return how many files this process may have open."""
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+def shortage_of_size(limit: int) -> Shortage | None:
+    """Return what a limit of the size of files (`ulimit -f`) means for a cluster; None if it is high enough."""
+    if limit == resource.RLIM_INFINITY or limit >= MIN_FILE_SIZE:
+        return None
+    return Shortage(
+        f"a file may have {limit} bytes here, and a cluster needs {MIN_FILE_SIZE} at least",
+        "raise the limit: ulimit -f unlimited (as root, or LimitFSIZE= of a systemd unit, where the hard limit is "
+        "lower)",
+        True,
+    )
 
 
 MARKS = ("COMET_CLUSTER", "COMET_REPLICA")

@@ -284,6 +284,28 @@ def test_too_few_descriptors_are_refused_before_the_start(folder: Path) -> None:
     assert not (folder / ".comet").exists()
 
 
+def test_too_small_a_file_size_is_refused_before_the_start(folder: Path) -> None:
+    for detach in ((), ("--detach",)):
+        done = started("prlimit --pid $$ --fsize=1048576;", *SUPERVISOR, "run", *detach, folder=folder)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.count("\n") == 1
+        assert "1048576 bytes" in done.stderr
+        assert "ulimit -f unlimited" in done.stderr
+    assert not (folder / ".comet").exists()
+    assert (
+        "bad   file size: 1048576 bytes"
+        in started("prlimit --pid $$ --fsize=1048576;", *SUPERVISOR, "doctor", folder=folder).stdout
+    )
+
+
+def test_a_small_soft_limit_of_file_sizes_is_raised(make_cluster: Callable[..., TestCluster]) -> None:
+    cluster = make_cluster(worker=1, pool=1, runtime="process")
+    done = started("prlimit --pid $$ --fsize=8192:;", *SUPERVISOR, "run", "--detach", folder=cluster.folder)
+    assert done.returncode == 0, done.stderr
+    assert cluster.hello().status_code == 200
+    cluster.stop()
+
+
 def test_a_low_descriptor_limit_is_reported_and_serves(make_cluster: Callable[..., TestCluster]) -> None:
     cluster = make_cluster(worker=2, pool=2, runtime="process")
     done = started("ulimit -n 256;", *SUPERVISOR, "run", "--detach", folder=cluster.folder)
@@ -308,5 +330,5 @@ def test_a_low_descriptor_limit_is_reported_and_serves(make_cluster: Callable[..
     [(64, True), (255, True), (256, False), (4095, False), (4096, None), (resource.RLIM_INFINITY, None)],
 )
 def test_which_descriptor_limits_are_fatal(limit: int, fatal: bool | None) -> None:
-    lack = process_setup.shortage(limit)
+    lack = process_setup.shortage_of_files(limit)
     assert (lack.fatal if lack is not None else None) is fatal

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.cluster import open_folder
+from tests.support.thief import USER
 from tests.support.waiting import PATIENCE, wait_until
 from tests.support.workers import HELLO, Clients, Worker, cpu_seconds, exchange, read_answer
 from worker_app import database
@@ -279,6 +280,22 @@ def test_a_taken_port_is_one_line(tmp_path: Path) -> None:
     text = worker.log.read_text()
     assert text.count("\n") == 1
     assert "Address already in use" in text
+
+
+@pytest.mark.root  # Root itself has no limit.
+def test_a_limit_of_threads_is_one_line() -> None:
+    limited = (
+        "import os, resource, worker_app.__main__\n"
+        f"os.setgroups([]); os.setresgid({USER}, {USER}, {USER}); os.setresuid({USER}, {USER}, {USER})\n"
+        "resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))"
+    )
+    with open_folder() as folder:
+        os.chown(folder, USER, USER)
+        worker = Worker(folder, prelude=limited)
+        assert worker.ended() == 1
+        text = worker.log.read_text()
+    assert text.count("\n") == 1, text
+    assert "ulimit -u" in text
 
 
 def test_a_command_of_the_host_pays_for_no_more_than_it_needs(tmp_path: Path) -> None:

@@ -56,3 +56,5 @@ def test_the_first_error_of_a_chain_is_the_cause() -> None:
         == "internal error: ValueError('first'); see .comet/logs/supervisor.log"
     )
     assert cause(raised(KeyboardInterrupt(), asyncio.CancelledError())) == "it was interrupted"
+    assert "ulimit -u" in cause(raised(RuntimeError("can't start new thread"), asyncio.CancelledError()))
+    assert "ulimit -v" in cause(raised(MemoryError()))
